@@ -1,0 +1,2 @@
+//! The `comet` command.
+fn main() {}
