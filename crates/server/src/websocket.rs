@@ -153,7 +153,11 @@ pub fn frame(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
 
 /// Appends a server's close frame; a reason longer than [`MAX_CLOSE_REASON`] bytes is cut between two characters.
 pub fn close(code: u16, reason: &str, out: &mut Vec<u8>) {
-    let reason = &reason[..reason.floor_char_boundary(MAX_CLOSE_REASON)];
+    let mut end = reason.len().min(MAX_CLOSE_REASON);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    let reason = &reason[..end];
     header(Opcode::Close, 2 + reason.len(), out);
     out.extend_from_slice(&code.to_be_bytes());
     out.extend_from_slice(reason.as_bytes());

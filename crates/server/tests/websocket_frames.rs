@@ -117,6 +117,27 @@ fn a_character_may_be_cut_by_fragments() {
 }
 
 #[test]
+fn header_and_payload_may_come_apart() {
+    let bytes = [
+        masked(true, Opcode::Text, b"first"),
+        masked(true, Opcode::Ping, b"ping"),
+        masked(true, Opcode::Binary, b"second"),
+    ]
+    .concat();
+    let expected = vec![
+        text("first"),
+        Seen::Ping(b"ping".to_vec()),
+        Seen::Binary(b"second".to_vec()),
+    ];
+    for cut in 0..=bytes.len() {
+        let mut decoder = Decoder::new();
+        let outcome = decode_with(&mut decoder, LIMITS, [&bytes[..cut], &[], &bytes[cut..]]);
+        assert_eq!(outcome, (expected.clone(), None), "cut at {cut}");
+        assert_eq!(decoder.held_bytes(), 0);
+    }
+}
+
+#[test]
 fn a_whole_message_is_handed_out_where_it_lies() {
     let mut input = masked(true, Opcode::Text, b"Hello");
     let lies = input.as_ptr_range();
@@ -341,9 +362,9 @@ fn a_client_refuses_masked_frames() {
 #[test]
 fn a_message_of_exactly_the_limit_passes_and_control_frames_do_not_count() {
     let bytes = [
-        masked(false, Opcode::Binary, &[1; 60_000]),
+        masked(false, Opcode::Binary, &[1; 99_999]),
         masked(true, Opcode::Ping, &[2; 125]),
-        masked(true, Opcode::Continuation, &[1; 40_000]),
+        masked(true, Opcode::Continuation, &[1; 1]),
     ]
     .concat();
     assert_eq!(
@@ -410,7 +431,7 @@ fn fragments(opcode: Opcode, payload: &[u8], cuts: &[(usize, bool)]) -> (Vec<u8>
     }
     bytes.extend(masked(true, next, rest));
     seen.push(match opcode {
-        Opcode::Text => Seen::Text(String::from_utf8(payload.to_vec()).unwrap()),
+        Opcode::Text => Seen::Text(String::from_utf8(payload.to_vec()).expect("made from a string")),
         _ => Seen::Binary(payload.to_vec()),
     });
     (bytes, seen)
