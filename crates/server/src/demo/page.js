@@ -20,7 +20,8 @@ const PRESENCE_PAUSE_MS = 300;
 const NAMES = { websocket: "WebSocket", sse: "SSE", stream: "HTTP stream", poll: "long poll" };
 const here = new URL(location.href);
 const channel = here.searchParams.get("channel") || "demo";
-const session = Math.random().toString(36).slice(2);
+const randomWord = () => Math.random().toString(36).slice(2);
+const session = randomWord();
 const element = (id) => document.getElementById(id);
 
 // --- Transports. Each takes a link, reports to it, and returns the function that closes it. ---
@@ -51,11 +52,9 @@ const transports = {
   },
 
   stream(link) {
-    return fetching(link, async (signal) => {
-      const response = await fetch(link.address("stream"), { signal, cache: "no-store" });
-      if (!response.ok) return link.refused(await problem(response));
+    return fetching(link, async (get) => {
+      const reader = (await get("stream")).body.getReader();
       link.opened();
-      const reader = response.body.getReader();
       const utf8 = new TextDecoder();
       let rest = "";
       for (;;) {
@@ -69,34 +68,36 @@ const transports = {
   },
 
   poll(link) {
-    return fetching(link, async (signal) => {
+    return fetching(link, async (get) => {
       // The first poll is not held: its answer shows that listening works.
       for (let wait_ms = 0; ; wait_ms = POLL_HOLD_MS) {
-        const response = await fetch(link.address("poll", { wait_ms, session }), { signal, cache: "no-store" });
-        if (!response.ok) return link.refused(await problem(response));
-        const answer = await response.json();
+        const answer = await (await get("poll", { wait_ms, session })).json();
         link.opened();
         link.received({ type: "cursor", cursor: answer.cursor });
-        answer.publications.forEach((object) => link.received(object));
+        answer.publications.forEach(link.received);
         if (answer.retry_ms) return link.lost(answer.retry_ms);
       }
     });
   },
 };
 
-/** Runs a fetch-based transport; whatever breaks it is a loss, and closing it is an abort. */
+/** Runs a fetch-based transport; an answer that is no success is a refusal, whatever else breaks it is a loss. */
 function fetching(link, run) {
   const abort = new AbortController();
-  run(abort.signal).catch(() => link.lost());
+  const get = async (path, more) => {
+    const response = await fetch(link.address(path, more), { signal: abort.signal, cache: "no-store" });
+    if (!response.ok) throw await problem(response);
+    return response;
+  };
+  run(get).catch((why) => (why.status ? link.refused(why) : link.lost()));
   return () => abort.abort();
 }
 
 /** Asks for the reason where a transport cannot say why it failed: a poll that is not held gets it as a problem. */
 function probe(link) {
-  return fetching(link, async (signal) => {
-    const response = await fetch(link.address("poll", { wait_ms: 0, limit: 1 }), { signal, cache: "no-store" });
-    if (response.ok) link.lost();
-    else link.refused(await problem(response));
+  return fetching(link, async (get) => {
+    await get("poll", { wait_ms: 0, limit: 1 });
+    link.lost();
   });
 }
 
@@ -142,7 +143,10 @@ class Connection {
     let closed = false;
     const heard = (listen) => (said) => closed || listen(said);
     const stop = transport({
-      address: (path, more) => this.#address(path, more),
+      address: (path, more) => {
+        const query = new URLSearchParams({ channel, cursor: this.#cursor, presence: "join", ...more });
+        return new URL(`/v1/${path}?${query}`, location.origin);
+      },
       opened: heard(() => this.#opened()),
       received: heard((object) => this.#received(object)),
       interrupted: heard(() => this.#interrupted()),
@@ -154,11 +158,6 @@ class Connection {
       closed = true;
       stop();
     };
-  }
-
-  #address(path, more) {
-    const query = new URLSearchParams({ channel, cursor: this.#cursor, presence: "join", ...more });
-    return new URL(`/v1/${path}?${query}`, location.origin);
   }
 
   #opened() {
@@ -186,8 +185,7 @@ class Connection {
   #lost(afterMs) {
     this.#end();
     this.#broken = true;
-    const longest = Math.min(BACKOFF_LONGEST_MS, BACKOFF_FIRST_MS * 2 ** this.#losses++);
-    const wait = afterMs ?? Math.random() * longest;
+    const wait = afterMs ?? Math.random() * Math.min(BACKOFF_LONGEST_MS, BACKOFF_FIRST_MS * 2 ** this.#losses++);
     const why = afterMs === undefined ? "Connection lost" : "The server asked for a pause";
     screen.state("waiting", `${why}, trying again in ${Math.ceil(wait / 1000)} s`);
     this.#timer = setTimeout(() => this.#open(), wait);
@@ -234,19 +232,12 @@ const screen = {
   },
 
   show(object) {
-    if (object.type === "publication") {
-      count("messages");
-      addRow(publicationRow(object));
-    } else if (object.type === "gap") {
-      count("gaps");
-      addRow(make("li", "notice", "Gap: the server no longer has some of the messages before this point."));
-    } else if (object.type === "error") {
-      addRow(make("li", "notice bad", `${object.code}: ${object.message}`));
-    } else if (object.type === "join" || object.type === "leave") {
-      askWhoIsHere();
-    } else if (object.type === "members") {
-      showWhoIsHere(object.count);
-    }
+    const type = object.type;
+    if (type === "publication") addRow(publicationRow(object), "messages");
+    if (type === "gap") addRow(make("li", "notice", "Gap: the server no longer has some earlier messages."), "gaps");
+    if (type === "error") addRow(make("li", "notice bad", `${object.code}: ${object.message}`));
+    if (type === "join" || type === "leave") askWhoIsHere();
+    if (type === "members") showWhoIsHere(object.count);
   },
 };
 
@@ -255,64 +246,52 @@ function count(what) {
 }
 
 /** Newest first; a reader who has scrolled down keeps the place, by the browser's scroll anchoring. */
-function addRow(row) {
+function addRow(row, counted) {
+  if (counted) count(counted);
   const list = element("messages");
   list.prepend(row);
-  if (list.children.length > ROWS_KEPT) {
-    list.lastElementChild.remove();
-    element("only-latest").textContent = `Showing the latest ${ROWS_KEPT}.`;
-    element("only-latest").hidden = false;
-  }
-  element("empty").hidden = true;
-  element("clear").hidden = false;
+  if (list.children.length <= ROWS_KEPT) return;
+  list.lastElementChild.remove();
+  element("only-latest").hidden = false;
 }
 
 function clearRows() {
   element("messages").replaceChildren();
   element("only-latest").hidden = true;
-  element("clear").hidden = true;
-  element("empty").hidden = false;
   element("messages-title").focus();
 }
 
 /** An element with a class and children; strings become text. */
 function make(name, className, ...children) {
-  const made = document.createElement(name);
-  made.className = className;
+  const made = Object.assign(document.createElement(name), { className });
   made.append(...children);
   return made;
 }
 
 function publicationRow({ offset, time, kind = "json", event, id, user, data }) {
-  const at = new Date(time);
-  const clock = make("time", "", at.toLocaleTimeString());
-  clock.dateTime = at.toISOString();
-  clock.title = at.toLocaleString();
+  const clock = make("time", "", new Date(time).toLocaleTimeString());
+  clock.dateTime = new Date(time).toISOString();
+  const { box, words } = payload(kind, data);
   const meta = make("div", "meta", clock);
   if (event) meta.append(make("span", "badge event", event));
-  meta.append(make("span", "badge kind", kind === "json" ? "JSON" : kind));
+  meta.append(make("span", "badge", words));
   if (user) meta.append(make("span", "badge", user));
   if (sentFromHere.delete(id)) meta.append(make("span", "badge", "from this window"));
-  const number = make("span", "offset", `#${offset}`);
-  number.title = `Offset ${offset} in the channel`;
-  meta.append(number);
-  return make("li", "", meta, payload(kind, data));
+  meta.append(make("span", "offset", `#${offset}`));
+  return make("li", "", meta, box);
 }
 
+/** The payload as a reader can take it in, and the words that say what it is. */
 function payload(kind, data) {
-  const box = make("pre", "payload");
+  const box = make("pre", kind === "text" ? "payload" : "payload code");
   box.dir = "auto";
-  if (kind === "text") {
-    box.textContent = data;
-  } else if (kind === "binary") {
+  if (kind === "binary") {
     const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
-    box.classList.add("code", "hex");
-    box.textContent = `${bytes.length.toLocaleString()} ${bytes.length === 1 ? "byte" : "bytes"}\n${hexDump(bytes)}`;
-  } else {
-    box.classList.add("code");
-    box.textContent = JSON.stringify(data, null, 2);
+    box.textContent = hexDump(bytes);
+    return { box, words: `binary, ${bytes.length.toLocaleString()} ${bytes.length === 1 ? "byte" : "bytes"}` };
   }
-  return box;
+  box.textContent = kind === "text" ? data : JSON.stringify(data, null, 2);
+  return { box, words: kind === "text" ? "text" : "JSON" };
 }
 
 /** Sixteen bytes a line on a desk, eight on a phone, as hex. */
@@ -321,8 +300,7 @@ function hexDump(bytes) {
   const hex = Array.from(bytes.subarray(0, HEX_SHOWN), (b) => b.toString(16).padStart(2, "0"));
   const lines = [];
   while (hex.length) lines.push(hex.splice(0, perLine).join(" "));
-  if (bytes.length > HEX_SHOWN) lines.push("…");
-  return lines.join("\n");
+  return lines.join("\n") + (bytes.length > HEX_SHOWN ? "\n…" : "");
 }
 
 function askWhoIsHere() {
@@ -345,7 +323,7 @@ function showWhoIsHere(number) {
 // --- Sending, and the things to try. ---
 
 async function send(text, kind, event) {
-  const id = Math.random().toString(36).slice(2);
+  const id = randomWord();
   sentFromHere.add(id);
   const query = new URLSearchParams({ channel, kind, id, ...(event && { event }) });
   const type = kind === "json" ? "application/json" : "text/plain;charset=utf-8";
@@ -391,10 +369,9 @@ const quoted = (word) => (/^[\w./:-]+$/.test(word) ? word : `'${word.replaceAll(
 
 function fillPage() {
   const query = new URLSearchParams({ channel });
-  const page = new URL(channel === "demo" ? "/" : `/?${query}`, location.origin).href;
   document.title = `${channel} · CometServer`;
   element("channel").value = channel;
-  element("second").href = element("try-page").textContent = page;
+  element("second").href = element("try-page").textContent = `${location.origin}/?${query}`;
   // The breaks are only places where a narrow screen may wrap the line.
   const curl = [`curl -d 'Hello from curl' '${location.origin}`, "/v1/publish", `?${query}'`];
   element("try-curl").replaceChildren(...curl.flatMap((part) => [document.createElement("wbr"), part]));
@@ -404,8 +381,7 @@ function fillPage() {
 fillPage();
 const connection = new Connection();
 const picker = element("picker");
-const wanted = picker.querySelector(`input[value="${CSS.escape(here.searchParams.get("transport") ?? "")}"]`);
-if (wanted) wanted.checked = true;
+for (const radio of picker.querySelectorAll("input")) radio.checked ||= radio.value === here.searchParams.get("transport");
 picker.addEventListener("change", (e) => {
   here.searchParams.set("transport", e.target.value);
   history.replaceState(null, "", here);
