@@ -9,23 +9,23 @@ use cometserver::http::{Limits, Parse, Progress, Reject, parse};
 
 /// A request that was accepted, detached from its buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Accepted {
-    pub target: String,
-    pub body: Vec<u8>,
+pub(crate) struct Accepted {
+    pub(crate) target: String,
+    pub(crate) body: Vec<u8>,
 }
 
 /// What became of all the bytes of one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    pub accepted: Vec<Accepted>,
+pub(crate) struct Verdict {
+    pub(crate) accepted: Vec<Accepted>,
     /// `None`: the bytes ended, within a request or not, or the connection is not to be kept.
-    pub refused: Option<Reject>,
+    pub(crate) refused: Option<Reject>,
     /// Bytes that were part of no accepted request.
-    pub left: usize,
+    pub(crate) left: usize,
 }
 
 /// Reads all requests in `bytes`, which arrive in pieces that end at `cuts` (ascending) and at the end.
-pub fn read(bytes: &[u8], cuts: &[usize], limits: &Limits) -> Verdict {
+pub(crate) fn read(bytes: &[u8], cuts: &[usize], limits: &Limits) -> Verdict {
     let mut verdict = Verdict {
         accepted: Vec::new(),
         refused: None,
