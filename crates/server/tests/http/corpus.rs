@@ -92,6 +92,11 @@ pub(crate) const ROWS: &[(&str, Ours, Hyper)] = &[
         Takes(&["abc", "x", ""]),
         Agrees,
     ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n3\r\ncde\r\n1\r\nf\r\n0\r\n\r\n",
+        Takes(&["abcdef"]),
+        Agrees,
+    ),
     // Not all here.
     ("GET / HTTP/1.1\r\nHost: a\r\n", Waits, Agrees),
     (
@@ -471,6 +476,11 @@ pub(crate) const ROWS: &[(&str, Ours, Hyper)] = &[
     ),
     (
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\r\n c\r\n\r\n",
+        Refuses(400),
+        Agrees,
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\naXX0\r\n\r\n",
         Refuses(400),
         Agrees,
     ),
