@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { newPage } from "./support/browser.mjs";
 import { Comet } from "./support/comet.mjs";
+import { Cuttable } from "./support/cuttable.mjs";
 
 const CHANNEL = "a/b?c d&e%é";
 
@@ -148,24 +149,42 @@ test("every transport delivers and resumes across a switch, nothing lost and not
   assert.deepEqual(page.complaints, []);
 });
 
-test("what is published right after a switch, before the page listens again, is not lost", async (t) => {
-  const { comet, page } = await openDemo(t, { transport: "sse" });
-  await comet.publish(CHANNEL, "seen");
-  await shown(page, "seen");
-  // The new connection is held back until the message is there, so it can only come by the cursor.
-  let release;
-  const held = new Promise((go) => (release = go));
-  await page.route("**/v1/stream?*", async (route) => {
-    await held;
-    await route.continue();
-  });
-  await choose(page, "stream");
-  await comet.publish(CHANNEL, "missed");
-  release();
-  await shown(page, "missed");
-  await comet.publish(CHANNEL, "next");
-  await shown(page, "next");
-  assert.deepEqual(await texts(page), ["seen", "missed", "next"]);
+test("the page that is cut off comes back with every transport, the same or another, from where it was", async (t) => {
+  const comet = await Comet.demo(t);
+  const relay = await Cuttable.before(t, comet.origin);
+  const page = await newPage(t);
+  await page.goto(`${relay.origin}/?${new URLSearchParams({ channel: CHANNEL })}`);
+  await live(page);
+
+  const sent = [];
+  const publish = (text) => {
+    sent.push(text);
+    return comet.publish(CHANNEL, text);
+  };
+  for (const [before, after] of [
+    ["websocket", "websocket"],
+    ["websocket", "sse"],
+    ["sse", "sse"],
+    ["sse", "stream"],
+    ["stream", "stream"],
+    ["stream", "poll"],
+    ["poll", "poll"],
+    ["poll", "websocket"],
+  ]) {
+    await choose(page, before);
+    await live(page);
+    await publish(`${before}, seen before ${after}`);
+    await shown(page, sent.at(-1));
+
+    // Nobody gets through until the message is there, so it can only come by the cursor.
+    relay.cut();
+    await choose(page, after);
+    await relay.somebodyCameBack();
+    await publish(`${before}, missed before ${after}`);
+    relay.mend();
+    await shown(page, sent.at(-1));
+    assert.deepEqual(await texts(page), sent);
+  }
 });
 
 for (const width of [320, 390]) {

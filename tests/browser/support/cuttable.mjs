@@ -3,6 +3,9 @@
 import { createServer, connect } from "node:net";
 import { once } from "node:events";
 
+/** A test that waits longer than this has failed. */
+const DEADLINE_MS = 30_000;
+
 /** Bytes go through unchanged, so that the page's origin is the relay's address and stays the same across cuts. */
 export class Cuttable {
   #target;
@@ -32,7 +35,7 @@ export class Cuttable {
 
   /** Settles when the server's answers so far, through this relay, match the pattern. */
   async answered(pattern) {
-    while (!pattern.test(this.#answers)) await new Promise((more) => this.#reading.push(more));
+    while (!pattern.test(this.#answers)) await next(this.#reading, `an answer that matches ${pattern}`);
   }
 
   /**
@@ -47,7 +50,7 @@ export class Cuttable {
 
   /** Settles when somebody has come back while it is cut. */
   async somebodyCameBack() {
-    if (this.#parked.length === 0) await new Promise((arrived) => this.#waiting.push(arrived));
+    if (this.#parked.length === 0) await next(this.#waiting, "a connection after the cut");
   }
 
   /** Relays again, those who wait first. */
@@ -92,4 +95,15 @@ export class Cuttable {
     this.#server.close();
     for (const socket of this.#sockets) socket.destroy();
   }
+}
+
+/** Settles when somebody calls what it puts on the list. */
+function next(list, awaited) {
+  return new Promise((came, failed) => {
+    const late = setTimeout(() => failed(new Error(`waited in vain for ${awaited}`)), DEADLINE_MS);
+    list.push(() => {
+      clearTimeout(late);
+      came();
+    });
+  });
 }
