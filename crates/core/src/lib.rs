@@ -1,1 +1,4 @@
 //! The hub of CometServer.
+
+pub mod action;
+pub mod token;
