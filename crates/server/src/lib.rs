@@ -5,5 +5,7 @@ pub mod config;
 pub mod data_folder;
 pub mod http;
 pub mod logging;
+pub mod metrics;
 pub mod platform;
+pub mod timer;
 pub mod websocket;
