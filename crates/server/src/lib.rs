@@ -6,4 +6,5 @@ pub mod data_folder;
 pub mod http;
 pub mod logging;
 pub mod platform;
+pub mod seed;
 pub mod websocket;
