@@ -1,0 +1,265 @@
+//! The table of all settings: names, types, defaults, bounds and docs. Everything else about them is derived from here.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::access::{self, Key, Secret, TokenKey};
+use super::table::section;
+use super::values::{self, Action, Durability, LogFormat, LogLevel};
+
+/// The longest channel name that the core takes, in bytes; the setting can only be lower.
+const MAX_CHANNEL_NAME: usize = 8 << 10;
+
+/// The largest request head that makes sense; more than any front web server passes on.
+const MAX_HEAD: usize = 1 << 20;
+
+/// No single thing in memory may be larger: lengths on the wire are 32 bits, with room for a header.
+const MAX_MESSAGE: usize = 1 << 30;
+
+section! {
+    /// Settings of a CometServer. All are optional. Each can also be given as a variable, COMETSERVER_<SECTION>_<KEY>,
+    /// or as a flag, --<section>-<key>: a flag beats a variable, a variable beats this file.
+    /// Times and sizes carry their unit: 250ms, 90s, 5m, 1h, 7d; 512B, 64KiB, 1MiB, 2GiB.
+    pub struct Config {
+        /// The folder that holds the sockets, the lock and whatever is kept.
+        /// Without it: /var/lib/cometserver for root, else $XDG_STATE_HOME/cometserver or ~/.local/state/cometserver.
+        data_dir "data_dir": PathBuf = "" => values::path, example "/var/lib/cometserver";
+        /// The socket for the site's own code: publishing and administration. Without it: comet.sock in the data folder.
+        socket "socket": PathBuf = "" => values::path, example "/var/lib/cometserver/comet.sock";
+        /// Who may connect to that socket: its permission bits, in octal.
+        socket_mode "socket_mode": u32 = "0660" => values::mode;
+        /// The group of that socket, by name or number; without it, the group of the server.
+        socket_group "socket_group": Option<String> = "" => values::optional_text, example "www-data";
+        /// Stop after so long without a connection; 0: never.
+        exit_when_idle "exit_when_idle": Option<Duration> = "0" => values::duration_or_zero;
+        /// Threads that serve connections; 0: one per core.
+        threads "threads": Option<usize> = "0" => values::count_or_zero;
+    }
+    with {
+        /// Where browsers come in.
+        public: Public;
+        /// More doors for the site's own code.
+        backend: Backend;
+        /// Doors for monitoring.
+        ops: Ops;
+        /// Bounds on what clients may use.
+        limits: Limits;
+        /// The budget of held requests.
+        held: Held;
+        /// Who is on a channel.
+        presence: Presence;
+        /// How the server ends.
+        shutdown: Shutdown;
+        /// Logs.
+        log: Log;
+        /// Channels that no entry of `namespaces` matches.
+        namespace_default: Namespace;
+        /// Keys for publishing and administration on public listeners.
+        keys: Vec<Key>;
+        /// Secrets that sign tokens.
+        tokens: Vec<TokenKey>;
+        /// Rules for channels, in order: the first match wins.
+        namespaces: Vec<NamespaceRule>;
+    }
+}
+
+section! {
+    /// Where browsers come in. Nothing is allowed here without a token or key, but what a namespace declares public.
+    pub struct Public {
+        /// A socket that any front web server on this machine may connect to; "off": none.
+        /// Without it: public/comet.sock in the data folder.
+        socket "socket": Option<PathBuf> = "" => values::path_or_off, example "/var/lib/cometserver/public/comet.sock";
+        /// TCP addresses and ports.
+        listen "listen": Vec<SocketAddr> = "[]" => values::addresses, example "127.0.0.1:8080";
+        /// Whether health in detail and metrics are shown here too.
+        ops "ops": bool = "false" => values::switch;
+        /// Origins whose pages may connect besides those of the server's own host; "*": all.
+        origins "origins": Vec<String> = "[]" => values::origins, example "https://example.org";
+        /// Whether X-Forwarded-For names the client. Only right if nobody but a front web server can connect.
+        trusted_proxies "trusted_proxies": bool = "false" => values::switch;
+        /// What a front web server puts before our paths.
+        base_path "base_path": String = "" => values::base_path, example "/push";
+    }
+}
+
+section! {
+    /// More doors for the site's own code, besides the socket.
+    pub struct Backend {
+        /// TCP addresses and ports. Loopback only: whoever can connect may publish and administer, no key is asked for.
+        listen "listen": Vec<SocketAddr> = "[]" => values::loopback_addresses, example "127.0.0.1:8081";
+    }
+}
+
+section! {
+    /// Doors for monitoring: health and metrics, nothing else.
+    pub struct Ops {
+        /// TCP addresses and ports.
+        listen "listen": Vec<SocketAddr> = "[]" => values::addresses, example "127.0.0.1:9100";
+    }
+}
+
+section! {
+    /// Channels that no entry of [[namespaces]] matches.
+    pub struct Namespace {
+        /// Whether anybody may subscribe, without a token.
+        public "public": bool = "false" => values::switch;
+        /// How many publications are kept for those who come later.
+        history_count "history.count": usize = "100" => values::count_from(0);
+        /// How many bytes of publications are kept.
+        history_bytes "history.bytes": usize = "1MiB" => values::size(0, usize::MAX);
+        /// How long publications are kept.
+        history_age "history.age": Duration = "1h" => values::duration;
+        /// Where publications are kept: "memory".
+        durability "durability": Durability = "memory" => values::durability;
+        /// Whether subscribers may join, and be seen by others.
+        presence "presence": bool = "false" => values::switch;
+        /// Whether anybody may publish, without a token.
+        anonymous_publish "anonymous_publish": bool = "false" => values::switch;
+        /// Whether anybody may see and join the members, without a token. Needs presence.
+        anonymous_presence "anonymous_presence": bool = "false" => values::switch;
+    }
+}
+
+/// A rule for channels: an entry of `[[namespaces]]`.
+///
+/// What it does not say is the default of the table, not what `[namespace_default]` says: opening the rest must not open it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamespaceRule {
+    /// The pattern over channel names, in the notation of the native protocol; `match` in the file.
+    pub pattern: String,
+    /// What holds for the channels that match.
+    pub namespace: Namespace,
+}
+
+section! {
+    /// Bounds on what clients may use.
+    pub struct Limits {
+        /// The largest payload of a publication.
+        message_size "message_size": usize = "1MiB" => values::size(1, MAX_MESSAGE);
+        /// The most publications in one batch.
+        batch "batch": usize = "1000" => values::count_from(1);
+        /// The longest name of a channel; at most 8KiB.
+        channel_name "channel_name": usize = "8KiB" => values::size(1, MAX_CHANNEL_NAME);
+        /// The largest head of a request: its first line and its headers.
+        head "head": usize = "16KiB" => values::size(1 << 10, MAX_HEAD);
+        /// The most connections at a time.
+        connections "connections": usize = "100000" => values::count_from(1);
+        /// The most connections at a time from one address on public TCP listeners; 0: no bound.
+        connections_per_address "connections_per_address": Option<usize> = "0" => values::count_or_zero;
+        /// The most channels that one connection may listen to.
+        subscriptions "subscriptions": usize = "1000" => values::count_from(1);
+        /// The most patterns that one connection may listen to.
+        patterns "patterns": usize = "20" => values::count_from(0);
+        /// The most different patterns in the whole server.
+        patterns_total "patterns_total": usize = "10000" => values::count_from(0);
+        /// The longest pattern.
+        pattern_length "pattern_length": usize = "1KiB" => values::size(1, MAX_CHANNEL_NAME);
+        /// The most channels at a time; beyond it the quietest is forgotten.
+        channels "channels": usize = "1000000" => values::count_from(1);
+        /// What the kernel may hold for one slow reader.
+        pending_bytes "pending_bytes": usize = "64KiB" => values::size(4 << 10, 1 << 30);
+        /// How long a client may take to send the head of a request, and then its body.
+        request_time "request_time": Duration = "10s" => values::duration_from(1);
+        /// How long a connection may stay open between two requests.
+        idle_time "idle_time": Duration = "75s" => values::duration_from(1);
+        /// What all publications kept in memory may take.
+        log_memory "log_memory": usize = "256MiB" => values::size(1 << 20, usize::MAX);
+        /// How long every publication is kept for present and returning readers, whatever its channel's history says.
+        window "window": Duration = "10s" => values::duration;
+        /// What that may take, for all channels together; at least message_size, at most log_memory.
+        window_bytes "window_bytes": usize = "64MiB" => values::size(1 << 10, usize::MAX);
+        /// How fast one client may publish.
+        publish_rate "publish_rate": usize = "100/s" => values::rate;
+        /// How many idempotency keys are remembered.
+        idempotency_keys "idempotency_keys": usize = "100000" => values::count_from(0);
+        /// How long idempotency keys are remembered.
+        idempotency_window "idempotency_window": Duration = "5m" => values::duration;
+    }
+}
+
+section! {
+    /// The budget of held requests on public listeners: a front web server's workers run out long before this server does.
+    /// Lifetimes are shortened by up to a fifth at random, so that clients do not come back all at once.
+    pub struct Held {
+        /// How many long polls may wait at a time; 0: no bound.
+        poll_max "poll.max": Option<usize> = "0" => values::count_or_zero;
+        /// How long a long poll is held at most.
+        poll_hold "poll.hold": Duration = "25s" => values::duration;
+        /// How many SSE streams may be open at a time; 0: no bound.
+        sse_max "sse.max": Option<usize> = "0" => values::count_or_zero;
+        /// How long an SSE stream may last; 0: for ever.
+        sse_lifetime "sse.lifetime": Option<Duration> = "0" => values::duration_or_zero;
+        /// How many JSON streams may be open at a time; 0: no bound.
+        stream_max "stream.max": Option<usize> = "0" => values::count_or_zero;
+        /// How long a JSON stream may last; 0: for ever.
+        stream_lifetime "stream.lifetime": Option<Duration> = "0" => values::duration_or_zero;
+        /// How many WebSockets may be open at a time; 0: no bound.
+        ws_max "ws.max": Option<usize> = "0" => values::count_or_zero;
+        /// How long a WebSocket may last; 0: for ever.
+        ws_lifetime "ws.lifetime": Option<Duration> = "0" => values::duration_or_zero;
+        /// When a client that lost its connection or was turned away should come back, before the random part.
+        retry "retry": Duration = "3s" => values::duration;
+        /// How long a stream may be silent before a heartbeat is sent.
+        heartbeat "heartbeat": Duration = "25s" => values::duration_from(1);
+    }
+}
+
+section! {
+    /// Who is on a channel, in namespaces with presence.
+    pub struct Presence {
+        /// How long a member may be away without anybody being told.
+        grace "grace": Duration = "5s" => values::duration;
+        /// Above so many members only their number is told, at most once a second.
+        announce_limit "announce_limit": usize = "100" => values::count_from(0);
+        /// The most a member may tell about itself.
+        member_info "member_info": usize = "1KiB" => values::size(0, 1 << 20);
+    }
+}
+
+section! {
+    /// How the server ends.
+    pub struct Shutdown {
+        /// How long connections may take to finish.
+        drain "drain": Duration = "10s" => values::duration;
+        /// Clients are told to come back after a random time up to this.
+        spread "spread": Duration = "5s" => values::duration;
+    }
+}
+
+section! {
+    /// Logs, on standard error. Payloads and tokens are never logged.
+    pub struct Log {
+        /// How much: error, warn, info, debug or trace.
+        level "level": LogLevel = "info" => values::log_level;
+        /// How: "text", "json", or "auto": text on a terminal, JSON lines otherwise.
+        format "format": LogFormat = "auto" => values::log_format;
+    }
+}
+
+section! {
+    /// A key for publishing and administration on public listeners, sent as "Authorization: Bearer …". Several at once
+    /// are fine: add the new one, change the clients, take the old one away.
+    pub(super) struct KeyEntry {
+        /// Its name, for logs.
+        name "name": String = "" => values::text, example "site";
+        /// The key: at least 16 visible characters, such as "openssl rand -hex 32" prints.
+        secret "secret": Secret = "" => access::inline;
+        /// Or a file that holds it.
+        secret_file "secret_file": Option<PathBuf> = "" => values::optional_path, example "/etc/cometserver/site.key";
+        /// What it allows: publish, history, presence, admin, ops, subscribe.
+        actions "actions": Vec<Action> = "[]" => values::actions, example "publish";
+    }
+}
+
+section! {
+    /// A secret that signs tokens (JWT, HS256), with which clients may subscribe. Several at once are fine.
+    pub(super) struct TokenEntry {
+        /// Its name, for logs.
+        name "name": String = "" => values::text, example "site";
+        /// The secret: at least 32 bytes, such as "openssl rand -hex 32" prints.
+        secret "secret": Secret = "" => access::inline;
+        /// Or a file that holds it.
+        secret_file "secret_file": Option<PathBuf> = "" => values::optional_path, example "/etc/cometserver/tokens.key";
+    }
+}

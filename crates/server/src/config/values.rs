@@ -1,0 +1,576 @@
+//! The values of settings: text from a file, a variable or a flag, turned into something with a unit and a bound.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Units of time, with their length in milliseconds.
+const DURATION_UNITS: &[(&str, u64)] = &[
+    ("ms", 1),
+    ("s", 1_000),
+    ("m", 60_000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+];
+
+/// Units of size. Only the unambiguous ones: nobody agrees whether a KB has 1000 bytes.
+const SIZE_UNITS: &[(&str, usize)] = &[("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("B", 1)];
+
+/// What is wrong with a value and what was expected instead, for the end of an error text.
+pub(super) type Problem = String;
+
+/// A value as it was written, before a setting has given it a meaning.
+#[derive(Clone, Debug)]
+pub(super) struct Raw {
+    written: Written,
+    /// Where relative paths start: the folder of the file, or the working directory.
+    base: PathBuf,
+}
+
+#[derive(Clone, Debug)]
+enum Written {
+    Text(String),
+    List(Vec<String>),
+    /// Something no setting takes, named for the error text.
+    Other(&'static str),
+}
+
+impl Raw {
+    /// A single value, or a list with commas.
+    pub(super) fn text(text: impl Into<String>) -> Self {
+        Self {
+            written: Written::Text(text.into()),
+            base: PathBuf::new(),
+        }
+    }
+
+    /// A list.
+    pub(super) fn list(items: Vec<String>) -> Self {
+        Self {
+            written: Written::List(items),
+            base: PathBuf::new(),
+        }
+    }
+
+    /// A thing that is no value of any setting, such as a table.
+    pub(super) fn other(name: &'static str) -> Self {
+        Self {
+            written: Written::Other(name),
+            base: PathBuf::new(),
+        }
+    }
+
+    /// The same, with relative paths starting at `base`.
+    pub(super) fn relative_to(mut self, base: impl Into<PathBuf>) -> Self {
+        self.base = base.into();
+        self
+    }
+
+    fn as_text(&self) -> Option<&str> {
+        match &self.written {
+            Written::Text(text) => Some(text),
+            Written::List(_) | Written::Other(_) => None,
+        }
+    }
+
+    fn items(&self) -> Option<Vec<&str>> {
+        match &self.written {
+            Written::Text(text) if text == "[]" => Some(Vec::new()),
+            Written::Text(text) => Some(
+                text.split(',')
+                    .map(str::trim)
+                    .filter(|item| !item.is_empty())
+                    .collect(),
+            ),
+            Written::List(items) => Some(items.iter().map(String::as_str).collect()),
+            Written::Other(_) => None,
+        }
+    }
+}
+
+/// The value as an error text shows it.
+impl fmt::Display for Raw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.written {
+            Written::Text(text) => write!(f, "{text:?}"),
+            Written::List(items) => write!(f, "{items:?}"),
+            Written::Other(name) => f.write_str(name),
+        }
+    }
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Readable on a terminal, JSON lines otherwise.
+    Auto,
+    /// Readable.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How much is logged; each level includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Only what needs somebody's attention now.
+    Error,
+    /// And what may soon need it.
+    Warn,
+    /// And what the server as a whole does: start, stop, reload.
+    Info,
+    /// And what single connections do.
+    Debug,
+    /// And everything else.
+    Trace,
+}
+
+/// Where the publications of a namespace are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// In memory: a restart forgets them.
+    Memory,
+}
+
+/// What a key allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Publish and set, read or delete retained values.
+    Publish,
+    /// Read and delete history.
+    History,
+    /// See who is on a channel.
+    Presence,
+    /// Stop, reload, list channels.
+    Admin,
+    /// Health in detail, metrics, statistics.
+    Ops,
+    /// Listen to any channel.
+    Subscribe,
+}
+
+/// A whole number of at least `least`.
+pub(super) fn count_from(least: usize) -> impl Fn(&Raw) -> Result<usize, Problem> {
+    move |raw| {
+        let number = raw.as_text().and_then(|text| text.parse().ok());
+        let number: usize = number.ok_or("expected a whole number such as 1000")?;
+        if number < least {
+            Err(format!("expected at least {least}"))
+        } else {
+            Ok(number)
+        }
+    }
+}
+
+/// A whole number where 0 means "no bound" or "choose yourself".
+pub(super) fn count_or_zero(raw: &Raw) -> Result<Option<usize>, Problem> {
+    count_from(0)(raw).map(|number| (number > 0).then_some(number))
+}
+
+/// A number of bytes with its unit, within bounds.
+pub(super) fn size(least: usize, most: usize) -> impl Fn(&Raw) -> Result<usize, Problem> {
+    move |raw| {
+        let number = raw
+            .as_text()
+            .and_then(|text| with_unit(text, SIZE_UNITS, usize::checked_mul));
+        let number = number.ok_or("expected a size such as 64KiB or 1MiB")?;
+        match number {
+            _ if number < least => Err(format!("expected at least {}", shown_size(least))),
+            _ if number > most => Err(format!("expected at most {}", shown_size(most))),
+            _ => Ok(number),
+        }
+    }
+}
+
+/// A time with its unit.
+pub(super) fn duration(raw: &Raw) -> Result<Duration, Problem> {
+    let millis = raw
+        .as_text()
+        .and_then(|text| with_unit(text, DURATION_UNITS, u64::checked_mul));
+    Ok(Duration::from_millis(
+        millis.ok_or("expected a duration such as 90s or 7d")?,
+    ))
+}
+
+/// A time of at least `least` seconds.
+pub(super) fn duration_from(least: u64) -> impl Fn(&Raw) -> Result<Duration, Problem> {
+    move |raw| {
+        let time = duration(raw)?;
+        if time < Duration::from_secs(least) {
+            Err(format!("expected at least {least}s"))
+        } else {
+            Ok(time)
+        }
+    }
+}
+
+/// A time where 0 means "never" or "for ever".
+pub(super) fn duration_or_zero(raw: &Raw) -> Result<Option<Duration>, Problem> {
+    duration(raw).map(|time| (!time.is_zero()).then_some(time))
+}
+
+/// So many a second.
+pub(super) fn rate(raw: &Raw) -> Result<usize, Problem> {
+    let number = raw
+        .as_text()
+        .and_then(|text| text.strip_suffix("/s")?.trim_end().parse().ok());
+    number
+        .filter(|number| *number > 0)
+        .ok_or_else(|| "expected a rate such as 100/s".into())
+}
+
+/// Yes or no.
+pub(super) fn switch(raw: &Raw) -> Result<bool, Problem> {
+    match raw.as_text() {
+        Some("true") => Ok(true),
+        Some("false") => Ok(false),
+        _ => Err("expected true or false".into()),
+    }
+}
+
+/// Any text.
+pub(super) fn text(raw: &Raw) -> Result<String, Problem> {
+    raw.as_text()
+        .map(str::to_owned)
+        .ok_or_else(|| "expected a text".into())
+}
+
+/// A text where nothing means "not set".
+pub(super) fn optional_text(raw: &Raw) -> Result<Option<String>, Problem> {
+    text(raw).map(|text| (!text.is_empty()).then_some(text))
+}
+
+/// A path; nothing stays nothing, to be filled in from what else is known.
+pub(super) fn path(raw: &Raw) -> Result<PathBuf, Problem> {
+    let text = text(raw).map_err(|_| "expected a path")?;
+    match text {
+        _ if text.contains('\0') => Err("expected a path without a NUL byte".into()),
+        _ if text.is_empty() => Ok(PathBuf::new()),
+        _ => Ok(raw.base.join(text)),
+    }
+}
+
+/// A path, or `off`.
+pub(super) fn path_or_off(raw: &Raw) -> Result<Option<PathBuf>, Problem> {
+    if raw.as_text() == Some("off") {
+        Ok(None)
+    } else {
+        path(raw).map(Some)
+    }
+}
+
+/// A path where nothing means "not set".
+pub(super) fn optional_path(raw: &Raw) -> Result<Option<PathBuf>, Problem> {
+    path(raw).map(|path| (!path.as_os_str().is_empty()).then_some(path))
+}
+
+/// Permission bits in octal. The leading 0 is required: a decimal 432 would otherwise pass for something else.
+pub(super) fn mode(raw: &Raw) -> Result<u32, Problem> {
+    let digits = raw
+        .as_text()
+        .and_then(|text| text.strip_prefix("0o").or(text.strip_prefix('0')));
+    let mode = digits.and_then(|digits| u32::from_str_radix(digits, 8).ok());
+    mode.filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| "expected an octal mode such as \"0660\"".into())
+}
+
+/// TCP addresses with their ports.
+pub(super) fn addresses(raw: &Raw) -> Result<Vec<SocketAddr>, Problem> {
+    items(
+        raw,
+        "addresses and ports such as 127.0.0.1:8080 or [::]:8080",
+        |item| SocketAddr::from_str(item).ok(),
+    )
+}
+
+/// TCP addresses that only this machine can reach.
+pub(super) fn loopback_addresses(raw: &Raw) -> Result<Vec<SocketAddr>, Problem> {
+    let addresses = addresses(raw)?;
+    match addresses.iter().find(|address| !address.ip().is_loopback()) {
+        Some(address) => Err(format!(
+            "{address} can be reached from other machines, and nothing here asks for a key: expected an address such as 127.0.0.1:8081"
+        )),
+        None => Ok(addresses),
+    }
+}
+
+/// Origins of web pages, as a browser writes them: lower case, no path. `*` is any.
+pub(super) fn origins(raw: &Raw) -> Result<Vec<String>, Problem> {
+    items(
+        raw,
+        "origins such as https://example.org, without a path",
+        |item| {
+            let origin = item.to_ascii_lowercase();
+            let host = origin.split_once("://").map(|(_, host)| host);
+            let plain = |host: &str| !host.is_empty() && !host.contains(['/', '?', '#', '@', '*', ' ']);
+            (origin == "*" || host.is_some_and(plain)).then_some(origin)
+        },
+    )
+}
+
+/// The start of a path that a front web server puts before ours; empty for none.
+pub(super) fn base_path(raw: &Raw) -> Result<String, Problem> {
+    let path = text(raw)?;
+    let plain = path
+        .bytes()
+        .all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'%'));
+    let fine =
+        path.is_empty() || (path.starts_with('/') && !path.ends_with('/') && !path.contains("//") && plain);
+    if fine {
+        Ok(path)
+    } else {
+        Err("expected a path such as /push, without a / at its end".into())
+    }
+}
+
+/// See [`LogLevel`].
+pub(super) fn log_level(raw: &Raw) -> Result<LogLevel, Problem> {
+    word(
+        raw,
+        &[
+            ("error", LogLevel::Error),
+            ("warn", LogLevel::Warn),
+            ("info", LogLevel::Info),
+            ("debug", LogLevel::Debug),
+            ("trace", LogLevel::Trace),
+        ],
+    )
+}
+
+/// See [`LogFormat`].
+pub(super) fn log_format(raw: &Raw) -> Result<LogFormat, Problem> {
+    word(
+        raw,
+        &[
+            ("auto", LogFormat::Auto),
+            ("text", LogFormat::Text),
+            ("json", LogFormat::Json),
+        ],
+    )
+}
+
+/// See [`Durability`].
+pub(super) fn durability(raw: &Raw) -> Result<Durability, Problem> {
+    if matches!(raw.as_text(), Some("fsync" | "buffered")) {
+        return Err("not yet available in this version: expected memory".into());
+    }
+    word(raw, &[("memory", Durability::Memory)])
+}
+
+/// See [`Action`].
+pub(super) fn actions(raw: &Raw) -> Result<Vec<Action>, Problem> {
+    const WORDS: &[(&str, Action)] = &[
+        ("publish", Action::Publish),
+        ("history", Action::History),
+        ("presence", Action::Presence),
+        ("admin", Action::Admin),
+        ("ops", Action::Ops),
+        ("subscribe", Action::Subscribe),
+    ];
+    items(
+        raw,
+        "actions out of publish, history, presence, admin, ops, subscribe",
+        |item| {
+            WORDS
+                .iter()
+                .find(|(word, _)| *word == item)
+                .map(|(_, action)| *action)
+        },
+    )
+}
+
+/// A pattern over channel names, in the notation of the native protocol.
+pub(super) fn pattern(raw: &Raw) -> Result<String, Problem> {
+    let pattern = text(raw)?;
+    let backslashes = pattern.bytes().rev().take_while(|b| *b == b'\\').count();
+    if pattern.is_empty() || backslashes % 2 == 1 {
+        return Err("expected a pattern over channel names such as news/*, not ending in a single \\".into());
+    }
+    Ok(pattern)
+}
+
+fn word<T: Copy>(raw: &Raw, words: &[(&str, T)]) -> Result<T, Problem> {
+    let found = words.iter().find(|(word, _)| raw.as_text() == Some(word));
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        format!("expected {}", one_of(&names))
+    })
+}
+
+fn items<T>(raw: &Raw, expected: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, Problem> {
+    let parsed = raw
+        .items()
+        .and_then(|items| items.into_iter().map(parse).collect());
+    parsed.ok_or_else(|| format!("expected a list of {expected}"))
+}
+
+/// `a, b or c`.
+fn one_of(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [only] => (*only).to_owned(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+    }
+}
+
+/// A number and its unit; only 0 goes without one.
+fn with_unit<N: FromStr + Copy>(text: &str, units: &[(&str, N)], times: fn(N, N) -> Option<N>) -> Option<N> {
+    if text == "0" {
+        return text.parse().ok();
+    }
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit.trim_start())?;
+    times(number.parse().ok()?, *factor)
+}
+
+fn shown_size(bytes: usize) -> String {
+    let unit = SIZE_UNITS[..3]
+        .iter()
+        .rev()
+        .find(|(_, factor)| bytes >= *factor && bytes % factor == 0);
+    match unit {
+        Some((name, factor)) => format!("{}{name}", bytes / factor),
+        None => format!("{bytes}B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_their_unit() {
+        for (text, millis) in [
+            ("90s", 90_000),
+            ("250ms", 250),
+            ("7d", 604_800_000),
+            ("5 m", 300_000),
+            ("1h", 3_600_000),
+            ("0", 0),
+            ("0s", 0),
+        ] {
+            assert_eq!(
+                duration(&Raw::text(text)),
+                Ok(Duration::from_millis(millis)),
+                "{text}"
+            );
+        }
+        for text in [
+            "7",
+            "",
+            "s",
+            "-1s",
+            "1.5s",
+            "7x",
+            "1h30m",
+            "+1s",
+            "99999999999999999d",
+            "٣s",
+        ] {
+            assert_eq!(
+                duration(&Raw::text(text)),
+                Err("expected a duration such as 90s or 7d".into()),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn sizes_need_their_unit_and_keep_their_bounds() {
+        let any = size(0, usize::MAX);
+        for (text, bytes) in [
+            ("64KiB", 65_536),
+            ("1MiB", 1 << 20),
+            ("2GiB", 2 << 30),
+            ("12B", 12),
+            ("0", 0),
+        ] {
+            assert_eq!(any(&Raw::text(text)), Ok(bytes), "{text}");
+        }
+        for text in [
+            "64",
+            "64KB",
+            "64kib",
+            "1TiB",
+            "",
+            "99999999999999999999GiB",
+            "99999999999GiB",
+        ] {
+            assert_eq!(
+                any(&Raw::text(text)),
+                Err("expected a size such as 64KiB or 1MiB".into()),
+                "{text}"
+            );
+        }
+        assert_eq!(
+            size(1, 8192)(&Raw::text("9KiB")),
+            Err("expected at most 8KiB".into())
+        );
+        assert_eq!(
+            size(1500, 8192)(&Raw::text("1KiB")),
+            Err("expected at least 1500B".into())
+        );
+    }
+
+    #[test]
+    fn modes_are_octal_and_say_so() {
+        assert_eq!(mode(&Raw::text("0660")), Ok(0o660));
+        assert_eq!(mode(&Raw::text("0o600")), Ok(0o600));
+        for text in ["432", "660", "0680", "01777", "", "0", "rw"] {
+            assert!(mode(&Raw::text(text)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn lists_come_with_commas_or_as_lists() {
+        let two: Vec<SocketAddr> = vec!["127.0.0.1:80".parse().unwrap(), "[::1]:81".parse().unwrap()];
+        assert_eq!(addresses(&Raw::text("127.0.0.1:80, [::1]:81")), Ok(two.clone()));
+        assert_eq!(
+            addresses(&Raw::list(vec!["127.0.0.1:80".into(), "[::1]:81".into()])),
+            Ok(two)
+        );
+        assert_eq!(addresses(&Raw::text("[]")), Ok(vec![]));
+        assert!(addresses(&Raw::text("localhost")).is_err());
+        assert!(addresses(&Raw::text("8080")).is_err());
+    }
+
+    #[test]
+    fn origins_are_what_a_browser_sends() {
+        assert_eq!(
+            origins(&Raw::text("https://Example.org,*")),
+            Ok(vec!["https://example.org".into(), "*".into()])
+        );
+        for text in [
+            "example.org",
+            "https://example.org/",
+            "https://",
+            "https://*.example.org",
+        ] {
+            assert!(origins(&Raw::text(text)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_base_path_starts_with_a_slash_and_does_not_end_with_one() {
+        for text in ["", "/push", "/a/b"] {
+            assert_eq!(base_path(&Raw::text(text)), Ok(text.into()));
+        }
+        for text in ["push", "/", "/push/", "/a//b", "/a b", "/a?b", "/%41"] {
+            assert!(base_path(&Raw::text(text)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_does_not_end_in_half_an_escape() {
+        for text in ["*", "news/**", r"a\*", r"a\\"] {
+            assert_eq!(pattern(&Raw::text(text)), Ok(text.into()));
+        }
+        for text in ["", "\\", r"a\\\"] {
+            assert!(pattern(&Raw::text(text)).is_err(), "{text}");
+        }
+    }
+}
