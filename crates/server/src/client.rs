@@ -190,9 +190,9 @@ impl Client {
         self
     }
 
-    /// Where the server is, as people write it.
-    pub fn address(&self) -> String {
-        self.address.to_string()
+    /// Where the server is.
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Connects and closes again, to see whether anybody listens.
@@ -281,7 +281,7 @@ impl Client {
     }
 
     fn explain(&self, error: connection::Error) -> ClientError {
-        let address = self.address();
+        let address = self.address.to_string();
         match error {
             connection::Error::Timeout(after) => ClientError::Timeout { address, after },
             connection::Error::Protocol(reason) => ClientError::Broken { address, reason },

@@ -1,6 +1,7 @@
 //! The server around the hub: sockets, files, clocks, commands. Decides nothing that the core can decide.
 #![allow(missing_docs)] // removed when the map stands
 
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod data_folder;
@@ -8,4 +9,5 @@ pub mod http;
 pub mod logging;
 pub mod platform;
 pub mod seed;
+pub mod server;
 pub mod websocket;

@@ -120,13 +120,6 @@ fn denied(socket: &Path) -> ClientError {
     }
 }
 
-/// The name of a user, or `user 1000` if the machine's list of users does not have it.
 fn user_name(uid: u32) -> String {
-    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let name = users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    });
-    name.unwrap_or_else(|| format!("user {uid}"))
+    crate::platform::user_name(uid).unwrap_or_else(|| format!("user {uid}"))
 }
