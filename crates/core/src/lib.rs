@@ -1,1 +1,56 @@
-//! The hub of CometServer.
+//! The hub of CometServer: it decides everything and does no I/O.
+//!
+//! A publication is stored once, in its channel's log; every subscriber is a cursor. Modules in reading order:
+//!
+//! - [`channel`], [`pattern`]: names, validated once at the door, and patterns over names;
+//! - [`position`], [`cursor`]: a place in the hub's order, and the same as a client carries it;
+//! - [`publication`]: a [`Message`] comes in; with its places it is a [`Publication`];
+//! - [`namespace`]: what holds for a channel: bounds, rights, durability;
+//! - [`log`], [`order`], [`shares`]: where publications wait, in which order, and who gives way at a ceiling;
+//! - [`broker`]: who orders and keeps what must survive a restart;
+//! - [`action`], [`token`], [`grant`]: what a client may do, until when;
+//! - [`idempotency`], [`presence`], [`registry`]: repeated requests, members, who listens to what;
+//! - [`hub`]: the door to all of it;
+//! - [`protocol`]: what the hub's items look like on a wire.
+//!
+//! ```
+//! use cometserver_core::{hub::{Hub, Options, Published}, channel::ChannelName, publication::Message};
+//!
+//! let hub = Hub::new(Options::default());
+//! let news = ChannelName::new(b"news").unwrap();
+//! let now = 1_700_000_000_000;
+//! let Published::Visible(receipt) = hub.publish(Message::text(news.clone(), "hello"), now, &mut || unreachable!()).unwrap()
+//! else { panic!("memory publications are visible at once") };
+//! assert_eq!(receipt.places[0].offset, 1);
+//! assert_eq!(hub.history(&news, Default::default(), now).unwrap().publications.len(), 1);
+//! ```
+
+pub mod action;
+pub mod broker;
+pub mod channel;
+pub mod cursor;
+pub mod fanout;
+pub mod grant;
+pub mod hub;
+pub mod idempotency;
+pub mod log;
+pub mod namespace;
+pub mod order;
+pub mod pattern;
+pub mod position;
+pub mod presence;
+pub mod protocol;
+pub mod publication;
+pub mod registry;
+pub mod shares;
+pub mod token;
+
+pub use channel::{Channel, ChannelId, ChannelName};
+pub use cursor::Cursor;
+pub use position::{Position, Source};
+pub use publication::{Message, Publication};
+
+/// Milliseconds since 1970, handed in by whoever calls: the core never asks a clock.
+///
+/// It is for age and display and never orders anything.
+pub type Time = u64;

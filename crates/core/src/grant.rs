@@ -1,0 +1,100 @@
+//! What a client may do, until when. However it was obtained, inside there is only the grant.
+
+use crate::Time;
+use crate::action::{Action, Actions};
+use crate::channel::ChannelName;
+use crate::namespace::Namespace;
+use crate::pattern::Pattern;
+use crate::token::Claims;
+
+/// The longest pattern in a token. A token is bounded as a whole; this bounds what one entry may cost.
+const MAX_PATTERN: usize = 1024;
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Grant {
+    /// The user's name, if there is one.
+    pub user: Option<Box<str>>,
+    /// When it ends, in milliseconds since 1970.
+    pub expires: Option<Time>,
+    /// Allowed everywhere.
+    everywhere: Actions,
+    /// Allowed on `channels` and `patterns`.
+    actions: Actions,
+    channels: Box<[Box<[u8]>]>,
+    patterns: Box<[Pattern]>,
+}
+
+impl Grant {
+    /// What anybody may: only what the namespace of a channel allows without a token.
+    pub fn anonymous() -> Self {
+        Self::default()
+    }
+
+    /// These actions, everywhere, for ever: a key, or the backend socket.
+    pub fn everywhere(actions: Actions) -> Self {
+        Self {
+            everywhere: actions,
+            ..Self::default()
+        }
+    }
+
+    /// What a verified token says. A pattern that does not parse grants nothing.
+    pub fn from_claims(claims: &Claims) -> Self {
+        let patterns = claims
+            .comet
+            .patterns
+            .iter()
+            .filter_map(|text| Pattern::new(text, MAX_PATTERN).ok());
+        Self {
+            user: claims.sub.as_deref().map(Box::from),
+            expires: claims.exp.map(|seconds| seconds.saturating_mul(1000)),
+            everywhere: Actions::default(),
+            actions: claims.comet.actions,
+            channels: claims
+                .comet
+                .channels
+                .iter()
+                .map(|name| Box::from(name.as_bytes()))
+                .collect(),
+            patterns: patterns.collect(),
+        }
+    }
+
+    /// Is it over?
+    pub fn is_expired(&self, now: Time) -> bool {
+        self.expires.is_some_and(|at| at <= now)
+    }
+
+    /// May it do this, whatever the channel?
+    pub fn allows_everywhere(&self, action: Action) -> bool {
+        self.everywhere.contains(action)
+    }
+
+    /// May it do this on a channel of this namespace?
+    pub fn allows(&self, action: Action, channel: &ChannelName, namespace: &Namespace) -> bool {
+        let open = match action {
+            Action::Subscribe | Action::History => namespace.public,
+            Action::Publish => namespace.anonymous_publish,
+            Action::Presence => namespace.presence && namespace.anonymous_presence,
+            _ => false,
+        };
+        open || self.everywhere.contains(action) || self.names(action, channel)
+    }
+
+    fn names(&self, action: Action, channel: &ChannelName) -> bool {
+        self.actions.contains(action)
+            && (self.channels.iter().any(|name| **name == *channel.as_bytes())
+                || self
+                    .patterns
+                    .iter()
+                    .any(|pattern| pattern.matches(channel.as_bytes())))
+    }
+
+    /// May it listen to everything that a pattern matches? If not, it may still listen to what is public there.
+    pub fn covers(&self, pattern: &Pattern) -> bool {
+        self.everywhere.contains(Action::Subscribe)
+            || (self.actions.contains(Action::Subscribe)
+                && self.patterns.iter().any(|own| own.covers(pattern)))
+    }
+}

@@ -1,0 +1,778 @@
+//! The door: publish, listen, read on from a cursor, history, presence.
+//!
+//! The hub is shared behind one mutex. A publisher holds it to append, a shard once a round to copy out references, a
+//! subscriber to learn where it stands: nobody while encoding, writing or waiting.
+
+mod housekeeping;
+mod read;
+mod state;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::Time;
+use crate::broker::{Broker, BrokerError, Committed, Fetch, Page, Submission};
+use crate::channel::{Channel, ChannelId, ChannelName};
+use crate::cursor::{Cursor, Marks};
+use crate::idempotency::Known;
+use crate::log::Trimmed;
+use crate::namespace::{Durability, Namespaces};
+use crate::pattern::Pattern;
+use crate::position::{Position, Source};
+use crate::presence::Member;
+use crate::publication::{Body, Message, Places, Publication};
+
+pub use read::{Item, Limits as ReadLimits, Read, Selected, Selection};
+pub use state::ChannelSummary;
+use state::State;
+
+/// Shards are told apart by a bit each.
+pub const MAX_SHARDS: usize = 64;
+
+/// The hub's own bounds, and what chance and the clock gave it at the start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Namespaces in order.
+    pub namespaces: Namespaces,
+    /// How long everything is kept for present and returning readers, in milliseconds.
+    pub window: Time,
+    /// What the window may keep beyond the bounds of the namespaces, in bytes, all channels together.
+    pub window_bytes: usize,
+    /// What all logs together may keep in memory, in bytes.
+    pub log_memory: usize,
+    /// Above so many channels the idle ones are forgotten at once.
+    pub channels: usize,
+    /// An idle channel is forgotten after so many milliseconds.
+    pub forget_after: Time,
+    /// How many patterns there may be, all connections together.
+    pub patterns: usize,
+    /// How long an idempotency key is known, in milliseconds.
+    pub idempotency_window: Time,
+    /// How many idempotency keys are known.
+    pub idempotency_keys: usize,
+    /// The bounds of presence.
+    pub presence: crate::presence::Limits,
+    /// The incarnation of memory: random, new at each start.
+    pub incarnation: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            namespaces: Namespaces::default(),
+            window: 10_000,
+            window_bytes: 64 << 20,
+            log_memory: 256 << 20,
+            channels: 1_000_000,
+            forget_after: 60_000,
+            patterns: 10_000,
+            idempotency_window: 300_000,
+            idempotency_keys: 100_000,
+            presence: crate::presence::Limits::default(),
+            incarnation: 0,
+        }
+    }
+}
+
+/// Why something was not published.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// A message is published in at least one channel.
+    #[error("the message names no channel")]
+    NoChannel,
+    /// The same idempotency key came with another payload.
+    #[error("the idempotency key was used with another payload: use a new key for a new message")]
+    Conflict,
+    /// There are too many channels with something in them.
+    #[error("there are {0} channels already: raise limits.channels, or let histories expire sooner")]
+    TooManyChannels(usize),
+    /// The store did not take it.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+}
+
+/// Why somebody may not listen.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// See [`Options::channels`].
+    #[error("there are {0} channels already: raise limits.channels, or let histories expire sooner")]
+    TooManyChannels(usize),
+    /// See [`Options::patterns`].
+    #[error("there are {0} patterns already: raise limits.patterns, or use fewer different ones")]
+    TooManyPatterns(usize),
+}
+
+/// What a publisher is told.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    /// Channels and offsets.
+    pub places: Places,
+    /// The position at which it became visible.
+    pub at: Position,
+    /// A repetition under an idempotency key: nothing was published this time.
+    pub duplicate: bool,
+}
+
+/// How a publisher is answered that had to wait.
+pub type Completion = Box<dyn FnOnce(Result<Receipt, PublishError>) + Send>;
+
+/// What became of a message at once.
+#[derive(Debug)]
+pub enum Published {
+    /// It is visible to subscribers.
+    Visible(Receipt),
+    /// The completion will be called.
+    Pending,
+}
+
+/// A channel as a shard listens to it.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    /// The channel.
+    pub channel: Arc<Channel>,
+    /// What becomes visible after this concerns the shard; what lies before has to be read.
+    pub since: Position,
+    /// The positions of its newest publication, per source.
+    pub last: Position,
+}
+
+/// What a shard got in a round.
+#[derive(Clone, Copy, Debug)]
+pub struct Collected {
+    /// Everything of concern up to here was copied out.
+    pub until: Position,
+    /// There is more.
+    pub more: bool,
+    /// Something was trimmed before the shard had seen it: readers must read on from their cursors instead.
+    pub lagged: bool,
+}
+
+/// Where a client with a cursor begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Start {
+    /// Read on from here.
+    pub position: Position,
+    /// The cursor is of another incarnation of memory: a gap in every memory channel.
+    pub lost_memory: bool,
+    /// The cursor is of a history that the store does not know: a gap in every durable channel.
+    pub lost_durable: bool,
+}
+
+/// Which part of a channel's history is wanted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HistoryQuery {
+    /// Only what lies after it; none: from the oldest kept.
+    pub since: Option<Start>,
+    /// At most so many; 0 is the default, 100.
+    pub limit: usize,
+    /// Newest first.
+    pub reverse: bool,
+}
+
+/// A channel's history.
+#[derive(Clone, Debug)]
+pub struct History {
+    /// The channel.
+    pub channel: Arc<Channel>,
+    /// Its newest offset.
+    pub offset: u64,
+    /// Something after `since` is gone.
+    pub gap: bool,
+    /// What was asked for.
+    pub publications: Vec<Arc<Publication>>,
+    /// The position of the last one; subscribe here to go on.
+    pub at: Position,
+}
+
+/// The members of a channel.
+#[derive(Clone, Debug)]
+pub struct Members {
+    /// User names with what is known of each.
+    pub members: Vec<(Box<str>, Member)>,
+    /// The list is true at this position.
+    pub at: Position,
+}
+
+/// What to forget of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delete {
+    /// The retained value.
+    Retained,
+    /// The history, with the retained value.
+    History,
+}
+
+/// Figures for the operator.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    /// Channels that exist.
+    pub channels: usize,
+    /// Patterns listened to.
+    pub patterns: usize,
+    /// Bytes that all logs keep.
+    pub log_bytes: usize,
+    /// Bytes protected by the live window.
+    pub window_bytes: usize,
+    /// Publications kept.
+    pub publications: usize,
+    /// Publications since the start.
+    pub published: u64,
+    /// Publications that left before their time because a ceiling was reached.
+    pub trimmed_early: u64,
+    /// Idempotency keys known.
+    pub keys: usize,
+}
+
+struct Shard {
+    /// Has it been told, and not yet looked?
+    awake: AtomicBool,
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+/// See the module.
+pub struct Hub {
+    state: Mutex<State>,
+    shards: [OnceLock<Shard>; MAX_SHARDS],
+    broker: Option<Arc<dyn Broker>>,
+    marks: Marks,
+    /// When housekeeping is due, as far as the housekeeper knows; `u64::MAX`: never.
+    deadline: AtomicU64,
+    housekeeper: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl Hub {
+    /// A hub that keeps everything in memory.
+    pub fn new(options: Options) -> Self {
+        Self::build(options, None)
+    }
+
+    /// A hub with a store for durable namespaces.
+    pub fn with_broker(options: Options, broker: Arc<dyn Broker>) -> Self {
+        Self::build(options, Some(broker))
+    }
+
+    fn build(options: Options, broker: Option<Arc<dyn Broker>>) -> Self {
+        let marks = Marks {
+            durable: broker.as_ref().map_or(0, |broker| broker.mark()),
+            memory: options.incarnation,
+        };
+        let start = broker.as_ref().map_or(0, |broker| broker.position());
+        Self {
+            state: Mutex::new(State::new(options, start)),
+            shards: [const { OnceLock::new() }; MAX_SHARDS],
+            broker,
+            marks,
+            deadline: AtomicU64::new(u64::MAX),
+            housekeeper: OnceLock::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while holding the lock is a bug that must not take every connection with it; each step under the lock
+        // leaves the state consistent or is the last one.
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// A shard, and how to wake it. Shards are numbered in the order of attachment by the caller, below [`MAX_SHARDS`].
+    pub fn attach(&self, shard: u8, wake: Box<dyn Fn() + Send + Sync>) {
+        {
+            let mut state = self.state();
+            let visible = state.visible;
+            state.seen.push((shard, visible));
+        }
+        let _ = self.shards[shard as usize].set(Shard {
+            awake: AtomicBool::new(true),
+            wake,
+        });
+    }
+
+    /// How to tell the housekeeper that [`Hub::tick`] is due earlier than it was told.
+    pub fn set_housekeeper(&self, wake: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.housekeeper.set(wake);
+    }
+
+    /// The shard is about to wait: from now on it has to be woken. Collect once more afterwards.
+    pub fn sleep(&self, shard: u8) {
+        if let Some(shard) = self.shards[shard as usize].get() {
+            shard.awake.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// The shard runs: nobody needs to wake it.
+    pub fn stay_awake(&self, shard: u8) {
+        if let Some(shard) = self.shards[shard as usize].get() {
+            shard.awake.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn wake(&self, audience: u64) {
+        let mut rest = audience;
+        while rest != 0 {
+            let shard = rest.trailing_zeros();
+            rest &= rest - 1;
+            if let Some(shard) = self.shards[shard as usize].get()
+                && !shard.awake.swap(true, Ordering::SeqCst)
+            {
+                (shard.wake)();
+            }
+        }
+    }
+
+    /// The cursor of a position.
+    pub fn cursor(&self, position: Position) -> Cursor {
+        Cursor {
+            marks: self.marks,
+            position,
+        }
+    }
+
+    /// Under which histories positions count.
+    pub fn marks(&self) -> Marks {
+        self.marks
+    }
+
+    /// The newest visible position: "now".
+    pub fn now(&self) -> Position {
+        self.state().visible
+    }
+
+    /// Where a client with this cursor begins.
+    pub fn resolve(&self, cursor: &Cursor) -> Start {
+        let visible = self.now();
+        let mut start = Start {
+            position: cursor.position,
+            lost_memory: false,
+            lost_durable: false,
+        };
+        if cursor.marks.memory != self.marks.memory || cursor.position.memory > visible.memory {
+            start.lost_memory = true;
+            start.position.memory = 0;
+        }
+        let known = match &self.broker {
+            _ if cursor.marks.durable == self.marks.durable => cursor.position.durable <= visible.durable,
+            Some(broker) => broker.knows(cursor.marks.durable, cursor.position.durable),
+            None => false,
+        };
+        if !known {
+            start.lost_durable = true;
+            start.position.durable = 0;
+        }
+        start
+    }
+
+    /// Publishes. A memory publication is visible when this returns; for a durable one `later` is asked for a completion.
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing was published.
+    pub fn publish(
+        &self,
+        message: Message,
+        now: Time,
+        later: &mut dyn FnMut() -> Completion,
+    ) -> Result<Published, PublishError> {
+        if message.channels.is_empty() {
+            return Err(PublishError::NoChannel);
+        }
+        let mut state = self.state();
+        let now = state.clock(now);
+        if let Some(key) = &message.idempotency_key {
+            match state.keys.claim(&message, key, now) {
+                Known::New => {}
+                Known::Done(receipt) => return Ok(Published::Visible(receipt)),
+                Known::Conflict => return Err(PublishError::Conflict),
+                Known::Pending => {
+                    state.keys.wait(&message.channels[0], key, later());
+                    return Ok(Published::Pending);
+                }
+            }
+        }
+        let result = match self.durability(&state, &message) {
+            Durability::Memory => self.publish_memory(&mut state, &message, now),
+            durability => self.submit(&mut state, &message, durability, now, later),
+        };
+        let waiting = match (&message.idempotency_key, &result) {
+            (Some(key), Ok((Published::Visible(receipt), _))) => {
+                state.keys.done(&message.channels[0], key, receipt)
+            }
+            (Some(key), Err(_)) => state.keys.failed(&message.channels[0], key),
+            _ => Vec::new(),
+        };
+        let deadline = state.append_deadline(now);
+        drop(state);
+        debug_assert!(waiting.is_empty(), "nobody can wait while the lock was held");
+        self.due(deadline);
+        let (published, audience) = result?;
+        self.wake(audience);
+        Ok(published)
+    }
+
+    /// Several channels with different durability: the strictest wins. Without a store there is only memory.
+    fn durability(&self, state: &State, message: &Message) -> Durability {
+        if self.broker.is_none() {
+            return Durability::Memory;
+        }
+        let of = |name| state.namespace_of(name).durability;
+        message.channels.iter().map(of).max().unwrap_or_default()
+    }
+
+    fn publish_memory(
+        &self,
+        state: &mut State,
+        message: &Message,
+        now: Time,
+    ) -> Result<(Published, u64), PublishError> {
+        let known = |name: &ChannelName| self.broker.as_ref().and_then(|broker| broker.channel(name));
+        let channels = state.open_all(&message.channels, &known, now)?;
+        let body = Body::Message {
+            payload: message.payload.clone(),
+            attributes: message.attributes.clone(),
+            retain: message.retain,
+        };
+        let (receipt, audience) = state.append_memory(&channels, body, now);
+        Ok((Published::Visible(receipt), audience))
+    }
+
+    fn submit(
+        &self,
+        state: &mut State,
+        message: &Message,
+        durability: Durability,
+        now: Time,
+        later: &mut dyn FnMut() -> Completion,
+    ) -> Result<(Published, u64), PublishError> {
+        let broker = self
+            .broker
+            .as_ref()
+            .expect("only a hub with a broker has durable namespaces");
+        let known = |name: &ChannelName| broker.channel(name);
+        // Opened now, so that a refusal is told before anything is stored.
+        state.open_all(&message.channels, &known, now)?;
+        let ticket = state.next_ticket();
+        let message = Arc::new(message.clone());
+        // Buffered is answered when visible as well: what a setting may do earlier belongs to the store.
+        let _ = durability;
+        state.submitted.insert(ticket, (message.clone(), later()));
+        if let Err(error) = broker.publish(Submission {
+            ticket,
+            message,
+            time: now,
+        }) {
+            state.submitted.remove(&ticket);
+            return Err(error.into());
+        }
+        Ok((Published::Pending, 0))
+    }
+
+    /// The broker tells what became of submissions, in the order of their positions.
+    pub fn commit(&self, batch: Vec<Committed>, now: Time) {
+        let mut answers: Vec<(Completion, Result<Receipt, PublishError>)> = Vec::new();
+        let mut audience = 0;
+        let mut state = self.state();
+        let now = state.clock(now);
+        for committed in batch {
+            let Some((message, completion)) = state.submitted.remove(&committed.ticket) else {
+                continue;
+            };
+            let result = match committed.result {
+                Ok((position, offsets)) => {
+                    let (receipt, shards) = state.append_durable(&message, position, &offsets, now);
+                    audience |= shards;
+                    Ok(receipt)
+                }
+                Err(error) => Err(PublishError::Broker(error)),
+            };
+            if let Some(key) = &message.idempotency_key {
+                let waiting = match &result {
+                    Ok(receipt) => state.keys.done(&message.channels[0], key, receipt),
+                    Err(_) => state.keys.failed(&message.channels[0], key),
+                };
+                let repeated = |r: &Result<Receipt, PublishError>| {
+                    r.clone().map(|receipt| Receipt {
+                        duplicate: true,
+                        ..receipt
+                    })
+                };
+                answers.extend(
+                    waiting
+                        .into_iter()
+                        .map(|completion| (completion, repeated(&result))),
+                );
+            }
+            answers.push((completion, result));
+        }
+        let deadline = state.append_deadline(now);
+        drop(state);
+        self.due(deadline);
+        self.wake(audience);
+        for (completion, result) in answers {
+            completion(result);
+        }
+    }
+
+    /// A shard has its first listener on a channel, which is made if need be.
+    ///
+    /// # Errors
+    /// [`ListenError::TooManyChannels`].
+    pub fn listen(&self, shard: u8, name: &ChannelName, now: Time) -> Result<Listening, ListenError> {
+        let known = |name: &ChannelName| self.broker.as_ref().and_then(|broker| broker.channel(name));
+        let mut state = self.state();
+        let now = state.clock(now);
+        let id = state
+            .open(name, &known, now)
+            .map_err(|full| ListenError::TooManyChannels(full.0))?;
+        let since = state.visible;
+        let entry = state.channel_mut(id).expect("just opened");
+        entry.shards |= 1 << shard;
+        Ok(Listening {
+            channel: entry.channel.clone(),
+            since,
+            last: entry.last,
+        })
+    }
+
+    /// A shard has no listener on a channel any more.
+    pub fn unlisten(&self, shard: u8, channel: ChannelId, now: Time) {
+        let mut state = self.state();
+        let now = state.clock(now);
+        if let Some(entry) = state.channel_mut(channel) {
+            entry.shards &= !(1 << shard);
+        }
+        state.maybe_idle(channel, now);
+        let deadline = state.deadline();
+        drop(state);
+        self.due(deadline);
+    }
+
+    /// A shard has its first listener on a pattern. Returns the pattern's number, and since when it concerns the shard.
+    ///
+    /// # Errors
+    /// [`ListenError::TooManyPatterns`].
+    pub fn listen_pattern(&self, shard: u8, pattern: &Arc<Pattern>) -> Result<(u32, Position), ListenError> {
+        let mut state = self.state();
+        let (trimmed, limit) = (state.trimmed, state.options.patterns);
+        let id = state
+            .patterns
+            .listen(pattern, shard, trimmed, limit)
+            .ok_or(ListenError::TooManyPatterns(limit))?;
+        Ok((id, state.visible))
+    }
+
+    /// A shard has no listener on a pattern any more.
+    pub fn unlisten_pattern(&self, shard: u8, id: u32, now: Time) {
+        let mut state = self.state();
+        let now = state.clock(now);
+        state.patterns.unlisten(id, shard, now);
+        let deadline = state.deadline();
+        drop(state);
+        self.due(deadline);
+    }
+
+    /// Copies out, for a shard, what became visible since the last time and concerns it, at most `limit` publications.
+    pub fn collect(&self, shard: u8, limit: usize, out: &mut Vec<Arc<Publication>>) -> Collected {
+        self.state().collect(shard, limit, out)
+    }
+
+    /// Reads on for one client: what lies after `from`, at most up to `until`. See [`Read`].
+    pub fn read(
+        &self,
+        selection: &Selection<'_>,
+        from: Position,
+        until: Position,
+        limits: ReadLimits,
+        out: &mut Vec<Item>,
+    ) -> Read {
+        self.state().read(selection, from, until, limits, None, out)
+    }
+
+    /// The same with a page that had to be fetched, see [`Read::Cold`].
+    pub fn read_fetched(
+        &self,
+        selection: &Selection<'_>,
+        from: Position,
+        until: Position,
+        limits: ReadLimits,
+        page: &Page,
+        out: &mut Vec<Item>,
+    ) -> Read {
+        self.state().read(selection, from, until, limits, Some(page), out)
+    }
+
+    /// Asks the store for what [`Read::Cold`] names.
+    pub fn fetch(&self, fetch: Fetch, fetched: crate::broker::Fetched) {
+        match &self.broker {
+            Some(broker) => broker.read(fetch, fetched),
+            None => fetched(Ok(Page {
+                reached: fetch.until,
+                ..Page::default()
+            })),
+        }
+    }
+
+    /// What has been let go of a channel so far: who begins with the oldest kept is not told of it.
+    pub fn trimmed(&self, channel: ChannelId) -> Trimmed {
+        self.state()
+            .channel(channel)
+            .map(|entry| entry.log.trimmed)
+            .unwrap_or_default()
+    }
+
+    /// The same of a pattern.
+    pub fn pattern_trimmed(&self, pattern: u32) -> Trimmed {
+        self.state()
+            .patterns
+            .get(pattern)
+            .map(|entry| entry.trimmed)
+            .unwrap_or_default()
+    }
+
+    /// The retained value of a channel.
+    pub fn retained(&self, name: &ChannelName) -> Option<Arc<Publication>> {
+        let state = self.state();
+        state.find(name).and_then(|entry| entry.log.retained().cloned())
+    }
+
+    /// The retained value of a channel that is listened to.
+    pub fn retained_by_id(&self, channel: ChannelId) -> Option<Arc<Publication>> {
+        self.state()
+            .channel(channel)
+            .and_then(|entry| entry.log.retained().cloned())
+    }
+
+    /// A channel's history; none if the channel does not exist.
+    pub fn history(&self, name: &ChannelName, query: HistoryQuery, now: Time) -> Option<History> {
+        let mut state = self.state();
+        let now = state.clock(now);
+        state.history(name, query, now)
+    }
+
+    /// Forgets something of a channel; returns how many publications.
+    pub fn delete(&self, name: &ChannelName, what: Delete, now: Time) -> usize {
+        let mut state = self.state();
+        let now = state.clock(now);
+        let deleted = state.delete(name, what, now);
+        let deadline = state.deadline();
+        drop(state);
+        self.due(deadline);
+        deleted
+    }
+
+    /// A connection of a user became a member of a channel that is listened to. Returns the number of members.
+    pub fn join(&self, channel: ChannelId, user: &str, info: Option<Bytes>, now: Time) -> usize {
+        let mut state = self.state();
+        let now = state.clock(now);
+        let (count, audience) = state.join(channel, user, info, now);
+        let deadline = state.deadline();
+        drop(state);
+        self.due(deadline);
+        self.wake(audience);
+        count
+    }
+
+    /// A connection of a user is a member no longer.
+    pub fn leave(&self, channel: ChannelId, user: &str, now: Time) {
+        let mut state = self.state();
+        let now = state.clock(now);
+        state.leave(channel, user, now);
+        let deadline = state.deadline();
+        drop(state);
+        self.due(deadline);
+    }
+
+    /// The members of a channel, at most `limit` of them by name, and how many there are.
+    pub fn members(&self, name: &ChannelName) -> Members {
+        let state = self.state();
+        let mut members: Vec<(Box<str>, Member)> = state
+            .find(name)
+            .and_then(|entry| entry.presence.as_ref())
+            .map(|presence| {
+                presence
+                    .members()
+                    .map(|(user, member)| (user.into(), member.clone()))
+                    .collect()
+            })
+            .unwrap_or_default();
+        members.sort_by(|a, b| a.0.cmp(&b.0));
+        Members {
+            members,
+            at: state.visible,
+        }
+    }
+
+    /// How many members a channel has.
+    pub fn member_count(&self, channel: ChannelId) -> usize {
+        let state = self.state();
+        state
+            .channel(channel)
+            .and_then(|entry| entry.presence.as_ref())
+            .map_or(0, |presence| presence.count())
+    }
+
+    /// Channels in the order they were made, from the first after `after`, that a pattern matches. At most `limit`; the second
+    /// value is where to go on, if there is more.
+    pub fn channels(
+        &self,
+        pattern: Option<&Pattern>,
+        after: u64,
+        limit: usize,
+    ) -> (Vec<ChannelSummary>, Option<u64>) {
+        self.state().summaries(pattern, after, limit)
+    }
+
+    /// The namespace that holds for a name: that of the channel, if it exists, else the first that matches now.
+    pub fn namespace_of(&self, name: &ChannelName) -> Arc<crate::namespace::Namespace> {
+        self.state().namespace_of(name)
+    }
+
+    /// Namespaces for the channels made from now on.
+    pub fn set_namespaces(&self, namespaces: Namespaces) {
+        self.state().set_namespaces(namespaces);
+    }
+
+    /// Figures for the operator.
+    pub fn stats(&self) -> Stats {
+        self.state().stats()
+    }
+
+    /// Publications that left early, by realm.
+    pub fn trimmed_early(&self) -> HashMap<u16, u64> {
+        self.state().trimmed_early.clone()
+    }
+
+    /// Does what is due: lets go what has grown old, announces who left, forgets the idle. Returns when to call again; none:
+    /// not before something happens (the housekeeper is woken then).
+    pub fn tick(&self, now: Time) -> Option<Time> {
+        let mut state = self.state();
+        let now = state.clock(now);
+        let audience = state.tick(now);
+        let next = state.deadline();
+        self.deadline.store(next.unwrap_or(u64::MAX), Ordering::SeqCst);
+        drop(state);
+        self.wake(audience);
+        next
+    }
+
+    /// Something may be due earlier than the housekeeper knows.
+    fn due(&self, deadline: Option<Time>) {
+        let Some(deadline) = deadline else { return };
+        if deadline < self.deadline.load(Ordering::Relaxed) {
+            self.deadline.fetch_min(deadline, Ordering::SeqCst);
+            if let Some(wake) = self.housekeeper.get() {
+                wake();
+            }
+        }
+    }
+}
+
+/// What a source's loss means for a channel: does it concern its publications?
+pub(crate) fn concerns(source: Source, durability: Durability) -> bool {
+    match source {
+        Source::Memory => durability == Durability::Memory,
+        Source::Durable => durability != Durability::Memory,
+    }
+}

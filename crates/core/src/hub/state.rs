@@ -1,0 +1,909 @@
+//! What the hub's lock guards: the channels, their order, and everything that changes with an append.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+use slab::Slab;
+
+use super::{Collected, Completion, Delete, History, HistoryQuery, Options, PublishError, Receipt, Stats};
+use crate::Time;
+use crate::broker::Known;
+use crate::channel::{Channel, ChannelId, ChannelName};
+use crate::idempotency::Keys;
+use crate::log::{Log, Trimmed};
+use crate::namespace::{Bounds, Durability, Namespace, Namespaces};
+use crate::order::Order;
+use crate::pattern::Pattern;
+use crate::position::{Position, Source};
+use crate::presence::Presence;
+use crate::publication::{Body, Message, Place, Places, Publication};
+use crate::registry::Patterns;
+use crate::shares::{Share, Shares};
+
+/// How much of the housekeeping an append does on its way: at least as much as an append makes.
+const CHORES: usize = 2;
+
+/// The live window keeps at least so many publications of a channel, whatever the others do.
+pub(super) const WINDOW_MINIMUM: usize = 16;
+
+/// The default, and the largest, number of publications in an answer about history.
+const HISTORY_LIMIT: (usize, usize) = (100, 1000);
+
+/// What outlives the live window by nothing.
+const NOTHING: Bounds = Bounds {
+    count: 0,
+    bytes: 0,
+    age: 0,
+};
+
+/// A clock that jumps further than this is not believed at once: expiry would empty every history.
+const CLOCK_JUMP: Time = 3_600_000;
+
+/// What the hub knows of one channel.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) channel: Arc<Channel>,
+    pub(super) log: Log,
+    /// The newest message's offset.
+    pub(super) offset: u64,
+    /// The positions of the newest publication, per source.
+    pub(super) last: Position,
+    /// The shards with listeners, a bit each.
+    pub(super) shards: u64,
+    pub(super) presence: Option<Box<Presence>>,
+    /// The patterns that match, as of a version of their table.
+    matches: Option<(u64, Option<Arc<[u32]>>)>,
+    /// Its share in the live window, and in all memory of logs.
+    window: Share,
+    memory: Share,
+    /// Is it in the heap of what grows old?
+    expiring: bool,
+    /// Its number in the order in which channels were made.
+    made: u64,
+    /// Since when it is idle.
+    idle: Option<Time>,
+}
+
+/// A channel as the operator sees it.
+#[derive(Clone, Debug)]
+pub struct ChannelSummary {
+    /// The channel.
+    pub channel: Arc<Channel>,
+    /// The newest offset.
+    pub offset: u64,
+    /// How many publications are kept.
+    pub publications: usize,
+    /// Bytes of memory they keep.
+    pub bytes: usize,
+    /// Does anybody listen?
+    pub listened: bool,
+    /// The members, if it has presence.
+    pub members: usize,
+    /// The retained value.
+    pub retained: Option<Arc<Publication>>,
+}
+
+/// There are too many channels, this many.
+pub(super) struct Full(pub(super) usize);
+
+impl From<Full> for PublishError {
+    fn from(full: Full) -> Self {
+        PublishError::TooManyChannels(full.0)
+    }
+}
+
+/// See the module.
+pub(super) struct State {
+    pub(super) options: Options,
+    /// The newest visible position.
+    pub(super) visible: Position,
+    /// Durable publications up to here may have left memory: the store has to be asked for them.
+    pub(super) hot_from: u64,
+    /// How far each shard has seen.
+    pub(super) seen: Vec<(u8, Position)>,
+    names: HashMap<ChannelName, ChannelId>,
+    entries: Slab<Entry>,
+    generation: u32,
+    /// Channels in the order they were made, for listing.
+    made: BTreeMap<u64, ChannelId>,
+    made_next: u64,
+    pub(super) order: Order,
+    pub(super) patterns: Patterns,
+    pub(super) keys: Keys,
+    /// The newest that any log has let go.
+    pub(super) trimmed: Trimmed,
+    /// The newest that a forgotten channel had let go: an older cursor on an unknown channel is a gap.
+    forgotten: Trimmed,
+    /// Publications that left early, by realm.
+    pub(super) trimmed_early: HashMap<u16, u64>,
+    pub(super) submitted: FxHashMap<u64, (Arc<Message>, Completion)>,
+    ticket: u64,
+    window: Shares,
+    memory: Shares,
+    /// When the oldest entry of a channel grows too old.
+    expiring: BinaryHeap<Reverse<(Time, ChannelId)>>,
+    /// Channels that nobody needs, by the time since when; looked at lazily.
+    idle: VecDeque<(Time, ChannelId)>,
+    /// When presence of a channel has something to announce; looked at lazily.
+    pub(super) presence_due: BinaryHeap<Reverse<(Time, ChannelId)>>,
+    last_time: Time,
+    published: u64,
+}
+
+impl State {
+    pub(super) fn new(options: Options, durable: u64) -> Self {
+        let keys = Keys::new(options.idempotency_window, options.idempotency_keys);
+        let visible = Position { durable, memory: 0 };
+        Self {
+            options,
+            visible,
+            hot_from: durable,
+            seen: Vec::new(),
+            names: HashMap::new(),
+            entries: Slab::new(),
+            generation: 0,
+            made: BTreeMap::new(),
+            made_next: 0,
+            order: Order::default(),
+            patterns: Patterns::default(),
+            keys,
+            trimmed: Trimmed::default(),
+            forgotten: Trimmed::default(),
+            trimmed_early: HashMap::new(),
+            submitted: FxHashMap::default(),
+            ticket: 0,
+            window: Shares::default(),
+            memory: Shares::default(),
+            expiring: BinaryHeap::new(),
+            idle: VecDeque::new(),
+            presence_due: BinaryHeap::new(),
+            last_time: 0,
+            published: 0,
+        }
+    }
+
+    /// The time, never going back, and not believed when it jumps ahead by more than an hour within one call.
+    ///
+    /// A machine that slept, or whose clock was set, must not lose every history at once: after such a jump time goes on
+    /// from where it was, a second a call, until it has caught up or the clock comes back.
+    pub(super) fn clock(&mut self, now: Time) -> Time {
+        if self.last_time != 0 && now > self.last_time + CLOCK_JUMP {
+            self.last_time += 1_000;
+        } else {
+            self.last_time = self.last_time.max(now);
+        }
+        self.last_time
+    }
+
+    pub(super) fn next_ticket(&mut self) -> u64 {
+        self.ticket += 1;
+        self.ticket
+    }
+
+    pub(super) fn channel(&self, id: ChannelId) -> Option<&Entry> {
+        self.entries
+            .get(id.slot as usize)
+            .filter(|entry| entry.channel.id == id)
+    }
+
+    pub(super) fn channel_mut(&mut self, id: ChannelId) -> Option<&mut Entry> {
+        self.entries
+            .get_mut(id.slot as usize)
+            .filter(|entry| entry.channel.id == id)
+    }
+
+    pub(super) fn find(&self, name: &ChannelName) -> Option<&Entry> {
+        self.names.get(name).and_then(|id| self.channel(*id))
+    }
+
+    pub(super) fn find_id(&self, name: &ChannelName) -> Option<ChannelId> {
+        self.names.get(name).copied()
+    }
+
+    pub(super) fn namespace_of(&self, name: &ChannelName) -> Arc<Namespace> {
+        match self.find(name) {
+            Some(entry) => entry.channel.namespace.clone(),
+            None => self.options.namespaces.of(name).clone(),
+        }
+    }
+
+    pub(super) fn set_namespaces(&mut self, namespaces: Namespaces) {
+        self.options.namespaces = namespaces;
+    }
+
+    /// Finds a channel, or makes it.
+    pub(super) fn open(
+        &mut self,
+        name: &ChannelName,
+        known: &dyn Fn(&ChannelName) -> Option<Known>,
+        now: Time,
+    ) -> Result<ChannelId, Full> {
+        if let Some(id) = self.names.get(name) {
+            return Ok(*id);
+        }
+        if self.entries.len() >= self.options.channels {
+            self.forget_idle(now, true);
+            if self.entries.len() >= self.options.channels {
+                return Err(Full(self.options.channels));
+            }
+        }
+        let stored = known(name);
+        self.generation = self.generation.wrapping_add(1);
+        let slot = self.entries.vacant_entry();
+        let id = ChannelId {
+            slot: slot.key() as u32,
+            generation: self.generation,
+        };
+        self.made_next += 1;
+        let epoch = stored.map_or(self.made_next, |stored| stored.epoch);
+        let namespace = self.options.namespaces.of(name).clone();
+        let position = stored.map_or(0, |stored| stored.position);
+        slot.insert(Entry {
+            channel: Arc::new(Channel {
+                id,
+                name: name.clone(),
+                epoch,
+                namespace,
+            }),
+            log: Log::new(self.forgotten),
+            offset: stored.map_or(0, |stored| stored.offset),
+            last: Position {
+                durable: position,
+                memory: 0,
+            },
+            shards: 0,
+            presence: None,
+            matches: None,
+            window: Share::default(),
+            memory: Share::default(),
+            expiring: false,
+            made: self.made_next,
+            idle: None,
+        });
+        self.names.insert(name.clone(), id);
+        self.made.insert(self.made_next, id);
+        self.maybe_idle(id, now);
+        Ok(id)
+    }
+
+    /// All or none of the channels of a message.
+    pub(super) fn open_all(
+        &mut self,
+        names: &[ChannelName],
+        known: &dyn Fn(&ChannelName) -> Option<Known>,
+        now: Time,
+    ) -> Result<Vec<ChannelId>, PublishError> {
+        let mut ids = Vec::with_capacity(names.len());
+        for name in names {
+            let id = self.open(name, known, now)?;
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Appends a publication of the memory source: it is visible.
+    pub(super) fn append_memory(&mut self, channels: &[ChannelId], body: Body, now: Time) -> (Receipt, u64) {
+        let at = Position {
+            memory: self.visible.memory + 1,
+            ..self.visible
+        };
+        let counted = !body.is_presence();
+        let mut places = Vec::with_capacity(channels.len());
+        for id in channels {
+            if let Some(entry) = self.channel_mut(*id) {
+                let offset = if counted { entry.offset + 1 } else { 0 };
+                places.push((*id, offset));
+            }
+        }
+        self.append(Source::Memory, at, &places, body, now)
+    }
+
+    /// Appends what the broker committed: it is visible.
+    pub(super) fn append_durable(
+        &mut self,
+        message: &Message,
+        position: u64,
+        offsets: &[u64],
+        now: Time,
+    ) -> (Receipt, u64) {
+        debug_assert_eq!(
+            position,
+            self.visible.durable + 1,
+            "durable positions rise by one"
+        );
+        let at = Position {
+            durable: position,
+            ..self.visible
+        };
+        let mut places: Vec<(ChannelId, u64)> = Vec::with_capacity(offsets.len());
+        for (name, offset) in message.channels.iter().zip(offsets) {
+            // Opened when it was submitted; if it was forgotten meanwhile, it is made again, beyond the limit if need be.
+            let id = match self.find_id(name) {
+                Some(id) => id,
+                None => match self.open(name, &|_| None, now) {
+                    Ok(id) => id,
+                    Err(_) => continue,
+                },
+            };
+            if !places.iter().any(|(other, _)| *other == id) {
+                places.push((id, *offset));
+            }
+        }
+        let body = Body::Message {
+            payload: message.payload.clone(),
+            attributes: message.attributes.clone(),
+            retain: message.retain,
+        };
+        self.append(Source::Durable, at, &places, body, now)
+    }
+
+    fn append(
+        &mut self,
+        source: Source,
+        at: Position,
+        channels: &[(ChannelId, u64)],
+        body: Body,
+        now: Time,
+    ) -> (Receipt, u64) {
+        let mut audience = 0;
+        let mut places = Vec::with_capacity(channels.len());
+        for (id, offset) in channels {
+            let patterns = self.matches(*id);
+            for pattern in patterns.iter().flat_map(|ids| ids.iter()) {
+                audience |= self.patterns.get(*pattern).map_or(0, |listened| listened.shards);
+            }
+            let Some(entry) = self.channel_mut(*id) else {
+                continue;
+            };
+            audience |= entry.shards;
+            places.push(Place {
+                channel: entry.channel.clone(),
+                offset: *offset,
+                patterns,
+            });
+        }
+        let places = Places::from(places);
+        let publication = Arc::new(Publication {
+            source,
+            at,
+            time: now,
+            places,
+            audience,
+            body,
+        });
+        self.visible = at;
+        self.published += 1;
+        self.keep(&publication);
+        for (shard, seen) in &mut self.seen {
+            // A shard that has seen everything and is not concerned needs no visit.
+            if audience & (1u64 << *shard) == 0 && seen.sequence() + 1 == at.sequence() {
+                *seen = at;
+            }
+        }
+        for _ in 0..CHORES {
+            if !self.slide(now) {
+                break;
+            }
+        }
+        self.enforce_ceilings();
+        (
+            Receipt {
+                places: publication.places.clone(),
+                at,
+                duplicate: false,
+            },
+            audience,
+        )
+    }
+
+    /// Puts a publication into the logs of its channels, and into the order.
+    fn keep(&mut self, publication: &Arc<Publication>) {
+        let size = publication.size();
+        let presence = publication.body.is_presence();
+        let retain = matches!(publication.body, Body::Message { retain: true, .. });
+        let mut keepers = publication.places.len() as u32;
+        let mut replaced = Vec::new();
+        for place in publication.places.iter() {
+            let id = place.channel.id;
+            let realm = place.channel.name.realm();
+            let Some(entry) = self.entries.get_mut(id.slot as usize) else {
+                continue;
+            };
+            entry.last = entry.last.advanced(publication.source, publication.at);
+            if presence {
+                entry
+                    .presence
+                    .get_or_insert_default()
+                    .news
+                    .push(publication.clone());
+            } else {
+                entry.offset = place.offset;
+                entry.log.push(publication.clone());
+                if retain {
+                    keepers += 1;
+                    replaced.extend(entry.log.retain(publication.clone()));
+                }
+                if !entry.expiring
+                    && let Some(at) = entry.log.expires(&entry.channel.namespace.history)
+                {
+                    entry.expiring = true;
+                    self.expiring.push(Reverse((at, id)));
+                }
+            }
+            self.window.grow(realm, id, &mut entry.window, size);
+            self.memory.grow(realm, id, &mut entry.memory, size);
+        }
+        self.order.push(publication.clone(), keepers);
+        for old in replaced {
+            self.let_go_retained(&old);
+        }
+    }
+
+    /// The patterns that match a channel, found anew only when their table has changed.
+    fn matches(&mut self, id: ChannelId) -> Option<Arc<[u32]>> {
+        let version = self.patterns.version;
+        let entry = self.entries.get_mut(id.slot as usize)?;
+        match &entry.matches {
+            Some((known, ids)) if *known == version => ids.clone(),
+            _ => {
+                let ids = self.patterns.matching(&entry.channel.name);
+                entry.matches = Some((version, ids.clone()));
+                ids
+            }
+        }
+    }
+
+    /// Copies out what lies between a shard's mark and the newest.
+    pub(super) fn collect(&mut self, shard: u8, limit: usize, out: &mut Vec<Arc<Publication>>) -> Collected {
+        let visible = self.visible;
+        let trimmed = self.order.trimmed();
+        let Some(seen) = self
+            .seen
+            .iter_mut()
+            .find(|(own, _)| *own == shard)
+            .map(|(_, seen)| seen)
+        else {
+            return Collected {
+                until: visible,
+                more: false,
+                lagged: false,
+            };
+        };
+        if seen.sequence() == visible.sequence() {
+            return Collected {
+                until: visible,
+                more: false,
+                lagged: false,
+            };
+        }
+        let lagged = trimmed > seen.sequence();
+        if lagged {
+            *seen = visible;
+            return Collected {
+                until: visible,
+                more: false,
+                lagged,
+            };
+        }
+        let bit = 1u64 << shard;
+        let mut taken = 0;
+        for publication in self.order.after(seen.sequence()) {
+            if taken == limit {
+                return Collected {
+                    until: *seen,
+                    more: true,
+                    lagged,
+                };
+            }
+            *seen = publication.at;
+            if publication.audience & bit != 0 {
+                out.push(publication.clone());
+                taken += 1;
+            }
+        }
+        *seen = visible;
+        Collected {
+            until: visible,
+            more: false,
+            lagged,
+        }
+    }
+
+    /// One publication leaves the live window, if its time has come.
+    pub(super) fn slide(&mut self, now: Time) -> bool {
+        let Some(publication) = self.order.window_front().cloned() else {
+            return false;
+        };
+        if publication.time.saturating_add(self.options.window) > now {
+            return false;
+        }
+        let sequence = publication.sequence();
+        self.order.leave_window();
+        for place in publication.places.iter() {
+            let id = place.channel.id;
+            let Some(entry) = self
+                .entries
+                .get_mut(id.slot as usize)
+                .filter(|e| e.channel.id == id)
+            else {
+                continue;
+            };
+            let mut freed = entry.log.unprotect_through(sequence);
+            if let Some(presence) = &mut entry.presence {
+                freed += presence.news.unprotect_through(sequence);
+            }
+            self.window
+                .shrink(place.channel.name.realm(), &mut entry.window, freed);
+            self.settle(id, now);
+        }
+        true
+    }
+
+    /// When the next publication leaves the live window.
+    pub(super) fn slide_due(&self) -> Option<Time> {
+        let next = self.order.window_front()?;
+        Some(next.time.saturating_add(self.options.window))
+    }
+
+    /// Trims a channel to its bounds.
+    pub(super) fn settle(&mut self, id: ChannelId, now: Time) {
+        loop {
+            let Some(entry) = self.channel_mut(id) else { return };
+            let bounds = memory_bounds(&entry.channel.namespace);
+            if !entry.log.is_over(&bounds, now) {
+                break;
+            }
+            self.trim(id);
+        }
+        loop {
+            let Some(entry) = self.channel_mut(id) else { return };
+            let Some(presence) = &mut entry.presence else {
+                break;
+            };
+            if !presence.news.is_over(&NOTHING, now) {
+                break;
+            }
+            self.trim_news(id);
+        }
+        self.maybe_idle(id, now);
+    }
+
+    /// Lets the oldest publication of a channel go.
+    fn trim(&mut self, id: ChannelId) -> bool {
+        let Some(entry) = self.entries.get_mut(id.slot as usize) else {
+            return false;
+        };
+        let protected = entry.log.protected_bytes();
+        let Some((publication, _retained)) = entry.log.trim() else {
+            return false;
+        };
+        let freed = protected - entry.log.protected_bytes();
+        self.let_go(id, &publication, freed);
+        true
+    }
+
+    fn trim_news(&mut self, id: ChannelId) -> bool {
+        let Some(entry) = self.entries.get_mut(id.slot as usize) else {
+            return false;
+        };
+        let Some(presence) = &mut entry.presence else {
+            return false;
+        };
+        let protected = presence.news.protected_bytes();
+        let Some((publication, _)) = presence.news.trim() else {
+            return false;
+        };
+        let freed = protected - presence.news.protected_bytes();
+        self.let_go(id, &publication, freed);
+        true
+    }
+
+    fn let_go(&mut self, id: ChannelId, publication: &Arc<Publication>, protected: usize) {
+        let Some(entry) = self.entries.get_mut(id.slot as usize) else {
+            return;
+        };
+        let realm = entry.channel.name.realm();
+        self.memory.shrink(realm, &mut entry.memory, publication.size());
+        self.window.shrink(realm, &mut entry.window, protected);
+        if publication.source == Source::Durable {
+            self.hot_from = self.hot_from.max(publication.at.durable);
+        } else if !publication.body.is_presence() {
+            for pattern in entry
+                .matches
+                .iter()
+                .filter_map(|(_, ids)| ids.as_ref())
+                .flat_map(|ids| ids.iter())
+            {
+                if let Some(listened) = self.patterns.get_mut(*pattern) {
+                    listened.trimmed.note(publication.source, publication.at);
+                }
+            }
+            self.trimmed.note(publication.source, publication.at);
+        }
+        self.order.release(publication.sequence());
+    }
+
+    fn let_go_retained(&mut self, publication: &Arc<Publication>) {
+        match publication.source {
+            Source::Durable => self.hot_from = self.hot_from.max(publication.at.durable),
+            Source::Memory => self.trimmed.note(publication.source, publication.at),
+        }
+        self.order.release(publication.sequence());
+    }
+
+    /// At a ceiling the largest share gives way first.
+    fn enforce_ceilings(&mut self) {
+        let share_of: for<'a> fn(&'a mut Slab<Entry>, ChannelId) -> Option<&'a mut Share> = |entries, id| {
+            entries
+                .get_mut(id.slot as usize)
+                .filter(|e| e.channel.id == id)
+                .map(|e| &mut e.window)
+        };
+        while self.window.total() > self.options.window_bytes {
+            let Some(id) = self.window.largest(&mut self.entries, share_of) else {
+                break;
+            };
+            let entry = &mut self.entries[id.slot as usize];
+            let realm = entry.channel.name.realm();
+            let mut freed = 0;
+            // A few at a time, so that a channel stays the largest for a while and is not looked up for each.
+            for _ in 0..WINDOW_MINIMUM {
+                freed += entry.log.unprotect_oldest(WINDOW_MINIMUM).unwrap_or(0);
+                if let Some(presence) = &mut entry.presence {
+                    freed += presence.news.unprotect_oldest(WINDOW_MINIMUM).unwrap_or(0);
+                }
+            }
+            if freed == 0 {
+                // Every large channel is at its minimum: the ceiling of all logs is the one that holds then.
+                break;
+            }
+            self.window.shrink(realm, &mut entry.window, freed);
+            let before = entry.log.len();
+            self.settle(id, self.last_time);
+            self.count_early(id, before);
+        }
+        let share_of: for<'a> fn(&'a mut Slab<Entry>, ChannelId) -> Option<&'a mut Share> = |entries, id| {
+            entries
+                .get_mut(id.slot as usize)
+                .filter(|e| e.channel.id == id)
+                .map(|e| &mut e.memory)
+        };
+        while self.memory.total() > self.options.log_memory {
+            let Some(id) = self.memory.largest(&mut self.entries, share_of) else {
+                break;
+            };
+            let before = self.entries[id.slot as usize].log.len();
+            if !self.trim(id) && !self.trim_news(id) {
+                break;
+            }
+            self.count_early(id, before);
+        }
+    }
+
+    fn count_early(&mut self, id: ChannelId, before: usize) {
+        if let Some(entry) = self.channel(id) {
+            let count = before.saturating_sub(entry.log.len()) as u64;
+            let realm = entry.channel.name.realm().0;
+            *self.trimmed_early.entry(realm).or_default() += count;
+        }
+    }
+
+    /// Lets go what has grown older than its namespace allows. Returns false when nothing is due.
+    pub(super) fn expire(&mut self, now: Time) -> bool {
+        let Some(Reverse((at, id))) = self.expiring.peek().copied() else {
+            return false;
+        };
+        if at > now {
+            return false;
+        }
+        self.expiring.pop();
+        self.settle(id, now);
+        let window = self.options.window;
+        if let Some(entry) = self.channel_mut(id) {
+            let bounds = entry.channel.namespace.history;
+            match entry.log.expires(&bounds) {
+                // What is old enough but within the live window goes when it leaves that.
+                Some(next) => {
+                    let next = if next <= now { now + window } else { next };
+                    self.expiring.push(Reverse((next, id)));
+                }
+                None => entry.expiring = false,
+            }
+        }
+        true
+    }
+
+    pub(super) fn expire_due(&self) -> Option<Time> {
+        self.expiring.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Nobody needs the channel: it may be forgotten.
+    pub(super) fn maybe_idle(&mut self, id: ChannelId, now: Time) {
+        let Some(entry) = self.channel_mut(id) else { return };
+        if !entry.is_idle() {
+            entry.idle = None;
+        } else if entry.idle.is_none() {
+            entry.idle = Some(now);
+            self.idle.push_back((now, id));
+        }
+    }
+
+    /// Forgets channels that have been idle for long enough; all idle ones if there are too many.
+    pub(super) fn forget_idle(&mut self, now: Time, all: bool) {
+        let mut left = 1024;
+        while let Some((since, id)) = self.idle.front().copied() {
+            if left == 0 || !all && since.saturating_add(self.options.forget_after) > now {
+                return;
+            }
+            left -= 1;
+            self.idle.pop_front();
+            let forget = self
+                .channel(id)
+                .is_some_and(|e| e.idle == Some(since) && e.is_idle());
+            if forget {
+                self.forget(id);
+            }
+        }
+    }
+
+    pub(super) fn forget_due(&self) -> Option<Time> {
+        self.idle
+            .front()
+            .map(|(since, _)| since.saturating_add(self.options.forget_after))
+    }
+
+    fn forget(&mut self, id: ChannelId) {
+        let entry = self.entries.remove(id.slot as usize);
+        self.names.remove(&entry.channel.name);
+        self.forgotten = self.forgotten.max(entry.log.trimmed);
+        self.made.remove(&entry.made);
+    }
+
+    pub(super) fn history(&mut self, name: &ChannelName, query: HistoryQuery, _now: Time) -> Option<History> {
+        let visible = self.visible;
+        let entry = self.find(name)?;
+        let limit = if query.limit == 0 {
+            HISTORY_LIMIT.0
+        } else {
+            query.limit.min(HISTORY_LIMIT.1)
+        };
+        let since = query.since.unwrap_or_default();
+        let durable = super::concerns(Source::Durable, entry.channel.namespace.durability);
+        let lost = if durable {
+            since.lost_durable
+        } else {
+            since.lost_memory
+        };
+        let gap = query.since.is_some() && (lost || entry.log.trimmed.gap_after(since.position).is_some());
+        let after = entry
+            .log
+            .entries()
+            .filter(|p| !since.position.covers(p.source, p.at));
+        let publications: Vec<_> = if query.reverse {
+            after.rev().take(limit).cloned().collect()
+        } else {
+            after.take(limit).cloned().collect()
+        };
+        let at = match publications.last() {
+            Some(last) if !query.reverse && publications.len() == limit => last.at,
+            _ => visible,
+        };
+        Some(History {
+            channel: entry.channel.clone(),
+            offset: entry.offset,
+            gap,
+            publications,
+            at,
+        })
+    }
+
+    pub(super) fn delete(&mut self, name: &ChannelName, what: Delete, now: Time) -> usize {
+        let Some(id) = self.find_id(name) else { return 0 };
+        let mut deleted = 0;
+        let before = self.channel(id).map_or(0, |entry| entry.log.len());
+        let released = self
+            .channel_mut(id)
+            .and_then(|entry| entry.log.release_retained());
+        if let Some(old) = released {
+            deleted += usize::from(before == 0 || what == Delete::Retained);
+            self.let_go_retained(&old);
+        }
+        if what == Delete::History {
+            while self.trim(id) {
+                deleted += 1;
+            }
+        }
+        self.maybe_idle(id, now);
+        deleted
+    }
+
+    pub(super) fn join(&mut self, id: ChannelId, user: &str, info: Option<Bytes>, now: Time) -> (usize, u64) {
+        let limits = self.options.presence;
+        let Some(entry) = self.channel_mut(id) else {
+            return (0, 0);
+        };
+        let presence = entry.presence.get_or_insert_default();
+        let news = presence.join(user, info, now, &limits);
+        let (count, due) = (presence.count(), presence.deadline());
+        if let Some(due) = due {
+            self.presence_due.push(Reverse((due, id)));
+        }
+        let audience = news.map_or(0, |body| self.append_memory(&[id], body, now).1);
+        (count, audience)
+    }
+
+    pub(super) fn leave(&mut self, id: ChannelId, user: &str, now: Time) {
+        let limits = self.options.presence;
+        let Some(presence) = self.channel_mut(id).and_then(|entry| entry.presence.as_mut()) else {
+            return;
+        };
+        presence.leave(user, now, &limits);
+        if let Some(due) = presence.deadline() {
+            self.presence_due.push(Reverse((due, id)));
+        }
+    }
+
+    pub(super) fn summaries(
+        &self,
+        pattern: Option<&Pattern>,
+        after: u64,
+        limit: usize,
+    ) -> (Vec<ChannelSummary>, Option<u64>) {
+        let mut found = Vec::new();
+        // A pattern that matches little must not hold the lock for a million channels.
+        for (looked, (made, id)) in self.made.range(after + 1..).enumerate() {
+            if found.len() == limit || looked == 20_000 {
+                return (found, Some(made - 1));
+            }
+            let Some(entry) = self.channel(*id) else { continue };
+            if pattern.is_none_or(|pattern| pattern.matches(entry.channel.name.as_bytes())) {
+                found.push(entry.summary());
+            }
+        }
+        (found, None)
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        Stats {
+            channels: self.entries.len(),
+            patterns: self.patterns.len(),
+            log_bytes: self.memory.total(),
+            window_bytes: self.window.total(),
+            publications: self.order.len(),
+            published: self.published,
+            trimmed_early: self.trimmed_early.values().sum(),
+            keys: self.keys.len(),
+        }
+    }
+}
+
+/// What memory keeps of a channel beyond the live window: nothing, where the store keeps the history.
+fn memory_bounds(namespace: &Namespace) -> Bounds {
+    match namespace.durability {
+        Durability::Memory => namespace.history,
+        Durability::Buffered | Durability::Committed => NOTHING,
+    }
+}
+
+impl Entry {
+    fn is_idle(&self) -> bool {
+        self.shards == 0 && self.log.is_empty() && self.presence.as_ref().is_none_or(|p| p.is_empty())
+    }
+
+    fn summary(&self) -> ChannelSummary {
+        ChannelSummary {
+            channel: self.channel.clone(),
+            offset: self.offset,
+            publications: self.log.len(),
+            bytes: self.log.bytes(),
+            listened: self.shards != 0,
+            members: self.presence.as_ref().map_or(0, |presence| presence.count()),
+            retained: self.log.retained().cloned(),
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! One channel's publications, bounded: the only place where a publication waits.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::Time;
+use crate::namespace::Bounds;
+use crate::position::{Position, Source};
+use crate::publication::Publication;
+
+/// The newest that a log has let go, per source: a cursor before it is a gap, any other is not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trimmed {
+    /// The durable position of the newest durable publication that left.
+    pub durable: u64,
+    /// The stamp of the newest memory publication that left.
+    pub memory: Position,
+}
+
+impl Trimmed {
+    /// Takes note that this one left.
+    pub fn note(&mut self, source: Source, at: Position) {
+        match source {
+            Source::Durable => self.durable = self.durable.max(at.durable),
+            Source::Memory if at.memory > self.memory.memory => self.memory = at,
+            Source::Memory => {}
+        }
+    }
+
+    /// The newer of both, per source.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        let mut both = self;
+        both.note(
+            Source::Durable,
+            Position {
+                durable: other.durable,
+                memory: 0,
+            },
+        );
+        both.note(Source::Memory, other.memory);
+        both
+    }
+
+    /// Where a reader that stands at `position` has to be told of a gap: the last place that it can no longer read.
+    pub fn gap_after(&self, position: Position) -> Option<(Source, Position)> {
+        let durable = (self.durable > position.durable).then_some((
+            Source::Durable,
+            Position {
+                durable: self.durable,
+                memory: 0,
+            },
+        ));
+        let memory = (self.memory.memory > position.memory).then_some((Source::Memory, self.memory));
+        match (durable, memory) {
+            // One notice for both, at the later place, would be simpler, but would let what lies between pass unseen.
+            (Some(d), Some(m)) if Position::visibility(m, d).is_lt() => Some(m),
+            (Some(d), _) => Some(d),
+            (None, m) => m,
+        }
+    }
+}
+
+/// See the module. The entries are in the order of visibility.
+#[derive(Debug, Default)]
+pub struct Log {
+    entries: VecDeque<Arc<Publication>>,
+    /// Memory that the entries keep, in bytes, the retained one outside them not counted.
+    bytes: usize,
+    /// The newest publication flagged so; trimming steps over it.
+    retained: Option<Arc<Publication>>,
+    /// Entries from this sequence on are within the live window: the bounds do not touch them yet.
+    protected_from: u64,
+    /// Memory that the protected entries keep, in bytes.
+    protected_bytes: usize,
+    /// The newest that left.
+    pub trimmed: Trimmed,
+}
+
+impl Log {
+    /// A log of a channel about which nothing is known before `trimmed`.
+    pub fn new(trimmed: Trimmed) -> Self {
+        Self {
+            trimmed,
+            ..Self::default()
+        }
+    }
+
+    /// Appends what has just become visible; it is protected.
+    pub fn push(&mut self, publication: Arc<Publication>) {
+        let size = publication.size();
+        self.bytes += size;
+        self.protected_bytes += size;
+        self.entries.push_back(publication);
+    }
+
+    /// Makes this the retained value; returns the one it replaces.
+    pub fn retain(&mut self, publication: Arc<Publication>) -> Option<Arc<Publication>> {
+        let previous = self.release_retained();
+        self.retained = Some(publication);
+        previous
+    }
+
+    /// Forgets the retained value, and returns it. If it had outlived its neighbours, it is now gone.
+    pub fn release_retained(&mut self) -> Option<Arc<Publication>> {
+        if let Some(gone) = self.retained_outside() {
+            let (source, at) = (gone.source, gone.at);
+            self.note_gone(source, at);
+        }
+        self.retained.take()
+    }
+
+    /// The retained value.
+    pub fn retained(&self) -> Option<&Arc<Publication>> {
+        self.retained.as_ref()
+    }
+
+    /// The retained value, if it is older than every entry.
+    fn retained_outside(&self) -> Option<&Arc<Publication>> {
+        let first = self.entries.front().map_or(u64::MAX, |entry| entry.sequence());
+        self.retained
+            .as_ref()
+            .filter(|retained| retained.sequence() < first)
+    }
+
+    /// What lies after a position, oldest first. A retained value that outlived its neighbours is among it.
+    pub fn beyond(&self, position: Position) -> impl Iterator<Item = &Arc<Publication>> {
+        let covered =
+            |p: &Arc<Publication>| p.at.durable <= position.durable && p.at.memory <= position.memory;
+        let from = match self.entries.back() {
+            Some(last) if covered(last) => self.entries.len(),
+            _ => self.entries.partition_point(covered),
+        };
+        self.retained_outside()
+            .into_iter()
+            .chain(self.entries.range(from..))
+            .filter(move |p| !position.covers(p.source, p.at))
+    }
+
+    /// All entries, oldest first, without a retained value that outlived its neighbours.
+    pub fn entries(&self) -> impl DoubleEndedIterator<Item = &Arc<Publication>> {
+        self.entries.iter()
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Nothing kept at all, not even a retained value?
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.retained.is_none()
+    }
+
+    /// Bytes of memory that the entries keep.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes of memory kept for the live window.
+    pub fn protected_bytes(&self) -> usize {
+        self.protected_bytes
+    }
+
+    /// Ends the protection of the entries up to this sequence. Returns the bytes that lost it.
+    pub fn unprotect_through(&mut self, sequence: u64) -> usize {
+        let from = self
+            .entries
+            .partition_point(|entry| entry.sequence() < self.protected_from);
+        let mut freed = 0;
+        for entry in self.entries.range(from..) {
+            if entry.sequence() > sequence {
+                break;
+            }
+            freed += entry.size();
+        }
+        self.protected_from = self.protected_from.max(sequence + 1);
+        self.protected_bytes -= freed;
+        freed
+    }
+
+    /// Ends the protection of the oldest protected entry, if more than `keep` are protected. Returns its bytes.
+    pub fn unprotect_oldest(&mut self, keep: usize) -> Option<usize> {
+        let from = self
+            .entries
+            .partition_point(|entry| entry.sequence() < self.protected_from);
+        if self.entries.len() - from <= keep {
+            return None;
+        }
+        let sequence = self.entries[from].sequence();
+        Some(self.unprotect_through(sequence))
+    }
+
+    /// Is the oldest entry outside the bounds, and not protected?
+    pub fn is_over(&self, bounds: &Bounds, now: Time) -> bool {
+        self.entries.front().is_some_and(|first| {
+            first.sequence() < self.protected_from
+                && (self.entries.len() > bounds.count
+                    || self.bytes > bounds.bytes
+                    || first.time.saturating_add(bounds.age) <= now)
+        })
+    }
+
+    /// When the oldest entry grows too old.
+    pub fn expires(&self, bounds: &Bounds) -> Option<Time> {
+        self.entries
+            .front()
+            .map(|first| first.time.saturating_add(bounds.age))
+    }
+
+    /// Lets the oldest entry go, whatever protects it. Returns it with whether it is kept as the retained value.
+    pub fn trim(&mut self) -> Option<(Arc<Publication>, bool)> {
+        let first = self.entries.pop_front()?;
+        let size = first.size();
+        self.bytes -= size;
+        if first.sequence() >= self.protected_from {
+            self.protected_bytes -= size;
+        }
+        if self.entries.capacity() > 32 && self.entries.len() * 4 < self.entries.capacity() {
+            self.entries.shrink_to(self.entries.len() * 2);
+        }
+        let retained = self.retained.as_ref().is_some_and(|r| Arc::ptr_eq(r, &first));
+        if !retained {
+            self.note_gone(first.source, first.at);
+        }
+        Some((first, retained))
+    }
+
+    /// A durable publication that leaves memory is still in the store: the store says what is gone.
+    fn note_gone(&mut self, source: Source, at: Position) {
+        if source == Source::Memory {
+            self.trimmed.note(source, at);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What holds for a channel: bounds of its history, rights that need no token, durability.
+
+use std::sync::Arc;
+
+use crate::Time;
+use crate::channel::ChannelName;
+use crate::pattern::Pattern;
+
+/// Where a namespace's publications are kept, and when their publisher is answered. Never when subscribers see them:
+/// what goes to disk is shown after its commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durability {
+    /// In memory: visible and answered at once, gone with the process.
+    #[default]
+    Memory,
+    /// In the broker's store: the publisher is answered at once, a crash may take back what nobody has seen.
+    Buffered,
+    /// In the broker's store: the publisher is answered when it is safe.
+    Committed,
+}
+
+/// The bounds of one channel's history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// At most so many publications.
+    pub count: usize,
+    /// Together at most so many bytes of memory.
+    pub bytes: usize,
+    /// None older than so many milliseconds.
+    pub age: Time,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            count: 100,
+            bytes: 1 << 20,
+            age: 3_600_000,
+        }
+    }
+}
+
+/// What holds for the channels of one namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// Anybody may listen and read history.
+    pub public: bool,
+    /// Anybody may publish.
+    pub anonymous_publish: bool,
+    /// Members may join, and their coming and going is told.
+    pub presence: bool,
+    /// Anybody may join and see the members.
+    pub anonymous_presence: bool,
+    /// The bounds of each channel's history.
+    pub history: Bounds,
+    /// Where publications are kept.
+    pub durability: Durability,
+}
+
+/// The configured namespaces, in order: the first whose pattern matches a channel's name holds for it.
+#[derive(Clone, Debug, Default)]
+pub struct Namespaces {
+    /// Patterns and what holds where they match.
+    pub listed: Vec<(Pattern, Arc<Namespace>)>,
+    /// What holds where none matches.
+    pub fallback: Arc<Namespace>,
+}
+
+impl Namespaces {
+    /// One namespace for everything.
+    pub fn uniform(namespace: Namespace) -> Self {
+        Self {
+            listed: Vec::new(),
+            fallback: Arc::new(namespace),
+        }
+    }
+
+    /// The namespace of a channel.
+    pub fn of(&self, channel: &ChannelName) -> &Arc<Namespace> {
+        self.listed
+            .iter()
+            .find(|(pattern, _)| pattern.realm() == channel.realm() && pattern.matches(channel.as_bytes()))
+            .map_or(&self.fallback, |(_, namespace)| namespace)
+    }
+}

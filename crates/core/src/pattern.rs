@@ -1,0 +1,279 @@
+//! A pattern over channel names: `*` is any run without `/`, `**` any run at all, `\` takes the next byte literally.
+
+use thiserror::Error;
+
+use crate::channel::Realm;
+
+/// The most wildcards in one pattern.
+pub const MAX_WILDCARDS: usize = 8;
+
+/// The most steps of one match. A `**` followed by `*` costs up to (name length)² steps: a name of 1 KiB always fits, a
+/// hostile pair of an 8 KiB name and a pattern made for it does not match instead of stopping everybody for a while.
+const MAX_STEPS: usize = 2_000_000;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Part {
+    Literal(Box<[u8]>),
+    /// `*`
+    Segment,
+    /// `**`
+    Any,
+}
+
+/// A pattern, parsed once. Equal texts are equal patterns.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pattern {
+    realm: Realm,
+    text: Box<[u8]>,
+    parts: Box<[Part]>,
+}
+
+/// Why a pattern was refused.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PatternError {
+    /// There is no empty pattern.
+    #[error("the pattern is empty: `**` matches everything")]
+    Empty,
+    /// Longer than the limit given.
+    #[error("the pattern has {length} bytes: at most {limit} are allowed")]
+    TooLong {
+        /// Its length in bytes.
+        length: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+    /// More than [`MAX_WILDCARDS`] wildcards.
+    #[error("the pattern has more than {MAX_WILDCARDS} wildcards")]
+    TooManyWildcards,
+    /// `\` at the end takes nothing literally.
+    #[error("the pattern ends in a backslash: write `\\\\` for a literal one")]
+    DanglingBackslash,
+}
+
+impl Pattern {
+    /// Parses a pattern of the default realm, of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`PatternError`], each variant with the way out.
+    pub fn new(text: impl AsRef<[u8]>, limit: usize) -> Result<Self, PatternError> {
+        Self::in_realm(Realm::default(), text, limit)
+    }
+
+    /// Parses a pattern over the names of one realm.
+    ///
+    /// # Errors
+    /// As [`Pattern::new`].
+    pub fn in_realm(realm: Realm, text: impl AsRef<[u8]>, limit: usize) -> Result<Self, PatternError> {
+        let text = text.as_ref();
+        if text.is_empty() {
+            return Err(PatternError::Empty);
+        }
+        if text.len() > limit {
+            return Err(PatternError::TooLong {
+                length: text.len(),
+                limit,
+            });
+        }
+        let mut parts = Vec::new();
+        let mut literal = Vec::new();
+        let mut bytes = text.iter().copied().peekable();
+        while let Some(byte) = bytes.next() {
+            match byte {
+                b'\\' => literal.push(bytes.next().ok_or(PatternError::DanglingBackslash)?),
+                b'*' => {
+                    let mut part = Part::Segment;
+                    while bytes.next_if_eq(&b'*').is_some() {
+                        part = Part::Any;
+                    }
+                    flush(&mut literal, &mut parts);
+                    parts.push(part);
+                }
+                other => literal.push(other),
+            }
+        }
+        flush(&mut literal, &mut parts);
+        if parts
+            .iter()
+            .filter(|part| !matches!(part, Part::Literal(_)))
+            .count()
+            > MAX_WILDCARDS
+        {
+            return Err(PatternError::TooManyWildcards);
+        }
+        Ok(Self {
+            realm,
+            text: text.into(),
+            parts: parts.into(),
+        })
+    }
+
+    /// The text it was made from.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// The realm whose names it matches.
+    pub fn realm(&self) -> Realm {
+        self.realm
+    }
+
+    /// The bytes that every matching name begins with.
+    pub fn literal_prefix(&self) -> &[u8] {
+        match self.parts.first() {
+            Some(Part::Literal(bytes)) => bytes,
+            _ => &[],
+        }
+    }
+
+    /// The bytes that every matching name ends with.
+    pub fn literal_suffix(&self) -> &[u8] {
+        match self.parts.last() {
+            Some(Part::Literal(bytes)) => bytes,
+            _ => &[],
+        }
+    }
+
+    /// Does it match this name, as a whole?
+    pub fn matches(&self, name: &[u8]) -> bool {
+        matches(&self.parts, name)
+    }
+
+    /// Is everything that `other` matches certainly matched by this one too? May say no where the answer is yes.
+    pub fn covers(&self, other: &Pattern) -> bool {
+        if self.realm != other.realm {
+            return false;
+        }
+        if self.parts == other.parts || matches!(&*self.parts, [Part::Any]) {
+            return true;
+        }
+        match &*self.parts {
+            [Part::Literal(prefix), Part::Any] => other.literal_prefix().starts_with(prefix),
+            _ => false,
+        }
+    }
+}
+
+fn flush(literal: &mut Vec<u8>, parts: &mut Vec<Part>) {
+    if !literal.is_empty() {
+        parts.push(Part::Literal(std::mem::take(literal).into()));
+    }
+}
+
+/// Backtracks to the latest wildcard only, and to the latest `**` when a `*` after it cannot stretch over a `/`. The
+/// leftmost choice for an earlier wildcard is always as good as any other, so this finds every match.
+fn matches(parts: &[Part], name: &[u8]) -> bool {
+    let (mut part, mut at) = (0, 0);
+    let mut segment: Option<(usize, usize)> = None;
+    let mut any: Option<(usize, usize)> = None;
+    for _ in 0..MAX_STEPS {
+        match parts.get(part) {
+            None if at == name.len() => return true,
+            Some(Part::Literal(bytes)) if name[at..].starts_with(bytes) => {
+                at += bytes.len();
+                part += 1;
+                continue;
+            }
+            Some(Part::Segment) => {
+                segment = Some((part + 1, at));
+                part += 1;
+                continue;
+            }
+            Some(Part::Any) => {
+                any = Some((part + 1, at));
+                segment = None;
+                part += 1;
+                continue;
+            }
+            _ => {}
+        }
+        if let Some((next, from)) = segment
+            && from < name.len()
+            && name[from] != b'/'
+        {
+            segment = Some((next, from + 1));
+            (part, at) = (next, from + 1);
+            continue;
+        }
+        match any {
+            Some((next, from)) if from < name.len() => {
+                segment = None;
+                any = Some((next, from + 1));
+                (part, at) = (next, from + 1);
+            }
+            _ => return false,
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(text: &str) -> Pattern {
+        Pattern::new(text, 1024).unwrap()
+    }
+
+    #[test]
+    fn wildcards_match_as_documented() {
+        let table = [
+            ("news", "news", true),
+            ("news", "newsx", false),
+            ("news/*", "news/a", true),
+            ("news/*", "news/", true),
+            ("news/*", "news/a/b", false),
+            ("news/**", "news/a/b", true),
+            ("**", "anything/at all", true),
+            ("*/b", "a/b", true),
+            ("*/b", "a/a/b", false),
+            ("**/b", "a/a/b", true),
+            ("a*b*c", "axxbyyc", true),
+            ("a*b*c", "axxb/yyc", false),
+            ("a**b*c", "a/b/bxc", true),
+            ("a**b*c/d", "abx/bc/d", true),
+            (r"a\*b", "a*b", true),
+            (r"a\*b", "axb", false),
+            ("*ab", "aab", true),
+            ("**ab*", "xab/aabz", true),
+        ];
+        for (text, name, expected) in table {
+            assert_eq!(
+                pattern(text).matches(name.as_bytes()),
+                expected,
+                "{text} over {name}"
+            );
+        }
+    }
+
+    #[test]
+    fn bad_patterns_are_refused() {
+        assert_eq!(Pattern::new("", 9), Err(PatternError::Empty));
+        assert_eq!(
+            Pattern::new("0123456789", 9),
+            Err(PatternError::TooLong { length: 10, limit: 9 })
+        );
+        assert_eq!(Pattern::new(r"a\", 9), Err(PatternError::DanglingBackslash));
+        assert_eq!(
+            Pattern::new("*a".repeat(9), 99),
+            Err(PatternError::TooManyWildcards)
+        );
+    }
+
+    #[test]
+    fn covering_is_never_claimed_wrongly() {
+        assert!(pattern("**").covers(&pattern("a/*")));
+        assert!(pattern("a/**").covers(&pattern("a/b/*")));
+        assert!(!pattern("a/**").covers(&pattern("*/b")));
+        assert!(!pattern("a/*").covers(&pattern("a/**")));
+        assert!(pattern("a/*").covers(&pattern("a/*")));
+    }
+
+    #[test]
+    fn a_hostile_pattern_costs_little() {
+        let hostile = pattern(&"*a".repeat(8));
+        let name = vec![b'a'; 8 * 1024];
+        assert!(hostile.matches(&name));
+        assert!(!hostile.matches(&[&name[..], b"b"].concat()));
+    }
+}
