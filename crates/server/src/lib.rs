@@ -1,6 +1,7 @@
 //! The server around the hub: sockets, files, clocks, commands. Decides nothing that the core can decide.
 #![allow(missing_docs)] // removed when the map stands
 
+pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod config;
