@@ -3,6 +3,8 @@
 //! The seven commands of the PHP CometServer (`start stop status write read dump help`) keep their names, their
 //! arguments and the phrases that scripts look for; see each command.
 
+mod amount;
+mod bench;
 mod configuration;
 mod daemon;
 mod demo;
@@ -13,6 +15,7 @@ mod settings;
 mod show;
 mod start;
 mod subscribe;
+mod token;
 mod values;
 
 use std::ffi::OsString;
@@ -33,7 +36,10 @@ const GROUPS: [(&str, &[&str]); 4] = [
     ("Server", &["start", "stop", "status", "serve", "reload", "demo"]),
     ("Keys", &["write", "read", "dump", "delete"]),
     ("Channels", &["publish", "subscribe", "history"]),
-    ("Tools", &["config", "completions", "version", "help"]),
+    (
+        "Tools",
+        &["config", "token", "bench", "completions", "version", "help"],
+    ),
 ];
 
 /// Commands that take every setting as a flag of its own.
@@ -111,6 +117,12 @@ enum Command {
     /// Check the configuration, or print one to start from
     #[command(subcommand, after_help = examples(configuration::EXAMPLES))]
     Config(configuration::Config),
+    /// Make and look into tokens, with which browsers subscribe
+    #[command(subcommand, after_help = examples(token::EXAMPLES))]
+    Token(token::Token),
+    /// Measure a server
+    #[command(after_help = examples(bench::EXAMPLES))]
+    Bench(bench::Bench),
     /// Print a script that completes this command in a shell
     #[command(after_help = examples(COMPLETIONS_EXAMPLES))]
     Completions {
@@ -167,6 +179,8 @@ pub fn run(invocation: Invocation) -> Result<ExitCode, Failure> {
         Command::Subscribe(subscribe) => subscribe.run(&settings),
         Command::History(history) => history.run(&settings),
         Command::Config(config) => config.run(&settings),
+        Command::Token(token) => token.run(&settings),
+        Command::Bench(bench) => bench.run(&settings),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command_without_settings(), "comet", &mut script);

@@ -33,6 +33,7 @@ comet stop
 comet stop --data-dir ~/site/push";
 
 pub(super) const RELOAD_EXAMPLES: &str = "\
+comet reload
 comet config check && comet reload";
 
 #[derive(Debug, clap::Args)]
@@ -175,7 +176,7 @@ impl Held {
         }
     }
 
-    fn of_server(settings: &Settings) -> Self {
+    pub(super) fn of_server(settings: &Settings) -> Self {
         match (settings.url(), settings.load()) {
             (None, Ok(loaded)) => Self::of(&loaded.config),
             _ => Self::Unknown,
