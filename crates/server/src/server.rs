@@ -16,12 +16,15 @@ pub struct Addresses {
     pub tcp: Vec<SocketAddr>,
 }
 
+/// Called once, when the server listens.
+pub type Ready = Box<dyn FnOnce(&Addresses) + Send>;
+
 /// How to run.
 pub struct Options {
     /// Whether to serve the demo page.
     pub demo: bool,
-    /// Called once, when the server listens.
-    pub ready: Option<Box<dyn FnOnce(&Addresses) + Send>>,
+    /// Whom to tell that the server listens.
+    pub ready: Option<Ready>,
 }
 
 /// Why there is no server.

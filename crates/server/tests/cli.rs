@@ -1,5 +1,7 @@
 //! The command line where no server runs: help, usage, exit codes, configuration, tokens, completions.
 
+#![allow(clippy::unwrap_used)] // all of this is test, helpers included
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;

@@ -81,7 +81,13 @@ fn leave(config: &Config, report: i32) -> Result<(), Failure> {
     let folder = &config.data_dir;
     // What is too open is said by the server, in its log.
     DataFolder::create(folder, &mut Vec::new()).map_err(|error| Failure::new(error.to_string()))?;
-    let said = |path: &Path, error: std::io::Error| Failure::new(format!("{}: {error}", path.display()));
+    let said = |path: &Path, error: std::io::Error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => ": the data folder must belong to the user of the server",
+            _ => "",
+        };
+        Failure::new(format!("{}: {error}{hint}", path.display()))
+    };
     let path = log_path(config);
     let log = OpenOptions::new()
         .append(true)

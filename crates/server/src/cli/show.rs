@@ -160,7 +160,7 @@ pub(super) fn exact_name(shown: &str, base64: Option<&str>) -> Vec<u8> {
 pub(super) fn time_of_day(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000 % 86_400;
     format!(
-        "{:02}:{:02}:{:02}",
+        "{:02}:{:02}:{:02}Z",
         seconds / 3600,
         seconds / 60 % 60,
         seconds % 60
@@ -210,6 +210,6 @@ mod tests {
     fn names_that_are_no_text_are_exact() {
         assert_eq!(exact_name("\u{fffd}", Some("/w==")), b"\xff");
         assert_eq!(exact_name("plain", None), b"plain");
-        assert_eq!(time_of_day(1_000 * (86_400 + 3_600 + 120 + 3) + 999), "01:02:03");
+        assert_eq!(time_of_day(1_000 * (86_400 + 3_600 + 120 + 3) + 999), "01:02:03Z");
     }
 }

@@ -63,17 +63,14 @@ fn start(config: &Config, settings: &Settings) -> Outcome {
     let log_length = log.metadata().map_or(0, |metadata| metadata.len());
     let mut child = spawn(settings)?;
     let pid = child.id();
-    let report = child.stdout.take().and_then(first_line);
-    let reason = match report
-        .as_deref()
-        .and_then(|line| line.split_once(' ').or(Some((line, ""))))
-    {
+    let report = child.stdout.take().map_or(Report::Nothing, report);
+    let reason = match report.words() {
         Some(("ready", addresses)) => match client(config).probe() {
             Ok(()) => return started(pid, config, addresses),
             Err(error) => format!("the server says that it is ready, but {error}"),
         },
         Some(("error", reason)) => reason.to_owned(),
-        _ => silent_end(&mut child, &log, log_length),
+        _ => with_log(end(&mut child, &report), &log, log_length),
     };
     // Somebody else may have been faster; then all is well.
     if wait_for_other(config, Some(pid)) {
@@ -93,8 +90,29 @@ fn spawn(settings: &Settings) -> Result<Child, Failure> {
         .map_err(Failure::from)
 }
 
-/// What the child says before it closes the pipe or the time is up.
-fn first_line(mut pipe: ChildStdout) -> Option<String> {
+/// What the child said.
+#[derive(Debug)]
+enum Report {
+    /// This, and closed the pipe.
+    Line(String),
+    /// Nothing before it ended.
+    Nothing,
+    /// Nothing yet, and the time is up.
+    Late,
+}
+
+impl Report {
+    /// Its first word, and the rest.
+    fn words(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Line(line) => line.split_once(' ').or(Some((line, ""))),
+            Self::Nothing | Self::Late => None,
+        }
+    }
+}
+
+/// Waits for what the child says until it closes the pipe or the time is up.
+fn report(mut pipe: ChildStdout) -> Report {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut text = String::new();
@@ -102,27 +120,36 @@ fn first_line(mut pipe: ChildStdout) -> Option<String> {
         // Nobody listens any more once the time was up.
         let _ = sender.send(text);
     });
-    let text = receiver.recv_timeout(START_LIMIT).ok()?;
-    text.lines().next().map(str::to_owned)
+    match receiver.recv_timeout(START_LIMIT) {
+        Ok(text) => text
+            .lines()
+            .next()
+            .map_or(Report::Nothing, |line| Report::Line(line.to_owned())),
+        Err(_) => Report::Late,
+    }
 }
 
-/// Why a child that reported nothing is gone, as far as can be known.
-fn silent_end(child: &mut Child, log: &Path, log_length: u64) -> String {
-    let ended = match child.try_wait() {
-        Ok(Some(status)) => format!("it ended with {status}"),
-        _ => {
-            // It neither listens nor ends; leaving it behind would make the next start fail in a stranger way.
-            let _ = child.kill();
-            let _ = child.wait();
-            format!(
-                "it was not ready within {} s and was ended",
-                START_LIMIT.as_secs()
-            )
-        }
-    };
+/// How a child ended that did not say that it is ready.
+fn end(child: &mut Child, report: &Report) -> String {
+    if matches!(report, Report::Late) {
+        // It neither listens nor ends; leaving it behind would make the next start fail in a stranger way.
+        let _ = child.kill();
+        let _ = child.wait();
+        return format!(
+            "it was not ready within {} s and was ended",
+            START_LIMIT.as_secs()
+        );
+    }
+    match child.wait() {
+        Ok(status) => format!("it ended at once ({status})"),
+        Err(error) => format!("it ended at once: {error}"),
+    }
+}
+
+fn with_log(reason: String, log: &Path, log_length: u64) -> String {
     match added(log, log_length) {
-        Some(text) => format!("{ended}; {} says:\n{text}", log.display()),
-        None => ended,
+        Some(text) => format!("{reason}; {} says:\n{text}", log.display()),
+        None => reason,
     }
 }
 
