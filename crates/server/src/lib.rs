@@ -1,11 +1,34 @@
 //! The server around the hub: sockets, files, clocks, commands. Decides nothing that the core can decide.
-#![allow(missing_docs)] // removed when the map stands
+//!
+//! `comet` is a thin program over this library; the tests start servers from it. In reading order:
+//!
+//! - [`server`]: the composition root; [`shared`]: what its threads share; [`listener`]: doors with roles;
+//! - [`shard`]: one core's connections, THE loop; [`connection`], [`round`], [`wire`], [`timer`]: what it works with;
+//! - [`endpoint`]: path to what answers; [`api`]: the answers; [`access`]: who may ask;
+//! - [`http`], [`websocket`], [`seed`]: bytes on a wire, no I/O;
+//! - [`config`], [`data_folder`], [`platform`], [`logging`], [`metrics`], [`openapi`]: ground;
+//! - [`cli`], [`client`], [`bench`]: the commands.
 
+pub mod access;
+pub mod api;
+pub mod bench;
+pub mod cli;
+pub mod client;
 pub mod config;
+pub mod connection;
 pub mod data_folder;
+pub mod endpoint;
 pub mod http;
+pub mod listener;
 pub mod logging;
 pub mod metrics;
+pub mod openapi;
 pub mod platform;
+pub mod round;
+pub mod seed;
+pub mod server;
+pub mod shard;
+pub mod shared;
 pub mod timer;
 pub mod websocket;
+pub mod wire;

@@ -1,2 +1,17 @@
 //! The `comet` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+use cometserver::cli;
+
+fn main() -> ExitCode {
+    let invocation = match cli::parse(std::env::args_os()) {
+        Ok(invocation) => invocation,
+        // Usage errors exit with 2, help and version with 0.
+        Err(error) => error.exit(),
+    };
+    match cli::run(invocation) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}

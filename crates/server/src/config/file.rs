@@ -1,5 +1,6 @@
 //! The TOML file: every key finds its setting, or an error names its line.
 
+use std::io::Read;
 use std::path::Path;
 
 use toml::Spanned;
@@ -20,11 +21,15 @@ pub(super) fn read(path: &Path, config: &mut Config, warnings: &mut Vec<Warning>
         path: path.to_owned(),
         source,
     };
-    let length = std::fs::metadata(path).map_err(unreadable)?.len();
-    if length > MAX_FILE {
+    let mut text = String::new();
+    let opened = std::fs::File::open(path).map_err(unreadable)?;
+    opened
+        .take(MAX_FILE + 1)
+        .read_to_string(&mut text)
+        .map_err(unreadable)?;
+    if text.len() as u64 > MAX_FILE {
         return Err(unreadable(std::io::Error::other("is larger than 16MiB")));
     }
-    let text = std::fs::read_to_string(path).map_err(unreadable)?;
     let file = File { path, text: &text };
     let table = DeTable::parse(&text).map_err(|error| {
         // Not the error's own text: it quotes the line, and the line may hold a secret.
@@ -44,6 +49,9 @@ struct File<'a> {
     path: &'a Path,
     text: &'a str,
 }
+
+/// Parses a value into the setting of that name; `None` if there is no such setting.
+type Assign<'a> = dyn FnMut(&str, &Raw) -> Option<Result<(), Problem>> + 'a;
 
 /// A key and its value, with the place in the file where the key is written.
 type Entry<'t, 'i> = (usize, &'t str, &'t Spanned<DeValue<'i>>);
@@ -141,7 +149,7 @@ impl File<'_> {
         &self,
         shown: &str,
         entry: Entry<'_, '_>,
-        assign: &mut dyn FnMut(&str, &Raw) -> Option<Result<(), Problem>>,
+        assign: &mut Assign<'_>,
         known: &[String],
     ) -> Result<(), ConfigError> {
         let (at, path, value) = entry;

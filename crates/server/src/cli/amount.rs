@@ -1,0 +1,58 @@
+//! Amounts on the command line, with their unit as in the configuration: `90s`, `64KiB`.
+
+use std::time::Duration;
+
+/// Parses a time such as `250ms`, `90s`, `5m`, `1h`, `7d`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let units = [
+        ("ms", 1),
+        ("s", 1_000),
+        ("m", 60_000),
+        ("h", 3_600_000),
+        ("d", 86_400_000),
+    ];
+    let milliseconds = amount(text, &units).ok_or("expected a time such as 90s, 5m, 1h or 7d")?;
+    Ok(Duration::from_millis(milliseconds))
+}
+
+/// Parses a size such as `100B`, `4KiB`, `1MiB`; a number alone is bytes.
+pub(super) fn size(text: &str) -> Result<usize, String> {
+    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("B", 1), ("", 1)];
+    let bytes = amount(text, &units).and_then(|bytes| usize::try_from(bytes).ok());
+    bytes.ok_or_else(|| "expected a size such as 100B, 4KiB or 1MiB".to_owned())
+}
+
+fn amount(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let factor = units.iter().find(|(name, _)| *name == unit)?.1;
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_need_a_number_and_a_known_unit() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        assert_eq!(size("4KiB"), Ok(4096));
+        assert_eq!(size("100"), Ok(100));
+        for bad in [
+            "",
+            "1",
+            "s",
+            "1 s",
+            "-1s",
+            "1y",
+            "99999999999999999999s",
+            "99999999999999999d",
+            "é",
+        ] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        for bad in ["", "KiB", "1kb", "1GiB"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! `config`: check the configuration, or print one to start from.
+
+use std::process::ExitCode;
+
+use crate::config;
+
+use super::Outcome;
+use super::settings::Settings;
+use super::show::Paint;
+
+pub(super) const EXAMPLES: &str = "\
+comet config default > comet.toml
+comet config check --config comet.toml";
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Config {
+    /// Read file, environment and flags as a server would, and say what is wrong
+    Check,
+    /// Print all settings with their defaults and what they mean
+    Default,
+}
+
+impl Config {
+    pub(super) fn run(self, settings: &Settings) -> Outcome {
+        match self {
+            Self::Default => super::print(config::default_toml().as_bytes()),
+            Self::Check => check(settings),
+        }
+    }
+}
+
+fn check(settings: &Settings) -> Outcome {
+    let loaded = settings.load()?;
+    warn(&loaded);
+    let read = match &loaded.file {
+        Some(path) => format!("{} and the environment", path.display()),
+        None => "no file, the environment".to_owned(),
+    };
+    let paint = Paint::for_stdout();
+    let text = format!(
+        "{}: {read}\ndata folder {}\nsocket {}\n",
+        paint.green("the configuration is right"),
+        loaded.config.data_dir.display(),
+        loaded.config.socket.display(),
+    );
+    super::print(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says what is odd but harmless.
+pub(super) fn warn(loaded: &config::Loaded) {
+    let paint = Paint::for_stderr();
+    for warning in &loaded.warnings {
+        eprintln!("{} {warning}", paint.yellow("comet: warning:"));
+    }
+}

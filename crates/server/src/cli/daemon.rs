@@ -1,0 +1,210 @@
+//! A server that runs already: `status`, `stop`, `reload`. All of them only look, or ask it.
+
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::client::{Address, ClientError, Path};
+use crate::config::Config;
+use crate::data_folder::{self, Holder};
+use crate::platform;
+
+use super::settings::Settings;
+use super::show::Paint;
+use super::{Failure, Outcome};
+
+/// What the Linux Standard Base says `status` exits with when nothing runs.
+const STOPPED: u8 = 3;
+
+/// How long a server may take to end besides its drain time.
+const END_MARGIN: Duration = Duration::from_secs(5);
+
+/// How often we look whether it has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+pub(super) const STATUS_EXAMPLES: &str = "\
+comet status
+comet status --ready || echo 'not yet'
+comet status --url http://127.0.0.1:8080";
+
+pub(super) const STOP_EXAMPLES: &str = "\
+comet stop
+comet stop --data-dir ~/site/push";
+
+pub(super) const RELOAD_EXAMPLES: &str = "\
+comet reload
+comet config check && comet reload";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Status {
+    /// Ask whether it is ready for clients, not only whether it runs
+    #[arg(long)]
+    ready: bool,
+}
+
+impl Status {
+    pub(super) fn run(self, settings: &Settings) -> Outcome {
+        let client = settings.client()?;
+        let held = Held::of_server(settings);
+        let paint = Paint::for_stdout();
+        let path = if self.ready {
+            "/health/ready"
+        } else {
+            "/health/live"
+        };
+        match client.get(&Path::new(path)) {
+            Ok(_) => {
+                let ready = if self.ready { ", ready" } else { "" };
+                let pid = pid_text(&held, client.address());
+                let text = format!(
+                    "{}{pid}{ready}\n  at {}\n",
+                    paint.green("running"),
+                    client.address()
+                );
+                super::print(text.as_bytes())
+            }
+            Err(ClientError::Http {
+                status: 503, detail, ..
+            }) => {
+                let pid = pid_text(&held, client.address());
+                let text = format!("{}{pid}, not ready: {detail}\n", paint.yellow("running"));
+                super::print(text.as_bytes())?;
+                Ok(ExitCode::FAILURE)
+            }
+            Err(ClientError::NotRunning { .. }) => match held {
+                Held::By(holder) => Err(silent(holder.as_ref())),
+                Held::Free | Held::Unknown => {
+                    super::print(format!("{}\n", paint.yellow("not running")).as_bytes())?;
+                    Ok(ExitCode::from(STOPPED))
+                }
+            },
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Asks the server to stop and waits until it has.
+pub(super) fn stop(settings: &Settings) -> Outcome {
+    let client = settings.client()?;
+    let pid = pid_text(&Held::of_server(settings), client.address());
+    match client.call("POST", &Path::new("/v1/admin/stop"), None) {
+        Ok(_) => {}
+        Err(ClientError::NotRunning { .. }) => return nothing_to_stop(settings),
+        // It may be gone before its answer is.
+        Err(ClientError::Broken { .. }) if client.probe().is_err() => {}
+        Err(error) => return Err(error.into()),
+    }
+    let drain = settings.load().map(|loaded| loaded.config.shutdown.drain);
+    let limit = drain.unwrap_or(Config::default().shutdown.drain) + END_MARGIN;
+    let end = Instant::now() + limit;
+    let is_over = || {
+        let is_silent = matches!(client.probe(), Err(ClientError::NotRunning { .. }));
+        is_silent && !matches!(Held::of_server(settings), Held::By(_))
+    };
+    while !is_over() {
+        if Instant::now() > end {
+            let seconds = limit.as_secs();
+            return Err(Failure::new(format!(
+                "the server{pid} was asked to stop and still runs after {seconds} s: see its log, or kill it"
+            )));
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+    super::print(format!("{}{pid}\n", Paint::for_stdout().green("stopped")).as_bytes())
+}
+
+fn nothing_to_stop(settings: &Settings) -> Outcome {
+    match Held::of_server(settings) {
+        Held::By(holder) => Err(silent(holder.as_ref())),
+        Held::Free | Held::Unknown => super::print(b"already stopped: not running\n"),
+    }
+}
+
+/// There is a server between its lock and its socket: it starts, or ends, or listens elsewhere.
+pub(super) fn silent(holder: Option<&Holder>) -> Failure {
+    let Some(holder) = holder else {
+        return Failure::new(
+            "a server holds the data folder but does not answer: it may be starting; try again",
+        );
+    };
+    Failure::new(format!(
+        "pid {} on {} holds the data folder but does not answer: it may be starting or ending; its socket is {}",
+        holder.pid,
+        holder.host,
+        holder.socket.display()
+    ))
+}
+
+/// Lets the server read its configuration again.
+pub(super) fn reload(settings: &Settings) -> Outcome {
+    let answer = settings
+        .client()?
+        .call("POST", &Path::new("/v1/admin/reload"), None)?;
+    let mut text = format!("{}\n", Paint::for_stdout().green("reloaded"));
+    // What cannot change while it runs.
+    if let Some(waiting) = answer
+        .json()
+        .ok()
+        .as_ref()
+        .and_then(|answer| answer["needs_restart"].as_array())
+    {
+        for setting in waiting.iter().filter_map(|setting| setting.as_str()) {
+            text.push_str(&format!("  {setting} takes effect with the next start\n"));
+        }
+    }
+    super::print(text.as_bytes())
+}
+
+/// Who holds the data folder of the server that is meant.
+#[derive(Debug)]
+pub(super) enum Held {
+    /// Nobody: no server runs there.
+    Free,
+    /// A server.
+    By(Option<Holder>),
+    /// The lock is not ours to look at, or the server is elsewhere.
+    Unknown,
+}
+
+impl Held {
+    pub(super) fn of(config: &Config) -> Self {
+        match data_folder::holder(&config.data_dir) {
+            Ok(None) => Self::Free,
+            Ok(Some(holder)) => Self::By(holder),
+            Err(_) => Self::Unknown,
+        }
+    }
+
+    pub(super) fn of_server(settings: &Settings) -> Self {
+        match (settings.url(), settings.load()) {
+            (None, Ok(loaded)) => Self::of(&loaded.config),
+            _ => Self::Unknown,
+        }
+    }
+
+    pub(super) fn pid(&self) -> Option<u32> {
+        match self {
+            Self::By(Some(holder)) => Some(holder.pid),
+            _ => None,
+        }
+    }
+}
+
+/// The process id as it follows a word: ", pid 17"; empty if it cannot be known.
+pub(super) fn pid_text(held: &Held, socket: &Address) -> String {
+    let pid = held.pid().or_else(|| listener_pid(socket));
+    pid.map(|pid| format!(", pid {pid}")).unwrap_or_default()
+}
+
+/// Who listens on a socket, as the kernel knows it: for users that may connect but not look at the lock.
+fn listener_pid(socket: &Address) -> Option<u32> {
+    match socket {
+        Address::Unix(path) => {
+            platform::peer_credentials(&UnixStream::connect(path).ok()?)
+                .ok()?
+                .pid
+        }
+        Address::Http { .. } => None,
+    }
+}

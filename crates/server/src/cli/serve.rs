@@ -1,0 +1,158 @@
+//! `serve`: the server in the foreground, and as the process that `start` leaves behind.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::config::Config;
+use crate::data_folder::DataFolder;
+use crate::platform;
+use crate::server::{self, Addresses, Options};
+
+use super::settings::Settings;
+use super::{Failure, Outcome, configuration};
+
+/// What a server in the background writes to, in the data folder.
+const LOG: &str = "comet.log";
+
+pub(super) const EXAMPLES: &str = "\
+comet serve
+comet serve --listen 127.0.0.1:8080
+comet serve --config /etc/cometserver/comet.toml --log-level debug";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Serve {
+    /// Leave the caller and report on standard output: what `start` runs
+    #[arg(long, hide = true)]
+    detached: bool,
+}
+
+impl Serve {
+    pub(super) fn run(self, settings: Settings) -> Outcome {
+        settings.refuse_url("serve")?;
+        let loaded = settings.load()?;
+        if self.detached {
+            return detached(loaded.config);
+        }
+        configuration::warn(&loaded);
+        serve(
+            loaded.config,
+            Options {
+                demo: false,
+                ready: None,
+            },
+        )
+    }
+}
+
+/// Runs a server to its end.
+pub(super) fn serve(config: Config, options: Options) -> Outcome {
+    match server::run(config, options) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(Failure::new(chain(&error))),
+    }
+}
+
+/// The log of a server in the background.
+pub(super) fn log_path(config: &Config) -> PathBuf {
+    config.data_dir.join(LOG)
+}
+
+/// Leaves the caller completely, then runs, then reports: whoever waits for the report has nothing of us to wait for.
+fn detached(config: Config) -> Outcome {
+    let report = Report::take_stdout()?;
+    if let Err(failure) = leave(&config, report.fd()) {
+        report.error(failure.message());
+        return Err(failure);
+    }
+    let ready = report.clone();
+    let options = Options {
+        demo: false,
+        ready: Some(Box::new(move |addresses| ready.ready(addresses))),
+    };
+    serve(config, options).inspect_err(|failure| report.error(failure.message()))
+}
+
+fn leave(config: &Config, report: i32) -> Result<(), Failure> {
+    let folder = &config.data_dir;
+    // What is too open is said by the server, in its log.
+    DataFolder::create(folder, &mut Vec::new()).map_err(|error| Failure::new(error.to_string()))?;
+    let said = |path: &Path, error: std::io::Error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => ": the data folder must belong to the user of the server",
+            _ => "",
+        };
+        Failure::new(format!("{}: {error}{hint}", path.display()))
+    };
+    let path = log_path(config);
+    let log = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(&path);
+    let log = log.map_err(|error| said(&path, error))?;
+    platform::redirect_std(Some(log.as_fd())).map_err(|error| said(&path, error))?;
+    // What is open when we detach must belong to nobody.
+    drop(log);
+    platform::detach(&[report], folder).map_err(|error| said(folder, error))
+}
+
+/// The pipe to `start`: takes one line, then is closed.
+#[derive(Clone)]
+struct Report {
+    pipe: Arc<Mutex<Option<std::fs::File>>>,
+    fd: i32,
+}
+
+impl Report {
+    fn take_stdout() -> Result<Self, Failure> {
+        let pipe: OwnedFd =
+            rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), 3).map_err(std::io::Error::from)?;
+        let fd = pipe.as_raw_fd();
+        Ok(Self {
+            pipe: Arc::new(Mutex::new(Some(pipe.into()))),
+            fd,
+        })
+    }
+
+    fn fd(&self) -> i32 {
+        self.fd
+    }
+
+    fn ready(&self, addresses: &Addresses) {
+        let tcp = addresses.tcp.iter().map(|address| format!(" {address}"));
+        self.say(&format!("ready{}\n", tcp.collect::<String>()));
+    }
+
+    fn error(&self, text: &str) {
+        self.say(&format!("error {}\n", text.replace('\n', " ")));
+    }
+
+    fn say(&self, line: &str) {
+        // A second report has nobody to hear it: the pipe is gone with the first.
+        let pipe = self.pipe.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut pipe) = pipe {
+            // `start` may have been interrupted; the server serves all the same.
+            let _ = pipe.write_all(line.as_bytes());
+        }
+    }
+}
+
+/// An error with all its reasons, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(reason) = source {
+        let reason_text = reason.to_string();
+        // Many errors already hold the text of their reason.
+        if !text.contains(&reason_text) {
+            text = format!("{text}: {reason_text}");
+        }
+        source = reason.source();
+    }
+    text
+}
