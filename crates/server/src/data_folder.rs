@@ -62,7 +62,7 @@ pub struct Holder {
 pub struct Lock {
     folder: PathBuf,
     /// Keeps the lock; the kernel lets go of it however the process ends.
-    _file: File,
+    file: File,
     wrote_pid: bool,
 }
 
@@ -195,7 +195,7 @@ impl DataFolder {
             .map_err(failed)?;
         Ok(Lock {
             folder: self.path.clone(),
-            _file: file,
+            file,
             wrote_pid: false,
         })
     }
@@ -252,6 +252,8 @@ impl Drop for Lock {
             // Nothing can be done about a failure, and nothing depends on it: the lock decides.
             let _ = fs::remove_file(self.folder.join(PID_FILE));
         }
+        // Closing is not enough: a child that has forked and not yet executed shares the open file, and with it the lock.
+        let _ = self.file.unlock();
     }
 }
 
@@ -297,7 +299,8 @@ pub fn holder(folder: &Path) -> io::Result<Option<Option<Holder>>> {
     };
     // Shared, so that two who only look do not see each other as a server.
     match file.try_lock_shared() {
-        Ok(()) => Ok(None),
+        // At once, not with the file: a forked child would keep it.
+        Ok(()) => file.unlock().map(|()| None),
         Err(TryLockError::WouldBlock) => Ok(Some(read_holder(&file))),
         Err(TryLockError::Error(error)) => Err(error),
     }

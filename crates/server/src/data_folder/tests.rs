@@ -123,6 +123,16 @@ fn somebody_who_only_looks_does_not_stop_a_start() {
 }
 
 #[test]
+fn a_lock_that_is_let_go_is_free_even_if_a_forked_child_still_shares_its_file() {
+    let (_temporary, folder) = made();
+    let lock = folder.lock(Path::new("/s")).unwrap();
+    let _child = lock.file.try_clone().unwrap();
+    drop(lock);
+    assert_eq!(holder_of(&folder), None);
+    folder.lock(Path::new("/s")).unwrap();
+}
+
+#[test]
 fn the_pid_file_holds_the_number_alone_and_goes_with_the_lock() {
     let (_temporary, folder) = made();
     let path = folder.path().join("comet.pid");

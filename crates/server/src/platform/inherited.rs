@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -95,7 +95,7 @@ fn take(fd: RawFd) -> io::Result<Listener> {
         std::mem::forget(owned);
         return Err(refused("is not open"));
     }
-    if !matches!(sockopt::socket_acceptconn(owned.as_fd()), Ok(true)) {
+    if !listens(&owned) {
         return Err(refused("expected a listening stream socket"));
     }
     fcntl_setfd(&owned, FdFlags::CLOEXEC)?;
@@ -105,6 +105,18 @@ fn take(fd: RawFd) -> io::Result<Listener> {
         AddressFamily::INET | AddressFamily::INET6 => Ok(Listener::Tcp(owned.into())),
         _ => Err(refused("expected a TCP or Unix socket")),
     }
+}
+
+#[cfg(not(target_os = "macos"))]
+fn listens(socket: &OwnedFd) -> bool {
+    matches!(sockopt::socket_acceptconn(socket), Ok(true))
+}
+
+/// macOS does not tell whether a socket listens: a stream socket without a peer has to do.
+#[cfg(target_os = "macos")]
+fn listens(socket: &OwnedFd) -> bool {
+    matches!(sockopt::socket_type(socket), Ok(rustix::net::SocketType::STREAM))
+        && rustix::net::getpeername(socket).is_err()
 }
 
 #[cfg(test)]
