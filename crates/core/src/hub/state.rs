@@ -26,6 +26,9 @@ use crate::shares::{Share, Shares};
 /// How much of the housekeeping an append does on its way: at least as much as an append makes.
 const CHORES: usize = 2;
 
+/// A shard copies out about so many bytes at a time: it lays them end to end, once per format.
+const ROUND_BYTES: usize = 4 << 20;
+
 /// The live window keeps at least so many publications of a channel, whatever the others do.
 pub(super) const WINDOW_MINIMUM: usize = 16;
 
@@ -491,9 +494,9 @@ impl State {
             };
         }
         let bit = 1u64 << shard;
-        let mut taken = 0;
+        let (mut taken, mut bytes) = (0, 0);
         for publication in self.order.after(seen.sequence()) {
-            if taken == limit {
+            if taken == limit || bytes >= ROUND_BYTES {
                 return Collected {
                     until: *seen,
                     more: true,
@@ -504,6 +507,7 @@ impl State {
             if publication.audience & bit != 0 {
                 out.push(publication.clone());
                 taken += 1;
+                bytes += publication.size();
             }
         }
         *seen = visible;

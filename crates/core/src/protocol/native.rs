@@ -2,6 +2,8 @@
 //!
 //! Spec: `docs/protocol.md`. The transport adds the cursor and its frame, so what is shared between subscribers is shared.
 
+pub mod command;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 

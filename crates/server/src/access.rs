@@ -1,0 +1,116 @@
+//! From a request's credentials to a grant, and which pages of which origins may ask at all.
+
+use cometserver_core::Time;
+use cometserver_core::action::{Action, Actions};
+use cometserver_core::grant::Grant;
+use cometserver_core::token::{TokenError, Verifier};
+use subtle::ConstantTimeEq;
+
+use crate::config::{self, Config};
+use crate::http::Request;
+use crate::http::cors::{BadOrigin, Origins};
+
+/// Keys, token secrets and origins, as the configuration has them now; made anew by a reload.
+#[derive(Debug)]
+pub struct Access {
+    keys: Vec<(Box<[u8]>, Actions)>,
+    verifier: Verifier,
+    /// Whose pages may connect.
+    pub origins: Origins,
+}
+
+/// Why a request gets no grant.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Denied {
+    /// The token is over: fetch a new one.
+    #[error("the token has expired: fetch a new one")]
+    Expired,
+    /// Not a key, and not a valid token; the text says why.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Denied {
+    /// The code of `docs/protocol.md`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Denied::Expired => "token_expired",
+            Denied::Invalid(_) => "unauthorized",
+        }
+    }
+}
+
+impl Access {
+    /// What the configuration says.
+    ///
+    /// # Errors
+    /// An origin that no browser could send.
+    pub fn new(config: &Config) -> Result<Self, BadOrigin> {
+        let keys = config.keys.iter().map(|key| {
+            let mut actions = Actions::default();
+            for action in &key.actions {
+                actions.insert(core_action(*action));
+            }
+            (Box::from(key.secret.expose()), actions)
+        });
+        let tokens = config.tokens.iter().map(|key| (key.name.clone(), key.secret.expose().to_vec()));
+        Ok(Self {
+            keys: keys.collect(),
+            verifier: Verifier::new(tokens),
+            origins: Origins::new(&config.public.origins)?,
+        })
+    }
+
+    /// The grant of whoever shows this credential; nothing shown: what anybody may.
+    ///
+    /// # Errors
+    /// [`Denied`]: what was shown is worth nothing, which is told even where anybody may listen.
+    pub fn grant(&self, credential: Option<&str>, now: Time) -> Result<Grant, Denied> {
+        let Some(credential) = credential else { return Ok(Grant::anonymous()) };
+        let mut found = None;
+        for (secret, actions) in &self.keys {
+            // All are compared, each in constant time: neither which key nor how much of it was right shows.
+            if bool::from(secret.ct_eq(credential.as_bytes())) {
+                found = Some(*actions);
+            }
+        }
+        if let Some(actions) = found {
+            return Ok(Grant::everywhere(actions));
+        }
+        match self.verifier.verify(credential, now / 1000) {
+            Ok(claims) => Ok(Grant::from_claims(&claims)),
+            Err(TokenError::Expired { .. }) => Err(Denied::Expired),
+            Err(error) => Err(Denied::Invalid(error.to_string())),
+        }
+    }
+}
+
+/// The grant of the site's own code.
+pub fn backend() -> Grant {
+    let mut all = Actions::default();
+    for action in Action::ALL {
+        all.insert(action);
+    }
+    Grant::everywhere(all)
+}
+
+fn core_action(action: config::Action) -> Action {
+    match action {
+        config::Action::Publish => Action::Publish,
+        config::Action::History => Action::History,
+        config::Action::Presence => Action::Presence,
+        config::Action::Admin => Action::Admin,
+        config::Action::Ops => Action::Ops,
+        config::Action::Subscribe => Action::Subscribe,
+    }
+}
+
+/// What a request shows: `Authorization: Bearer …`, `X-API-Key: …`, else the parameter `token`.
+pub fn credential<'a>(request: &'a Request<'_>, parameter: Option<&'a str>) -> Option<&'a str> {
+    let bearer = request.header_str("authorization").and_then(|value| {
+        let (scheme, rest) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| rest.trim())
+    });
+    bearer.or_else(|| request.header_str("x-api-key")).or(parameter).filter(|text| !text.is_empty())
+}

@@ -1,0 +1,299 @@
+//! One connection: what came in and is not a whole request yet, what could not be sent yet, and what it is for now.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::IpAddr;
+
+use cometserver_core::channel::ChannelId;
+use cometserver_core::fanout::ReaderId;
+use cometserver_core::grant::Grant;
+
+use crate::http::cors::Cors;
+use crate::http::response::Terms;
+use crate::http::Progress;
+use crate::listener::Socket;
+use crate::metrics::Transport;
+use crate::round::Share;
+use crate::shared::Route;
+use crate::websocket::Decoder;
+use crate::wire::Format;
+
+/// Pieces in one vectored write. More is rare, and the system's own bound is 1024.
+const PIECES: usize = 64;
+
+/// What a connection is for now.
+pub enum State {
+    /// Nothing has come yet: on a backend door it may become HTTP or the seed's protocol.
+    Fresh,
+    /// Between or within requests.
+    Http,
+    /// The seed's protocol; so many bytes have been searched for an end.
+    Seed(usize),
+    /// A publication waits for the store; then it is answered on these terms.
+    Publishing(Box<(Terms, Cors)>),
+    /// A reader: a held poll, a stream, a WebSocket.
+    Reading(Box<Subscriber>),
+    /// Everything was sent; the peer may finish.
+    Lingering,
+}
+
+/// What a connection that reads has, besides its reader.
+pub struct Subscriber {
+    /// Its reader in the shard's fan-out.
+    pub reader: ReaderId,
+    /// How it is written to.
+    pub format: Format,
+    /// The place it takes in a budget.
+    pub route: Option<Route>,
+    /// What it may do.
+    pub grant: Grant,
+    /// How its request wants to be answered.
+    pub terms: Terms,
+    /// Who may read the answer.
+    pub cors: Cors,
+    /// Where it is a member, under which name.
+    pub joined: Vec<ChannelId>,
+    /// Its name as a member, and what it shows.
+    pub member: Option<Box<Membership>>,
+    /// The session it said to belong to.
+    pub session: Option<Box<str>>,
+    /// When a poll is answered, or a stream ended, in the shard's milliseconds; `u64::MAX`: never.
+    pub ends: u64,
+    /// When something was last sent.
+    pub sent: u64,
+    /// Polls: at most so many objects in the answer.
+    pub limit: usize,
+    /// The store has been asked for something.
+    pub fetching: bool,
+    /// It is in the queue of those that read on.
+    pub queued: bool,
+    /// WebSocket only.
+    pub socket: Option<Box<WebSocketState>>,
+}
+
+/// A member's name and what it shows.
+pub struct Membership {
+    /// The user.
+    pub user: Box<str>,
+    /// JSON.
+    pub info: Option<bytes::Bytes>,
+}
+
+/// What only a WebSocket has.
+pub struct WebSocketState {
+    /// Reads frames.
+    pub decoder: Decoder,
+    /// Commands whose subscription has not caught up yet: the target's name, is it a pattern, the command's `id` as JSON.
+    pub replies: Vec<(Box<[u8]>, bool, Box<str>)>,
+    /// When something was last heard from the client.
+    pub heard: u64,
+    /// A close frame was sent: nothing else will be.
+    pub closed: bool,
+    /// The client speaks binary frames.
+    pub binary: bool,
+}
+
+/// How fast a client may publish.
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket {
+    tokens: u32,
+    since: u64,
+}
+
+impl Bucket {
+    /// Takes one, if there is one; `rate` come back in a second, and no more than that are saved up.
+    pub fn take(&mut self, rate: usize, now: u64) -> bool {
+        let rate = u64::try_from(rate).unwrap_or(u64::MAX);
+        let back = now.saturating_sub(self.since).saturating_mul(rate) / 1000;
+        if back > 0 {
+            let full = u64::from(self.tokens).saturating_add(back).min(rate);
+            self.tokens = u32::try_from(full).unwrap_or(u32::MAX);
+            self.since = now;
+        }
+        match self.tokens.checked_sub(1) {
+            Some(rest) => self.tokens = rest,
+            None => return false,
+        }
+        true
+    }
+}
+
+/// See the module.
+pub struct Connection {
+    /// The socket.
+    pub socket: Socket,
+    /// Which tenant of its place in the table it is.
+    pub generation: u32,
+    /// The door it came in through.
+    pub door: usize,
+    /// The peer's address, if connections per address are bounded.
+    pub address: Option<IpAddr>,
+    /// What it is for now.
+    pub state: State,
+    /// What came in and is not a whole request yet.
+    pub input: Vec<u8>,
+    /// How far that was understood.
+    pub progress: Progress,
+    /// What could not be sent yet, from `sent` on.
+    unsent: Vec<u8>,
+    sent: usize,
+    /// What it gets in this round.
+    pub share: Share,
+    /// When something has to be done about it, in the shard's milliseconds.
+    pub deadline: u64,
+    /// When the timer wheel will come up with it.
+    pub timer: u64,
+    /// Since when the peer has taken nothing; 0: it does.
+    pub stuck: u64,
+    /// There may be something to read that was left alone.
+    pub readable: bool,
+    /// Close when everything is sent.
+    pub closing: bool,
+    /// The peer will send nothing more.
+    pub ended: bool,
+    /// As what it is counted.
+    pub counted: Transport,
+    /// How fast it may publish.
+    pub bucket: Bucket,
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Everything is with the kernel.
+    All,
+    /// The rest is kept until the peer takes more.
+    Part,
+}
+
+impl Connection {
+    /// A socket that was just accepted.
+    pub fn new(socket: Socket, generation: u32, door: usize, address: Option<IpAddr>) -> Self {
+        Self {
+            socket,
+            generation,
+            door,
+            address,
+            state: State::Fresh,
+            input: Vec::new(),
+            progress: Progress::default(),
+            unsent: Vec::new(),
+            sent: 0,
+            share: Share::default(),
+            deadline: u64::MAX,
+            timer: u64::MAX,
+            stuck: 0,
+            readable: false,
+            closing: false,
+            ended: false,
+            counted: Transport::Http,
+            bucket: Bucket { tokens: 0, since: 0 },
+        }
+    }
+
+    /// Is something waiting to be sent?
+    pub fn is_blocked(&self) -> bool {
+        self.sent < self.unsent.len()
+    }
+
+    /// Bytes that wait to be sent.
+    pub fn pending(&self) -> usize {
+        self.unsent.len() - self.sent
+    }
+
+    /// Its subscriber, if it reads.
+    pub fn subscriber(&mut self) -> Option<&mut Subscriber> {
+        match &mut self.state {
+            State::Reading(subscriber) => Some(subscriber),
+            _ => None,
+        }
+    }
+
+    /// Sends what waits.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn flush(&mut self, bytes_sent: &mut u64) -> io::Result<Sent> {
+        while self.is_blocked() {
+            match self.socket.write(&self.unsent[self.sent..]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.sent += written;
+                    *bytes_sent += written as u64;
+                    self.stuck = 0;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Sent::Part),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.unsent = Vec::new();
+        self.sent = 0;
+        Ok(Sent::All)
+    }
+
+    /// Sends bytes, behind what waits; keeps what the kernel does not take.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn send(&mut self, bytes: &[u8], bytes_sent: &mut u64) -> io::Result<Sent> {
+        if self.flush(bytes_sent)? == Sent::Part {
+            self.keep(bytes);
+            return Ok(Sent::Part);
+        }
+        let written = write_some(|| self.socket.write(bytes))?;
+        *bytes_sent += written as u64;
+        if written == bytes.len() {
+            return Ok(Sent::All);
+        }
+        self.keep(&bytes[written..]);
+        Ok(Sent::Part)
+    }
+
+    /// Sends slices with as few calls as possible; returns how many bytes the kernel took. Nothing is kept.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn send_slices<'a>(&mut self, mut slices: impl Iterator<Item = &'a [u8]>) -> io::Result<usize> {
+        let Some(first) = slices.next() else { return Ok(0) };
+        let Some(second) = slices.next() else { return write_some(|| self.socket.write(first)) };
+        let mut total = 0;
+        let mut slices = [first, second].into_iter().chain(slices).peekable();
+        while slices.peek().is_some() {
+            let mut pieces = [IoSlice::new(&[]); PIECES];
+            let mut count = 0;
+            let mut length = 0;
+            while count < PIECES
+                && let Some(slice) = slices.next()
+            {
+                length += slice.len();
+                pieces[count] = IoSlice::new(slice);
+                count += 1;
+            }
+            let written = write_some(|| self.socket.write_vectored(&pieces[..count]))?;
+            total += written;
+            if written < length {
+                break;
+            }
+        }
+        Ok(total)
+    }
+
+    /// Keeps bytes to be sent when the peer takes more.
+    pub fn keep(&mut self, bytes: &[u8]) {
+        if self.unsent.is_empty() {
+            self.unsent.reserve_exact(bytes.len());
+        }
+        self.unsent.extend_from_slice(bytes);
+    }
+}
+
+/// Bytes written, 0 if nothing fits now.
+fn write_some(mut write: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match write() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! One table: path and method to what answers there.
+
+use cometserver_core::action::Action;
+
+use crate::http::Method;
+use crate::wire::Format;
+
+/// What answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A held long poll.
+    Poll,
+    /// A stream of events.
+    Sse,
+    /// A stream of lines.
+    Stream,
+    /// A WebSocket.
+    WebSocket,
+    /// Publish one.
+    Publish,
+    /// Publish several.
+    Batch,
+    /// A channel's history.
+    History,
+    /// Forget a channel's history.
+    DeleteHistory,
+    /// A channel's retained value.
+    Retained,
+    /// Forget a channel's retained value.
+    DeleteRetained,
+    /// A channel's members.
+    Presence,
+    /// The channels there are.
+    Channels,
+    /// The cursor of now.
+    Now,
+    /// Counters as JSON.
+    Stats,
+    /// Stop the server.
+    Stop,
+    /// Read the configuration again.
+    Reload,
+    /// Is the process there?
+    Live,
+    /// Does it take requests?
+    Ready,
+    /// Counters for Prometheus.
+    Metrics,
+    /// The API for machines.
+    OpenApi,
+    /// A file of the demo page.
+    Demo(usize),
+}
+
+use Endpoint as E;
+use Method::{Delete, Get, Post};
+
+const TABLE: &[(&str, &[(Method, Endpoint)])] = &[
+    ("/v1/poll", &[(Get, E::Poll)]),
+    ("/v1/sse", &[(Get, E::Sse)]),
+    ("/v1/stream", &[(Get, E::Stream)]),
+    ("/v1/ws", &[(Get, E::WebSocket)]),
+    ("/v1/publish", &[(Post, E::Publish)]),
+    ("/v1/batch", &[(Post, E::Batch)]),
+    ("/v1/history", &[(Get, E::History), (Delete, E::DeleteHistory)]),
+    ("/v1/retained", &[(Get, E::Retained), (Delete, E::DeleteRetained)]),
+    ("/v1/presence", &[(Get, E::Presence)]),
+    ("/v1/channels", &[(Get, E::Channels)]),
+    ("/v1/now", &[(Get, E::Now)]),
+    ("/v1/stats", &[(Get, E::Stats)]),
+    ("/v1/admin/stop", &[(Post, E::Stop)]),
+    ("/v1/admin/reload", &[(Post, E::Reload)]),
+    ("/health/live", &[(Get, E::Live)]),
+    ("/health/ready", &[(Get, E::Ready)]),
+    ("/metrics", &[(Get, E::Metrics)]),
+    ("/openapi.json", &[(Get, E::OpenApi)]),
+];
+
+/// A file of the demo page: path, content type, content.
+pub const DEMO: &[(&str, &str, &[u8])] = &[
+    ("/", "text/html; charset=utf-8", include_bytes!("demo/index.html")),
+    ("/demo/style.css", "text/css; charset=utf-8", include_bytes!("demo/style.css")),
+    ("/demo/page.js", "text/javascript; charset=utf-8", include_bytes!("demo/page.js")),
+    ("/demo/icon.svg", "image/svg+xml", include_bytes!("demo/icon.svg")),
+];
+
+/// Why nothing answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoEndpoint {
+    /// There is no such path.
+    NotFound,
+    /// The path wants one of these methods.
+    Methods(String),
+}
+
+impl Endpoint {
+    /// What answers at this path. `HEAD` is answered as `GET`, except where that would be held.
+    ///
+    /// # Errors
+    /// [`NoEndpoint`].
+    pub fn find(path: &str, method: Method, demo: bool) -> Result<Self, NoEndpoint> {
+        let as_get = if method == Method::Head { Get } else { method };
+        if demo && let Some(file) = DEMO.iter().position(|(own, _, _)| *own == path) {
+            return match as_get {
+                Get => Ok(E::Demo(file)),
+                _ => Err(NoEndpoint::Methods("GET, HEAD".into())),
+            };
+        }
+        let (_, methods) = TABLE.iter().find(|(own, _)| *own == path).ok_or(NoEndpoint::NotFound)?;
+        match methods.iter().find(|(own, _)| *own == as_get) {
+            Some((_, endpoint)) => Ok(*endpoint),
+            None => {
+                let names = methods.iter().map(|(method, _)| match method {
+                    Get => "GET, HEAD",
+                    Post => "POST",
+                    _ => "DELETE",
+                });
+                Err(NoEndpoint::Methods(names.collect::<Vec<_>>().join(", ")))
+            }
+        }
+    }
+
+    /// Is it there for monitoring?
+    pub fn is_ops(self) -> bool {
+        matches!(self, E::Metrics | E::Stats)
+    }
+
+    /// Does it need no grant, whoever asks?
+    pub fn is_open(self) -> bool {
+        matches!(self, E::Live | E::Ready | E::OpenApi | E::Demo(_))
+    }
+
+    /// Which right it needs that no channel can give.
+    pub fn needs(self) -> Option<Action> {
+        match self {
+            E::Channels | E::Stop | E::Reload => Some(Action::Admin),
+            E::Metrics | E::Stats => Some(Action::Ops),
+            _ => None,
+        }
+    }
+
+    /// The format in which it streams, by the client's version.
+    pub fn format(self, chunked: bool) -> Format {
+        match (self, chunked) {
+            (E::Sse, true) => Format::SseChunked,
+            (E::Sse, false) => Format::SsePlain,
+            (E::Stream, true) => Format::LinesChunked,
+            (E::Stream, false) => Format::LinesPlain,
+            (E::WebSocket, _) => Format::WebSocketText,
+            _ => Format::Poll,
+        }
+    }
+}

@@ -1,0 +1,560 @@
+//! One core's connections: read what came, tell live readers what became visible, flush each dirty connection once. THE loop.
+//!
+//! A shard is one thread with one event loop. It owns its connections and their readers; what it shares with others is in
+//! [`Shared`]. Sockets are registered once, for both directions, by edges.
+
+mod held;
+mod requests;
+mod seed_wire;
+mod socket_commands;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cometserver_core::fanout::{Fanout, ReaderId, Step};
+use cometserver_core::hub::Hub;
+use cometserver_core::{Position, Time};
+use mio::{Events, Poll, Token};
+use slab::Slab;
+
+use crate::connection::{Connection, Sent, State};
+use crate::listener::{Role, Socket};
+use crate::metrics::{DropReason, ShardMetrics, Subscription, Transport};
+use crate::round::RoundFrames;
+use crate::shared::{ConnectionId, Mail, Settings, Shared, wall_clock};
+use crate::timer::{self, Wheel};
+use crate::wire::Encoder;
+
+/// The mailbox's waker among the tokens of connections.
+pub const WAKER: Token = Token(usize::MAX);
+
+/// Events taken from the system at a time.
+const EVENTS: usize = 1024;
+
+/// Room for what is read from a socket. One for all connections: what is whole is used from here.
+const INPUT: usize = 64 << 10;
+
+/// A connection whose peer takes nothing for so long is dropped, in milliseconds. Long enough for a phone in a tunnel.
+const STUCK: u64 = 60_000;
+
+/// How long a peer may take to close after everything was sent, in milliseconds.
+const LINGER: u64 = 2_000;
+
+/// So many connections that are behind read one page each, then the loop looks around again.
+const PUMPS: usize = 64;
+
+/// See the module.
+pub struct Shard {
+    id: u8,
+    shared: Arc<Shared>,
+    hub: Arc<Hub>,
+    settings: Arc<Settings>,
+    fanout: Fanout,
+    poll: Poll,
+    connections: Slab<Connection>,
+    generation: u32,
+    wheel: Wheel,
+    started: Instant,
+    /// Milliseconds since the shard started: never goes back.
+    now: u64,
+    /// Milliseconds since 1970.
+    wall: Time,
+    frames: RoundFrames,
+    encoder: Encoder,
+    /// Connections that get something in this round.
+    dirty: Vec<u32>,
+    /// Connections that read on by themselves and could be written to.
+    behind: VecDeque<ConnectionId>,
+    input: Vec<u8>,
+    out: Vec<u8>,
+    steps: Vec<Step>,
+    mail: Vec<Mail>,
+    /// Polls woken in this round are answered from here: the answer, for which frames, at which position.
+    answer: held::Answer,
+    bytes_sent: u64,
+    bytes_received: u64,
+    counted_subscriptions: usize,
+    draining: bool,
+}
+
+impl Shard {
+    /// A shard that serves what comes to its mailbox, woken by a waker registered with `poll` as [`WAKER`].
+    pub fn new(id: u8, shared: Arc<Shared>, poll: Poll) -> Self {
+        let hub = shared.hub.clone();
+        let waking = shared.clone();
+        hub.attach(id, Box::new(move || waking.mailboxes[id as usize].wake()));
+        Self {
+            id,
+            settings: shared.settings(),
+            fanout: Fanout::new(hub.clone(), id),
+            hub,
+            shared,
+            poll,
+            connections: Slab::new(),
+            generation: 0,
+            wheel: Wheel::new(0),
+            started: Instant::now(),
+            now: 0,
+            wall: wall_clock(),
+            frames: RoundFrames::default(),
+            encoder: Encoder::default(),
+            dirty: Vec::new(),
+            behind: VecDeque::new(),
+            input: vec![0; INPUT],
+            out: Vec::new(),
+            steps: Vec::new(),
+            mail: Vec::new(),
+            answer: held::Answer::default(),
+            bytes_sent: 0,
+            bytes_received: 0,
+            counted_subscriptions: 0,
+            draining: false,
+        }
+    }
+
+    /// Runs until the server has drained.
+    ///
+    /// # Errors
+    /// The system's event queue failed: nothing can be served any more.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            let timeout = self.timeout();
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            }
+            self.hub.stay_awake(self.id);
+            self.look_at_clocks();
+            for event in &events {
+                if event.token() == WAKER {
+                    continue;
+                }
+                let slot = event.token().0;
+                if event.is_writable() {
+                    self.writable(slot);
+                }
+                if event.is_readable() || event.is_read_closed() || event.is_error() {
+                    self.readable(slot);
+                }
+            }
+            self.open_mail();
+            self.expire();
+            self.rounds();
+            self.pump();
+            self.rest();
+            if self.draining && self.connections.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// How long to wait for events: not at all if there is something to do.
+    fn timeout(&mut self) -> Option<Duration> {
+        if !self.behind.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        self.hub.sleep(self.id);
+        // What became visible before others knew that we sleep has woken nobody.
+        if self.hub.now().sequence() != self.fanout.seen().sequence() {
+            self.hub.stay_awake(self.id);
+            self.look_at_clocks();
+            self.rounds();
+            self.pump();
+            return Some(Duration::ZERO);
+        }
+        let rest = self.fanout.rest(self.wall).map(|at| at.saturating_sub(self.wall));
+        let timers = self.wheel.next_deadline().map(|at| at.saturating_sub(self.now));
+        rest.into_iter().chain(timers).min().map(Duration::from_millis)
+    }
+
+    fn look_at_clocks(&mut self) {
+        self.now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.wall = wall_clock();
+    }
+
+    fn metrics(&self) -> &ShardMetrics {
+        self.shared.metrics.shard(self.id as usize)
+    }
+
+    fn open_mail(&mut self) {
+        let mut mail = std::mem::take(&mut self.mail);
+        self.shared.mailboxes[self.id as usize].take(&mut mail);
+        for letter in mail.drain(..) {
+            match letter {
+                Mail::Accepted(socket, door, address) => self.accepted(socket, door, address),
+                Mail::Published(id, result) => self.published(id, result),
+                Mail::Fetched(id, page) => self.fetched(id, page),
+                Mail::Superseded(id) => self.superseded(id),
+                Mail::Reloaded => self.reloaded(),
+                Mail::Drain => self.drain(),
+            }
+        }
+        self.mail = mail;
+    }
+
+    fn accepted(&mut self, mut socket: Socket, door: usize, address: Option<std::net::IpAddr>) {
+        self.generation = self.generation.wrapping_add(1);
+        let entry = self.connections.vacant_entry();
+        let slot = entry.key();
+        let prepared = socket
+            .prepare(self.settings.config.limits.pending_bytes)
+            .and_then(|()| socket.register(self.poll.registry(), Token(slot)));
+        entry.insert(Connection::new(socket, self.generation, door, address));
+        let metrics = self.shared.metrics.shard(self.id as usize);
+        metrics.connections.of(Transport::Http).add(1);
+        metrics.connections_total.add(1);
+        if let Err(error) = prepared {
+            tracing::debug!(%error, "an accepted connection was gone at once");
+            self.remove(slot);
+            return;
+        }
+        let time = self.millis(self.settings.config.limits.request_time);
+        self.set_deadline(slot, self.now.saturating_add(time));
+        // What came before the registration shows as an edge of it: nothing has to be read now.
+    }
+
+    fn millis(&self, duration: Duration) -> u64 {
+        u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Something has to be done about a connection at `at`. Pushing it back costs nothing.
+    fn set_deadline(&mut self, slot: usize, at: u64) {
+        let connection = &mut self.connections[slot];
+        connection.deadline = at;
+        if at < connection.timer {
+            connection.timer = at;
+            let token = timer::Token { slot: slot as u32, generation: connection.generation };
+            self.wheel.schedule(token, at);
+        }
+    }
+
+    fn expire(&mut self) {
+        if self.wheel.next_deadline().is_none_or(|at| at > self.now) {
+            return;
+        }
+        let mut due = Vec::new();
+        let connections = &mut self.connections;
+        self.wheel.expire(self.now, |token| {
+            let connection =
+                connections.get_mut(token.slot as usize).filter(|c| c.generation == token.generation)?;
+            if connection.deadline > self.now {
+                connection.timer = connection.deadline;
+                return (connection.deadline != u64::MAX).then_some(connection.deadline);
+            }
+            connection.timer = u64::MAX;
+            due.push(token.slot as usize);
+            None
+        });
+        for slot in due {
+            self.overdue(slot);
+        }
+    }
+
+    /// A connection's deadline has come.
+    fn overdue(&mut self, slot: usize) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        connection.deadline = u64::MAX;
+        if connection.stuck != 0 && self.now.saturating_sub(connection.stuck) >= STUCK {
+            self.drop_for(slot, DropReason::Slow);
+            return;
+        }
+        match &connection.state {
+            State::Reading(_) => self.tend(slot),
+            State::Publishing(_) => self.set_deadline(slot, self.now + STUCK),
+            State::Lingering => self.remove(slot),
+            State::Fresh | State::Http | State::Seed(_) => {
+                let half = !connection.input.is_empty();
+                if half {
+                    self.drop_for(slot, DropReason::Timeout);
+                } else {
+                    self.finish(slot);
+                }
+            }
+        }
+    }
+
+    fn drop_for(&mut self, slot: usize, reason: DropReason) {
+        self.metrics().drops.of(reason).add(1);
+        self.remove(slot);
+    }
+
+    /// Everything was said: close once it is sent.
+    fn finish(&mut self, slot: usize) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        connection.closing = true;
+        self.close_if_sent(slot);
+    }
+
+    /// Half-closes a connection whose last bytes are sent, and lets the peer finish: to close with something unread would
+    /// reset it, and what we sent last could be lost.
+    fn close_if_sent(&mut self, slot: usize) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        if !connection.closing || connection.is_blocked() {
+            return;
+        }
+        if connection.ended {
+            self.remove(slot);
+            return;
+        }
+        if matches!(connection.state, State::Lingering) {
+            return;
+        }
+        connection.socket.finish();
+        self.release_reader(slot);
+        if let Some(connection) = self.connections.get_mut(slot) {
+            connection.state = State::Lingering;
+            connection.input = Vec::new();
+        }
+        self.set_deadline(slot, self.now + LINGER);
+    }
+
+    /// The connection is gone, with everything it held.
+    fn remove(&mut self, slot: usize) {
+        self.release_reader(slot);
+        let Some(connection) = self.connections.try_remove(slot) else { return };
+        let metrics = self.shared.metrics.shard(self.id as usize);
+        metrics.connections.of(connection.counted).sub(1);
+        self.shared.left(self.id, connection.address);
+    }
+
+    /// Counts a connection as of another transport.
+    fn count_as(&mut self, slot: usize, transport: Transport) {
+        let metrics = self.shared.metrics.shard(self.id as usize);
+        if let Some(connection) = self.connections.get_mut(slot)
+            && connection.counted != transport
+        {
+            metrics.connections.of(connection.counted).sub(1);
+            metrics.connections.of(transport).add(1);
+            connection.counted = transport;
+        }
+    }
+
+    fn role(&self, slot: usize) -> Role {
+        self.shared.doors[self.connections[slot].door].role
+    }
+
+    /// Sends bytes; a broken connection is removed. Is it still there?
+    fn send(&mut self, slot: usize, bytes: &[u8]) -> bool {
+        let Some(connection) = self.connections.get_mut(slot) else { return false };
+        match connection.send(bytes, &mut self.bytes_sent) {
+            Ok(sent) => {
+                self.sent(slot, sent);
+                true
+            }
+            Err(_) => {
+                self.remove(slot);
+                false
+            }
+        }
+    }
+
+    fn sent(&mut self, slot: usize, sent: Sent) {
+        let connection = &mut self.connections[slot];
+        if sent == Sent::Part && connection.stuck == 0 {
+            connection.stuck = self.now.max(1);
+            let at = (self.now + STUCK).min(connection.deadline);
+            self.set_deadline(slot, at);
+        }
+    }
+
+    /// The peer takes more.
+    fn writable(&mut self, slot: usize) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        if !connection.is_blocked() {
+            return;
+        }
+        match connection.flush(&mut self.bytes_sent) {
+            Err(_) => self.remove(slot),
+            Ok(Sent::Part) => {}
+            Ok(Sent::All) => {
+                connection.stuck = 0;
+                if connection.closing {
+                    self.close_if_sent(slot);
+                    return;
+                }
+                self.read_on_soon(slot);
+                let readable = self.connections.get(slot).is_some_and(|connection| connection.readable);
+                if readable {
+                    self.readable(slot);
+                }
+            }
+        }
+    }
+
+    fn id_of(&self, slot: usize) -> ConnectionId {
+        ConnectionId { shard: self.id, slot: slot as u32, generation: self.connections[slot].generation }
+    }
+
+    fn slot_of(&self, id: ConnectionId) -> Option<usize> {
+        let slot = id.slot as usize;
+        self.connections.get(slot).filter(|connection| connection.generation == id.generation).map(|_| slot)
+    }
+
+    /// Tells live readers of what became visible, and flushes each that is concerned, until nothing is left.
+    fn rounds(&mut self) {
+        loop {
+            let before = self.fanout.seen();
+            let hub = &self.hub;
+            let (frames, encoder) = (&mut self.frames, &mut self.encoder);
+            let (connections, dirty) = (&mut self.connections, &mut self.dirty);
+            let mut latest: *const cometserver_core::Publication = std::ptr::null();
+            let mut times = Vec::new();
+            let round = self.fanout.round(|tag, _reader, publication, place| {
+                let Some(connection) = connections.get_mut(tag as usize) else { return };
+                let State::Reading(subscriber) = &connection.state else { return };
+                if connection.share.is_empty() {
+                    dirty.push(tag);
+                }
+                if !std::ptr::eq(latest, &raw const **publication) {
+                    latest = &raw const **publication;
+                    times.push(publication.time);
+                }
+                frames.give(&mut connection.share, subscriber.format, publication, place, hub, encoder);
+            });
+            if round.lagged {
+                self.all_behind();
+            }
+            let dirty = std::mem::take(&mut self.dirty);
+            for tag in &dirty {
+                self.deliver(*tag as usize, before);
+            }
+            self.dirty = dirty;
+            self.dirty.clear();
+            self.frames.clear();
+            self.answer.forget();
+            if !times.is_empty() {
+                let wall = wall_clock();
+                let metrics = self.metrics();
+                for time in times {
+                    metrics.publish_to_write.observe(wall.saturating_sub(time) * 1000, 1);
+                }
+            }
+            if !round.more {
+                break;
+            }
+        }
+    }
+
+    /// Writes a connection's share of the round.
+    fn deliver(&mut self, slot: usize, before: Position) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let share = std::mem::take(&mut connection.share);
+        let State::Reading(subscriber) = &mut connection.state else { return };
+        let (reader, format, blocked) = (subscriber.reader, subscriber.format, connection.is_blocked());
+        if format == crate::wire::Format::Poll {
+            self.answer_poll_from_round(slot, &share, before);
+            return;
+        }
+        if blocked {
+            self.fanout.stall(reader, before);
+            return;
+        }
+        let connection = &mut self.connections[slot];
+        let written = match connection.send_slices(self.frames.slices(format, &share)) {
+            Ok(written) => written,
+            Err(_) => return self.remove(slot),
+        };
+        self.bytes_sent += written as u64;
+        let total: usize = self.frames.slices(format, &share).map(<[u8]>::len).sum();
+        let transport = connection.counted;
+        if written == total {
+            if let Some(subscriber) = connection.subscriber() {
+                subscriber.sent = self.now;
+            }
+            let count = self.frames.count(&share);
+            self.metrics().deliveries.of(transport).add(count as u64);
+            return;
+        }
+        // The peer takes no more: keep the rest of one frame; from there it reads on by itself when it can.
+        let (position, rest, count) = self.frames.after(format, &share, written);
+        connection.keep(rest);
+        self.fanout.stall(reader, position.unwrap_or(before));
+        self.metrics().deliveries.of(transport).add(count as u64);
+        if self.connections[slot].is_blocked() {
+            self.sent(slot, Sent::Part);
+        } else {
+            // Nothing of it was written, or a frame ended just there: the next edge tells when there is room.
+            self.connections[slot].stuck = self.now.max(1);
+            let at = (self.now + STUCK).min(self.connections[slot].deadline);
+            self.set_deadline(slot, at);
+        }
+    }
+
+    /// The shard was too late: every reader reads on from its own cursor.
+    fn all_behind(&mut self) {
+        let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.read_on_soon(slot);
+        }
+    }
+
+    /// Puts a connection that is behind, and can be written to, into the queue of those that read on.
+    fn read_on_soon(&mut self, slot: usize) {
+        let id = self.id_of(slot);
+        let connection = &mut self.connections[slot];
+        if connection.is_blocked() || connection.closing {
+            return;
+        }
+        let Some(subscriber) = connection.subscriber() else { return };
+        if subscriber.queued || subscriber.fetching || self.fanout.is_live(subscriber.reader) {
+            return;
+        }
+        subscriber.queued = true;
+        self.behind.push_back(id);
+    }
+
+    /// A page each for those who are behind.
+    fn pump(&mut self) {
+        for _ in 0..PUMPS.min(self.behind.len()) {
+            let Some(id) = self.behind.pop_front() else { break };
+            let Some(slot) = self.slot_of(id) else { continue };
+            if let Some(subscriber) = self.connections[slot].subscriber() {
+                subscriber.queued = false;
+            }
+            self.read_on(slot);
+        }
+    }
+
+    /// Counters and channels nobody needs any more.
+    fn rest(&mut self) {
+        self.fanout.rest(self.wall);
+        let metrics = self.metrics();
+        metrics.bytes_sent.add(self.bytes_sent);
+        metrics.bytes_received.add(self.bytes_received);
+        let subscriptions = self.fanout.subscriptions();
+        let counter = metrics.subscriptions.of(Subscription::Exact);
+        match subscriptions.checked_sub(self.counted_subscriptions) {
+            Some(more) => counter.add(more as u64),
+            None => counter.sub((self.counted_subscriptions - subscriptions) as u64),
+        }
+        self.counted_subscriptions = subscriptions;
+        (self.bytes_sent, self.bytes_received) = (0, 0);
+    }
+
+    fn reloaded(&mut self) {
+        self.settings = self.shared.settings();
+    }
+
+    /// The server is going away: nothing new, and everybody is told when to come back.
+    fn drain(&mut self) {
+        self.draining = true;
+        let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            match &self.connections[slot].state {
+                State::Reading(_) => self.send_away(slot),
+                State::Fresh | State::Http | State::Seed(_) if self.connections[slot].input.is_empty() => {
+                    self.finish(slot);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The reader of a connection, if it has one.
+    fn reader_of(&mut self, slot: usize) -> Option<ReaderId> {
+        self.connections.get_mut(slot)?.subscriber().map(|subscriber| subscriber.reader)
+    }
+}

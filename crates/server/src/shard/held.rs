@@ -1,0 +1,888 @@
+//! Requests that are held: long polls, streams, WebSockets. How they begin, what they get, how they end.
+
+use cometserver_core::action::Action;
+use cometserver_core::broker::{BrokerError, Page};
+use cometserver_core::fanout::{Begin, Progress, Step, Target, Wants};
+use cometserver_core::grant::Grant;
+use cometserver_core::hub::ReadLimits;
+use cometserver_core::protocol::native;
+use cometserver_core::{ChannelName, Position};
+use std::sync::Arc;
+
+use super::Shard;
+use super::requests::Parameters;
+use crate::api::{self, Refused};
+use crate::connection::{Membership, Sent, State, Subscriber, WebSocketState};
+use crate::endpoint::Endpoint;
+use crate::http::Request;
+use crate::http::cors::Cors;
+use crate::http::response::{Head, Streaming, Terms, last_chunk};
+use crate::listener::Role;
+use crate::metrics::{DropReason, Recovery, Transport};
+use crate::round::Share;
+use crate::shared::{ConnectionId, Mail, Route, chance, jittered, lock, retry_after};
+use crate::websocket::{Decoder, close, code, handshake};
+use crate::wire::Format;
+
+/// What a reader that is behind reads at a time: enough for few calls, little enough to keep for a slow one.
+const PAGE: ReadLimits = ReadLimits { items: 256, bytes: 32 << 10 };
+
+/// The bounds and the default of a poll's `limit`.
+const POLL_LIMIT: (u64, u64) = (256, 1000);
+
+/// The longest name of a session.
+const MAX_SESSION: usize = 64;
+
+/// Without a sign of life for so many heartbeats a WebSocket is taken for dead.
+const SILENT_HEARTBEATS: u64 = 3;
+
+/// A poll's answer, which most polls of a round share.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    key: Option<(Vec<(u32, u32)>, Position, Terms)>,
+    bytes: Vec<u8>,
+}
+
+impl Answer {
+    /// The frames it was made of are gone.
+    pub(super) fn forget(&mut self) {
+        self.key = None;
+    }
+}
+
+/// What a client that wants to listen asks for.
+struct Wish {
+    channels: Vec<ChannelName>,
+    patterns: Vec<Arc<cometserver_core::pattern::Pattern>>,
+    begin: Begin,
+    retained: bool,
+    join: bool,
+    watch: bool,
+    info: Option<bytes::Bytes>,
+    session: Option<Box<str>>,
+}
+
+/// How presence is wished for: `join` is both.
+pub(super) fn presence_wish(text: Option<&str>) -> Result<(bool, bool), Refused> {
+    match text {
+        None | Some("") => Ok((false, false)),
+        Some("watch") => Ok((false, true)),
+        Some("join") => Ok((true, true)),
+        Some(_) => Err(Refused::bad("`presence` is `join` or `watch`")),
+    }
+}
+
+impl Shard {
+    /// A client wants to listen. Answers with the head of a stream, or a handshake, or nothing yet for a poll.
+    #[expect(clippy::too_many_arguments, reason = "all of it belongs to the request")]
+    pub(super) fn open_held(
+        &mut self,
+        slot: usize,
+        endpoint: Endpoint,
+        request: &Request<'_>,
+        parameters: &Parameters,
+        grant: Grant,
+        terms: Terms,
+        cors: &Cors,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refused> {
+        let wish = self.wish(endpoint, request, parameters)?;
+        let accept = match endpoint {
+            Endpoint::WebSocket => Some(self.check_handshake(request)?),
+            _ => None,
+        };
+        self.authorize(&wish, &grant)?;
+        if terms.head_only {
+            self.stream_head(endpoint, terms, cors, out);
+            return Ok(());
+        }
+        let route = route(endpoint);
+        if !self.take_hold(slot, endpoint, route, parameters) {
+            return self.turn_away(slot, endpoint, &wish, accept, terms, cors, out);
+        }
+        let mut format = endpoint.format(terms.version == crate::http::Version::Http11);
+        let binary = api::text(parameters, "format") == Some("binary");
+        if endpoint == Endpoint::WebSocket && binary {
+            format = Format::WebSocketBinary;
+        }
+        let reader = self.fanout.open(slot as u32, wish.session.as_deref());
+        let subscribed = self.subscribe_all(reader, &wish, &grant);
+        if let Err(refused) = subscribed {
+            self.fanout.close(reader, self.wall);
+            self.give_back(slot, route);
+            return Err(refused);
+        }
+        let live = self.fanout.begin(reader, wish.begin, wish.retained);
+        if let Begin::At(start) = wish.begin {
+            let lost = start.lost_memory || start.lost_durable;
+            let recovery = if lost { Recovery::Gap } else { Recovery::Complete };
+            self.metrics().recoveries.of(recovery).add(1);
+        }
+        let _ = live;
+        if let Some(accept) = &accept {
+            accept.write_head(out);
+        } else if endpoint != Endpoint::Poll {
+            self.stream_head(endpoint, terms, cors, out);
+        }
+        let member = self.membership(slot, &wish, &grant);
+        let ends = self.ends(endpoint, parameters)?;
+        let held = self.role(slot) == Role::Public && !self.is_immediate(parameters, endpoint);
+        let limit = api::number(parameters, "limit")?.unwrap_or(POLL_LIMIT.0).clamp(1, POLL_LIMIT.1);
+        let subscriber = Subscriber {
+            reader,
+            format,
+            route: route.filter(|_| held),
+            grant,
+            terms,
+            cors: cors.clone(),
+            joined: Vec::new(),
+            member,
+            session: wish.session.clone(),
+            ends,
+            sent: self.now,
+            limit: usize::try_from(limit).unwrap_or(1),
+            fetching: false,
+            queued: false,
+            socket: accept.map(|_| {
+                Box::new(WebSocketState {
+                    decoder: Decoder::new(),
+                    replies: Vec::new(),
+                    heard: self.now,
+                    closed: false,
+                    binary,
+                })
+            }),
+        };
+        self.connections[slot].state = State::Reading(Box::new(subscriber));
+        self.count_as(slot, transport(endpoint));
+        if wish.join {
+            self.join_all(slot);
+        }
+        if endpoint == Endpoint::Poll {
+            self.supersede(slot, wish.session);
+        }
+        Ok(())
+    }
+
+    fn wish(&self, endpoint: Endpoint, request: &Request<'_>, parameters: &Parameters) -> Result<Wish, Refused> {
+        let limits = api::limits(&self.settings);
+        let most = &self.settings.config.limits;
+        let named = |name: &[u8]| parameters.iter().filter(move |(own, _)| own == name).map(|(_, value)| value);
+        let channels = named(b"channel")
+            .map(|name| native::command::channel_name(name, &limits))
+            .collect::<Result<Vec<_>, _>>()?;
+        let patterns = named(b"pattern")
+            .map(|text| api::pattern(text, &self.settings).map(Arc::new))
+            .collect::<Result<Vec<_>, _>>()?;
+        if channels.len() > most.subscriptions || patterns.len() > most.patterns {
+            return Err(too_many(most.subscriptions, most.patterns));
+        }
+        if channels.is_empty() && patterns.is_empty() && endpoint != Endpoint::WebSocket {
+            return Err(Refused::bad("name at least one `channel` or `pattern` to listen to"));
+        }
+        let (join, watch) = presence_wish(api::text(parameters, "presence"))?;
+        let info = match api::text(parameters, "info") {
+            None => None,
+            Some(info) => Some(self.member_info(info)?),
+        };
+        let session = match api::text(parameters, "session") {
+            Some(session) if session.is_empty() || session.len() > MAX_SESSION => {
+                return Err(Refused::bad("`session` has 1 to 64 bytes"));
+            }
+            session => session.map(Box::from),
+        };
+        let begin = self.where_to_begin(endpoint, request, parameters)?;
+        let retained = !matches!(api::bytes(parameters, "retained"), Some(b"0" | b"false" | b"no"));
+        Ok(Wish { channels, patterns, begin, retained, join, watch, info, session })
+    }
+
+    pub(super) fn member_info(&self, info: &str) -> Result<bytes::Bytes, Refused> {
+        if info.len() > self.settings.config.presence.member_info {
+            return Err(Refused::new(413, "too_large", "`info` is larger than presence.member_info allows"));
+        }
+        let mut value = Vec::new();
+        let payload = cometserver_core::publication::Payload::new(
+            cometserver_core::publication::Kind::Json,
+            bytes::Bytes::copy_from_slice(info.as_bytes()),
+        )
+        .map_err(|error| Refused::bad(format!("`info`: {error}")))?;
+        native::payload_value(&payload, &mut value);
+        Ok(value.into())
+    }
+
+    /// The header of a browser that reconnects wins: it repeats its first URL for ever.
+    fn where_to_begin(
+        &self,
+        endpoint: Endpoint,
+        request: &Request<'_>,
+        parameters: &Parameters,
+    ) -> Result<Begin, Refused> {
+        let header = match endpoint {
+            Endpoint::Sse => request.header_str("last-event-id"),
+            Endpoint::Poll if api::bytes(parameters, "cursor").is_none() => {
+                request.header_str("if-none-match").map(|tag| tag.trim_start_matches("W/").trim_matches('"'))
+            }
+            _ => None,
+        };
+        match header.filter(|text| !text.is_empty()) {
+            // A browser shows an error once and gives up for ever; a cursor of ours it cannot be, so all is a gap.
+            Some(text) => Ok(api::begin(&self.hub, text).unwrap_or(Begin::At(cometserver_core::hub::Start {
+                lost_memory: true,
+                lost_durable: true,
+                ..Default::default()
+            }))),
+            None => api::begin(&self.hub, api::text(parameters, "cursor").unwrap_or("now")),
+        }
+    }
+
+    fn check_handshake<'r>(&self, request: &Request<'r>) -> Result<handshake::Accept<'r>, Refused> {
+        if request.version != crate::http::Version::Http11 {
+            return Err(Refused::bad("a WebSocket needs HTTP/1.1"));
+        }
+        handshake::check(request.headers(), |_| true).map_err(|refusal| {
+            Refused::new(refusal.status(), "bad_request", refusal.to_string())
+        })
+    }
+
+    fn authorize(&self, wish: &Wish, grant: &Grant) -> Result<(), Refused> {
+        for name in &wish.channels {
+            self.authorize_channel(name, grant, wish.watch)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn authorize_channel(
+        &self,
+        name: &ChannelName,
+        grant: &Grant,
+        presence: bool,
+    ) -> Result<(), Refused> {
+        let namespace = self.hub.namespace_of(name);
+        if !grant.allows(Action::Subscribe, name, &namespace) {
+            return Err(api::lacking(grant, Action::Subscribe));
+        }
+        if presence && !namespace.presence {
+            return Err(Refused::new(403, "forbidden", "this channel's namespace has no presence"));
+        }
+        if presence && !grant.allows(Action::Presence, name, &namespace) {
+            return Err(api::lacking(grant, Action::Presence));
+        }
+        Ok(())
+    }
+
+    fn subscribe_all(
+        &mut self,
+        reader: cometserver_core::fanout::ReaderId,
+        wish: &Wish,
+        grant: &Grant,
+    ) -> Result<(), Refused> {
+        let wants = Wants { presence: wish.watch, retained: wish.retained, public_only: false };
+        for name in &wish.channels {
+            self.fanout.add(reader, name, wants, self.wall)?;
+        }
+        for pattern in &wish.patterns {
+            let wants = Wants { public_only: !grant.covers(pattern), ..wants };
+            self.fanout.add_pattern(reader, pattern, wants)?;
+        }
+        Ok(())
+    }
+
+    /// A poll that wants to be answered at once takes no place.
+    fn is_immediate(&self, parameters: &Parameters, endpoint: Endpoint) -> bool {
+        endpoint == Endpoint::Poll && api::bytes(parameters, "wait_ms") == Some(b"0")
+    }
+
+    fn take_hold(
+        &self,
+        slot: usize,
+        endpoint: Endpoint,
+        route: Option<Route>,
+        parameters: &Parameters,
+    ) -> bool {
+        if self.draining {
+            return false;
+        }
+        let Some(route) = route else { return true };
+        if self.role(slot) != Role::Public || self.is_immediate(parameters, endpoint) {
+            return true;
+        }
+        let held = &self.settings.config.held;
+        let max = match route {
+            Route::Poll => held.poll_max,
+            Route::Sse => held.sse_max,
+            Route::Stream => held.stream_max,
+            Route::WebSocket => held.ws_max,
+        };
+        let taken = self.shared.hold(route, max);
+        if taken {
+            self.metrics().holds.add(1);
+        }
+        taken
+    }
+
+    fn give_back(&self, slot: usize, route: Option<Route>) {
+        if let Some(route) = route
+            && self.role(slot) == Role::Public
+        {
+            self.release_hold(route);
+        }
+    }
+
+    fn release_hold(&self, route: Route) {
+        self.shared.release(route);
+        self.metrics().holds.sub(1);
+    }
+
+    /// There is no place: the client is told when to try again, in a way that its kind does not take for the end.
+    #[expect(clippy::too_many_arguments, reason = "all of it belongs to the request")]
+    fn turn_away(
+        &mut self,
+        slot: usize,
+        endpoint: Endpoint,
+        wish: &Wish,
+        accept: Option<handshake::Accept<'_>>,
+        terms: Terms,
+        cors: &Cors,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refused> {
+        let after = self.retry_after();
+        let position = match wish.begin {
+            Begin::At(start) => start.position,
+            Begin::Earliest => Position::default(),
+            Begin::Now => self.hub.now(),
+        };
+        let cursor = self.hub.cursor(position);
+        match endpoint {
+            Endpoint::Poll => {
+                let mut body = b"{\"publications\":[],\"retry_ms\":".to_vec();
+                native::json_number(after, &mut body);
+                body.extend_from_slice(b",\"cursor\":\"");
+                cursor.write(&mut body);
+                body.extend_from_slice(b"\"}");
+                let head = cors.write(Head::new(out, terms, 200));
+                head.header("Content-Type", "application/json").header("Cache-Control", "no-store").body(&body);
+            }
+            Endpoint::WebSocket => {
+                if let Some(accept) = accept {
+                    accept.write_head(out);
+                }
+                self.encoder.reconnect(Format::WebSocketText, after, cursor, out);
+                close(code::TRY_AGAIN_LATER, "come back later", out);
+                self.connections[slot].closing = true;
+            }
+            _ => {
+                let streaming = self.stream_head(endpoint, terms, cors, out);
+                let format = endpoint.format(streaming == Streaming::Chunked);
+                self.encoder.reconnect(format, after, cursor, out);
+                if streaming == Streaming::Chunked {
+                    last_chunk(out);
+                } else {
+                    self.connections[slot].closing = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn retry_after(&self) -> u64 {
+        if self.draining {
+            let spread = self.millis(self.settings.config.shutdown.spread);
+            return 500 + chance(spread + 1);
+        }
+        retry_after(self.settings.config.held.retry)
+    }
+
+    fn stream_head(&self, endpoint: Endpoint, terms: Terms, cors: &Cors, out: &mut Vec<u8>) -> Streaming {
+        let kind = match endpoint {
+            Endpoint::Sse => "text/event-stream",
+            Endpoint::Stream => "application/x-ndjson",
+            _ => "application/json",
+        };
+        let terms = if terms.version == crate::http::Version::Http10 { terms.closing() } else { terms };
+        cors.write(Head::new(out, terms, 200))
+            .header("Content-Type", kind)
+            // no-transform: a proxy that compresses would hold back what it has until there is more.
+            .header("Cache-Control", "no-cache, no-store, no-transform")
+            .header("X-Accel-Buffering", "no")
+            .stream()
+    }
+
+    /// When a held request ends, in the shard's milliseconds.
+    fn ends(&self, endpoint: Endpoint, parameters: &Parameters) -> Result<u64, Refused> {
+        let held = &self.settings.config.held;
+        let lifetime = match endpoint {
+            Endpoint::Poll => {
+                let most = self.millis(held.poll_hold);
+                let wish = api::number(parameters, "wait_ms")?.unwrap_or(most);
+                return Ok(self.now + wish.min(most));
+            }
+            Endpoint::Sse => held.sse_lifetime,
+            Endpoint::Stream => held.stream_lifetime,
+            _ => held.ws_lifetime,
+        };
+        Ok(lifetime.map_or(u64::MAX, |lifetime| self.now + jittered(lifetime)))
+    }
+
+    /// A member's name: the grant's user, or one made up for the life of the connection.
+    fn membership(&mut self, slot: usize, wish: &Wish, grant: &Grant) -> Option<Box<Membership>> {
+        wish.join.then(|| self.new_membership(slot, grant, wish.session.as_deref(), wish.info.clone()))
+    }
+
+    pub(super) fn new_membership(
+        &mut self,
+        slot: usize,
+        grant: &Grant,
+        session: Option<&str>,
+        info: Option<bytes::Bytes>,
+    ) -> Box<Membership> {
+        let user = grant.user.clone().unwrap_or_else(|| match session {
+            Some(session) => format!("anonymous-{session}").into(),
+            None => {
+                let generation = self.connections[slot].generation;
+                format!("anonymous-{:x}-{:x}-{:x}", self.shared.started, self.id, generation).into()
+            }
+        });
+        Box::new(Membership { user, info })
+    }
+
+    /// Becomes a member of all channels subscribed to.
+    fn join_all(&mut self, slot: usize) {
+        let Some(reader) = self.reader_of(slot) else { return };
+        let channels: Vec<_> = self.fanout.channels(reader).map(|channel| channel.id).collect();
+        for channel in channels {
+            self.join(slot, channel);
+        }
+    }
+
+    pub(super) fn join(&mut self, slot: usize, channel: cometserver_core::ChannelId) {
+        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+        if subscriber.joined.contains(&channel) {
+            return;
+        }
+        let Some(member) = &subscriber.member else { return };
+        self.hub.join(channel, &member.user, member.info.clone(), self.wall);
+        subscriber.joined.push(channel);
+    }
+
+    /// Ends the held poll of the same session, if there is one.
+    fn supersede(&mut self, slot: usize, session: Option<Box<str>>) {
+        let Some(session) = session else { return };
+        let id = self.id_of(slot);
+        let older = lock(&self.shared.sessions).insert(session, id);
+        if let Some(older) = older.filter(|older| *older != id) {
+            if older.shard == self.id {
+                self.superseded(older);
+            } else {
+                self.shared.mailboxes[older.shard as usize].send(Mail::Superseded(older));
+            }
+        }
+    }
+
+    pub(super) fn superseded(&mut self, id: ConnectionId) {
+        if let Some(slot) = self.slot_of(id)
+            && self.connections[slot].subscriber().is_some_and(|s| s.format == Format::Poll)
+        {
+            self.answer_poll(slot, &[], None);
+        }
+    }
+
+    /// The head is sent: now the reader gets what it starts with.
+    pub(super) fn begin_reading(&mut self, slot: usize) {
+        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+        let (format, reader, is_socket) = (subscriber.format, subscriber.reader, subscriber.socket.is_some());
+        if format == Format::Poll {
+            self.read_poll(slot);
+            return;
+        }
+        let cursor = self.hub.cursor(self.fanout.position(reader));
+        let mut out = Vec::new();
+        if matches!(format, Format::SseChunked | Format::SsePlain) {
+            let mut block = b"retry: ".to_vec();
+            native::json_number(retry_after(self.settings.config.held.retry), &mut block);
+            block.extend_from_slice(b"\nid: ");
+            cursor.write(&mut block);
+            block.extend_from_slice(b"\n\n");
+            crate::wire::frame(format, &block, &mut out);
+        } else {
+            self.encoder.heartbeat(format, cursor, &mut out);
+        }
+        if !self.send(slot, &out) {
+            return;
+        }
+        self.schedule(slot);
+        self.read_on(slot);
+        if is_socket && let Some(connection) = self.connections.get_mut(slot) {
+            let mut early = std::mem::take(&mut connection.input);
+            if !early.is_empty() {
+                self.socket_came(slot, &mut early);
+            }
+        }
+    }
+
+    /// When something has to be done about a held request: its end, its grant's end, a heartbeat.
+    fn schedule(&mut self, slot: usize) {
+        let heartbeat = self.millis(self.settings.config.held.heartbeat);
+        let (now, wall, stuck) = (self.now, self.wall, self.connections[slot].stuck);
+        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+        let mut at = subscriber.ends;
+        if let Some(expires) = subscriber.grant.expires {
+            at = at.min(now + expires.saturating_sub(wall));
+        }
+        if subscriber.format != Format::Poll {
+            at = at.min(subscriber.sent + heartbeat);
+        }
+        if stuck != 0 {
+            at = at.min(stuck + super::STUCK);
+        }
+        self.set_deadline(slot, at.max(now + 1));
+    }
+
+    /// A held request's deadline has come: which of them?
+    pub(super) fn tend(&mut self, slot: usize) {
+        let heartbeat = self.millis(self.settings.config.held.heartbeat);
+        let (now, wall, blocked) = (self.now, self.wall, self.connections[slot].is_blocked());
+        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+        let (reader, format) = (subscriber.reader, subscriber.format);
+        if format == Format::Poll {
+            if subscriber.ends <= now || subscriber.grant.is_expired(wall) {
+                self.answer_poll(slot, &[], None);
+            } else {
+                self.schedule(slot);
+            }
+            return;
+        }
+        if subscriber.grant.is_expired(wall) {
+            self.metrics().drops.of(DropReason::Expired).add(1);
+            self.end(slot, 0, code::POLICY, "token expired");
+            return;
+        }
+        if subscriber.ends <= now {
+            let after = chance(1000);
+            self.end(slot, after, code::SERVICE_RESTART, "time is up");
+            return;
+        }
+        let silent = subscriber.socket.as_ref().map_or(0, |socket| now.saturating_sub(socket.heard));
+        if silent > heartbeat * SILENT_HEARTBEATS {
+            self.drop_for(slot, DropReason::Timeout);
+            return;
+        }
+        if now >= subscriber.sent + heartbeat && !blocked {
+            subscriber.sent = now;
+            let is_socket = subscriber.socket.is_some();
+            let mut out = Vec::new();
+            // A reader that is behind gets its cursor with what it reads.
+            if self.fanout.is_live(reader) {
+                let cursor = self.hub.cursor(self.fanout.position(reader));
+                self.encoder.heartbeat(format, cursor, &mut out);
+            }
+            if is_socket {
+                crate::websocket::frame(crate::websocket::Opcode::Ping, b"", &mut out);
+            }
+            if !self.send(slot, &out) {
+                return;
+            }
+        }
+        self.schedule(slot);
+    }
+
+    /// A page for a reader that is behind.
+    pub(super) fn read_on(&mut self, slot: usize) {
+        let blocked = self.connections[slot].is_blocked();
+        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+        let (reader, format) = (subscriber.reader, subscriber.format);
+        if blocked || subscriber.fetching || self.fanout.is_live(reader) {
+            return;
+        }
+        if format == Format::Poll {
+            self.read_poll(slot);
+            return;
+        }
+        let mut steps = std::mem::take(&mut self.steps);
+        let progress = self.fanout.next(reader, PAGE, &mut steps);
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        let transport = self.connections[slot].counted;
+        let delivered = steps.iter().filter(|step| matches!(step, Step::Publication(..))).count();
+        for step in steps.drain(..) {
+            self.write_step(slot, format, step, &mut out);
+        }
+        self.steps = steps;
+        self.metrics().deliveries.of(transport).add(delivered as u64);
+        let there = out.is_empty() || self.send(slot, &out);
+        self.out = out;
+        if !there {
+            return;
+        }
+        if let Some(subscriber) = self.connections[slot].subscriber() {
+            subscriber.sent = self.now;
+        }
+        match progress {
+            Progress::Live => self.connections[slot].stuck = if self.connections[slot].is_blocked() { self.connections[slot].stuck } else { 0 },
+            Progress::More => self.read_on_soon(slot),
+            Progress::Cold(fetch) => self.fetch(slot, fetch),
+        }
+    }
+
+    fn fetch(&mut self, slot: usize, fetch: cometserver_core::broker::Fetch) {
+        let id = self.id_of(slot);
+        if let Some(subscriber) = self.connections[slot].subscriber() {
+            subscriber.fetching = true;
+        }
+        let shared = self.shared.clone();
+        self.hub.fetch(
+            fetch,
+            Box::new(move |page| shared.mailboxes[id.shard as usize].send(Mail::Fetched(id, page))),
+        );
+    }
+
+    pub(super) fn fetched(&mut self, id: ConnectionId, page: Result<Page, BrokerError>) {
+        let Some(slot) = self.slot_of(id) else { return };
+        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+        subscriber.fetching = false;
+        let reader = subscriber.reader;
+        match page {
+            Ok(page) => {
+                self.fanout.fetched(reader, page);
+                self.read_on_soon(slot);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "history could not be read");
+                self.send_away(slot);
+            }
+        }
+    }
+
+    /// Writes one thing for a reader that was behind.
+    fn write_step(&mut self, slot: usize, format: Format, step: Step, out: &mut Vec<u8>) {
+        match step {
+            Step::Publication(publication, place, at) => {
+                let cursor = at.map(|at| self.hub.cursor(at));
+                self.encoder.publication(format, &publication, place, cursor, out);
+            }
+            Step::Gap(target, presence, at) => {
+                self.metrics().gaps.add(1);
+                let mut open = b"{\"type\":\"gap\",".to_vec();
+                target_member(&target, &mut open);
+                if presence {
+                    open.extend_from_slice(b",\"presence\":true");
+                }
+                let cursor = at.map(|at| self.hub.cursor(at));
+                self.encoder.object(format, &open, cursor, out);
+            }
+            Step::Subscribed(target) => self.write_subscribed(slot, format, &target, out),
+        }
+    }
+
+    /// Reads for a poll until there is something, or nothing left: then it is held.
+    fn read_poll(&mut self, slot: usize) {
+        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+        let (reader, limit) = (subscriber.reader, subscriber.limit);
+        let mut steps = Vec::new();
+        loop {
+            let items = limit.saturating_sub(steps.len()).max(1);
+            match self.fanout.next(reader, ReadLimits { items, bytes: 1 << 20 }, &mut steps) {
+                Progress::Live => break,
+                Progress::More if steps.len() >= limit => break,
+                Progress::More => {}
+                Progress::Cold(_) if !steps.is_empty() => break,
+                Progress::Cold(fetch) => {
+                    self.fetch(slot, fetch);
+                    return;
+                }
+            }
+        }
+        let now = self.now;
+        let ends = self.connections[slot].subscriber().map_or(0, |subscriber| subscriber.ends);
+        if steps.is_empty() && ends > now {
+            self.schedule(slot);
+            return;
+        }
+        let mut items = Vec::new();
+        let delivered = steps.iter().filter(|step| matches!(step, Step::Publication(..))).count();
+        self.metrics().deliveries.of(Transport::Poll).add(delivered as u64);
+        for step in steps {
+            self.write_step(slot, Format::Poll, step, &mut items);
+        }
+        self.answer_poll(slot, &items, None);
+    }
+
+    /// A poll was told of something in a round: it is answered with its share.
+    pub(super) fn answer_poll_from_round(&mut self, slot: usize, share: &Share, before: Position) {
+        let limit = self.connections[slot].subscriber().map_or(0, |subscriber| subscriber.limit);
+        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+        let (reader, terms, plain) = (subscriber.reader, subscriber.terms, subscriber.cors == Cors::default());
+        let count = self.frames.count(share);
+        if count > limit {
+            // More than it wants: it reads for itself, up to its limit.
+            self.fanout.stall(reader, before);
+            self.read_poll(slot);
+            return;
+        }
+        self.metrics().deliveries.of(Transport::Poll).add(count as u64);
+        let position = self.fanout.position(reader);
+        let key = (self.frames.runs(share), position, terms);
+        if !plain || self.answer.key.as_ref() != Some(&key) {
+            let items: Vec<u8> = self.frames.slices(Format::Poll, share).collect::<Vec<_>>().concat();
+            let mut bytes = std::mem::take(&mut self.answer.bytes);
+            bytes.clear();
+            self.poll_answer(slot, &items, position, &mut bytes);
+            self.answer.bytes = bytes;
+            self.answer.key = plain.then_some(key);
+        }
+        self.release_reader(slot);
+        self.connections[slot].state = State::Http;
+        let bytes = std::mem::take(&mut self.answer.bytes);
+        self.send_answer(slot, &bytes, terms);
+        self.answer.bytes = bytes;
+    }
+
+    fn poll_answer(&mut self, slot: usize, items: &[u8], position: Position, out: &mut Vec<u8>) {
+        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+        let cursor = self.hub.cursor(position);
+        let mut body = Vec::with_capacity(items.len() + 96);
+        body.extend_from_slice(b"{\"publications\":[");
+        body.extend_from_slice(items.strip_suffix(b",").unwrap_or(items));
+        body.extend_from_slice(b"],\"cursor\":\"");
+        cursor.write(&mut body);
+        body.extend_from_slice(b"\"}");
+        let mut tag = b"\"".to_vec();
+        cursor.write(&mut tag);
+        tag.push(b'"');
+        let head = subscriber.cors.write(Head::new(out, subscriber.terms, 200));
+        head.header("Content-Type", "application/json")
+            // May be kept, must be asked about: an interval poll then costs a 304.
+            .header("Cache-Control", "private, no-cache")
+            .header("ETag", &tag)
+            .body(&body);
+    }
+
+    /// Answers a poll; without anything to show and nothing new since its `If-None-Match` with 304.
+    pub(super) fn answer_poll(&mut self, slot: usize, items: &[u8], retry: Option<u64>) {
+        debug_assert!(retry.is_none(), "polls that are turned away are never opened");
+        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+        let (reader, terms) = (subscriber.reader, subscriber.terms);
+        let conditional = subscriber.conditional;
+        let position = self.fanout.position(reader);
+        let mut out = Vec::new();
+        if items.is_empty() && conditional {
+            let cors = subscriber.cors.clone();
+            cors.write(Head::new(&mut out, terms, 304)).header("Cache-Control", "private, no-cache").no_body();
+        } else {
+            self.poll_answer(slot, items, position, &mut out);
+        }
+        self.release_reader(slot);
+        self.connections[slot].state = State::Http;
+        self.send_answer(slot, &out, terms);
+    }
+
+    /// The server goes away, or cannot go on: the client is told when to come back, and the request ends.
+    pub(super) fn send_away(&mut self, slot: usize) {
+        let after = self.retry_after();
+        if self.draining {
+            self.metrics().drops.of(DropReason::Drain).add(1);
+        }
+        self.end(slot, after, code::SERVICE_RESTART, "come back later");
+    }
+
+    /// Ends a held request of any kind, in its own way.
+    pub(super) fn end(&mut self, slot: usize, after: u64, close_code: u16, reason: &str) {
+        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+        let (reader, format, terms) = (subscriber.reader, subscriber.format, subscriber.terms);
+        if format == Format::Poll {
+            self.answer_poll(slot, &[], None);
+            return;
+        }
+        let is_socket = subscriber.socket.is_some();
+        let cursor = self.hub.cursor(self.fanout.position(reader));
+        let mut out = Vec::new();
+        self.encoder.reconnect(format, after, cursor, &mut out);
+        if is_socket {
+            close(close_code, reason, &mut out);
+        } else if matches!(format, Format::SseChunked | Format::LinesChunked) {
+            last_chunk(&mut out);
+        }
+        if !self.send(slot, &out) {
+            return;
+        }
+        self.release_reader(slot);
+        self.connections[slot].state = State::Http;
+        let keeps = !is_socket && terms.keep_alive && terms.version == crate::http::Version::Http11;
+        if keeps && !self.draining && !self.connections[slot].is_blocked() {
+            self.answered(slot, terms);
+        } else {
+            self.finish(slot);
+        }
+    }
+
+    /// Gives back everything that a reader holds; its connection stays.
+    pub(super) fn release_reader(&mut self, slot: usize) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        if !matches!(connection.state, State::Reading(_)) {
+            return;
+        }
+        let generation = connection.generation;
+        let State::Reading(subscriber) = std::mem::replace(&mut connection.state, State::Http) else { return };
+        connection.share = Share::default();
+        if let Some(member) = &subscriber.member {
+            for channel in &subscriber.joined {
+                self.hub.leave(*channel, &member.user, self.wall);
+            }
+        }
+        if let Some(route) = subscriber.route {
+            self.release_hold(route);
+        }
+        if let Some(session) = &subscriber.session {
+            let mut sessions = lock(&self.shared.sessions);
+            let own = ConnectionId { shard: self.id, slot: slot as u32, generation };
+            if sessions.get(session) == Some(&own) {
+                sessions.remove(session);
+            }
+        }
+        self.fanout.close(subscriber.reader, self.wall);
+        self.count_as(slot, Transport::Http);
+    }
+}
+
+pub(super) fn too_many(channels: usize, patterns: usize) -> Refused {
+    Refused::new(
+        429,
+        "limit_reached",
+        format!("one connection may have {channels} channels (limits.subscriptions) and {patterns} patterns (limits.patterns)"),
+    )
+}
+
+/// Which channel or pattern, as a member of an object.
+pub(super) fn target_member(target: &Target, out: &mut Vec<u8>) {
+    match target {
+        Target::Channel(channel) => native::channel_member(channel.name.as_bytes(), out),
+        Target::Pattern(pattern) => {
+            out.extend_from_slice(b"\"pattern\":");
+            native::json_string(&String::from_utf8_lossy(pattern.as_bytes()), out);
+        }
+    }
+}
+
+fn route(endpoint: Endpoint) -> Option<Route> {
+    match endpoint {
+        Endpoint::Poll => Some(Route::Poll),
+        Endpoint::Sse => Some(Route::Sse),
+        Endpoint::Stream => Some(Route::Stream),
+        Endpoint::WebSocket => Some(Route::WebSocket),
+        _ => None,
+    }
+}
+
+fn transport(endpoint: Endpoint) -> Transport {
+    match endpoint {
+        Endpoint::Poll => Transport::Poll,
+        Endpoint::Sse => Transport::Sse,
+        Endpoint::Stream => Transport::Stream,
+        _ => Transport::WebSocket,
+    }
+}
+
+/// Everything of a write went out?
+#[allow(dead_code)]
+fn went(sent: Sent) -> bool {
+    sent == Sent::All
+}

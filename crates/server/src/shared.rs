@@ -1,0 +1,297 @@
+//! What all threads of one server share: the hub, the configuration in force, budgets, counters, mailboxes.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cometserver_core::Time;
+use cometserver_core::hub::{Hub, PublishError, Receipt};
+use mio::Waker;
+
+use crate::access::Access;
+use crate::config::Config;
+use crate::listener::{Door, Socket};
+use crate::metrics::Metrics;
+
+/// The configuration in force and what was made of it. A reload replaces it as a whole.
+#[derive(Debug)]
+pub struct Settings {
+    /// As read and checked.
+    pub config: Config,
+    /// Keys, token secrets, origins.
+    pub access: Access,
+}
+
+/// What a shard is told by others.
+pub enum Mail {
+    /// A socket was accepted at this door, from this address if that is counted.
+    Accepted(Socket, usize, Option<IpAddr>),
+    /// A publication that had to wait for the store was answered.
+    Published(ConnectionId, Result<Receipt, PublishError>),
+    /// What a reader needs came from the store.
+    Fetched(ConnectionId, Result<cometserver_core::broker::Page, cometserver_core::broker::BrokerError>),
+    /// A newer request of the same session has come: end this one.
+    Superseded(ConnectionId),
+    /// Other settings are in force.
+    Reloaded,
+    /// Tell everybody when to come back, and take nothing new.
+    Drain,
+}
+
+/// A connection, and which tenant of its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionId {
+    /// Which shard serves it.
+    pub shard: u8,
+    /// The place in the shard's table.
+    pub slot: u32,
+    /// Counts the tenants of that place.
+    pub generation: u32,
+}
+
+/// A shard's mailbox.
+pub struct Mailbox {
+    mail: Mutex<Vec<Mail>>,
+    waker: Waker,
+    /// Connections that the shard serves, for dealing new ones.
+    pub load: AtomicUsize,
+}
+
+impl Mailbox {
+    /// A box whose shard is woken by `waker`.
+    pub fn new(waker: Waker) -> Self {
+        Self { mail: Mutex::new(Vec::new()), waker, load: AtomicUsize::new(0) }
+    }
+
+    /// Puts something in, and wakes the shard.
+    pub fn send(&self, mail: Mail) {
+        lock(&self.mail).push(mail);
+        self.wake();
+    }
+
+    /// Wakes the shard.
+    pub fn wake(&self) {
+        if let Err(error) = self.waker.wake() {
+            tracing::error!(%error, "a shard could not be woken");
+        }
+    }
+
+    /// Takes everything out.
+    pub fn take(&self, into: &mut Vec<Mail>) {
+        std::mem::swap(&mut *lock(&self.mail), into);
+    }
+}
+
+/// The routes that hold a client's request, each with a budget of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Long polls.
+    Poll,
+    /// Event streams.
+    Sse,
+    /// JSON streams.
+    Stream,
+    /// WebSockets.
+    WebSocket,
+}
+
+/// What the main thread is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Stop: drain, then end.
+    Stop,
+    /// Read the configuration again.
+    Reload,
+}
+
+/// See the module.
+pub struct Shared {
+    /// The hub.
+    pub hub: Arc<Hub>,
+    settings: RwLock<Arc<Settings>>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// The doors, by the number that came with an accepted socket.
+    pub doors: Vec<Door>,
+    /// The shards' mailboxes.
+    pub mailboxes: Vec<Mailbox>,
+    /// Held requests on public doors, per [`Route`].
+    held: [AtomicUsize; 4],
+    /// All connections.
+    pub connections: AtomicUsize,
+    /// Connections per address, where that is bounded.
+    pub addresses: Mutex<HashMap<IpAddr, usize>>,
+    /// Held polls by their session.
+    pub sessions: Mutex<HashMap<Box<str>, ConnectionId>>,
+    /// Is the server on its way out?
+    pub draining: AtomicBool,
+    /// Does the demo page belong to it?
+    pub demo: bool,
+    /// What the main thread was asked to do.
+    requests: Mutex<Vec<Request>>,
+    main: Waker,
+    /// What the last reload had to say, for whoever asked for it.
+    pub reloaded: Mutex<Option<Result<Vec<String>, String>>>,
+    /// When the server started, in milliseconds since 1970.
+    pub started: Time,
+}
+
+impl Shared {
+    /// What the threads of a server share.
+    pub fn new(
+        hub: Arc<Hub>,
+        settings: Settings,
+        doors: Vec<Door>,
+        mailboxes: Vec<Mailbox>,
+        main: Waker,
+        demo: bool,
+    ) -> Self {
+        Self {
+            hub,
+            metrics: Metrics::new(mailboxes.len(), wall_clock()),
+            settings: RwLock::new(Arc::new(settings)),
+            doors,
+            mailboxes,
+            held: [const { AtomicUsize::new(0) }; 4],
+            connections: AtomicUsize::new(0),
+            addresses: Mutex::new(HashMap::new()),
+            sessions: Mutex::new(HashMap::new()),
+            draining: AtomicBool::new(false),
+            demo,
+            requests: Mutex::new(Vec::new()),
+            main,
+            reloaded: Mutex::new(None),
+            started: wall_clock(),
+        }
+    }
+
+    /// The configuration in force.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// Puts another configuration in force.
+    pub fn set_settings(&self, settings: Settings) {
+        *self.settings.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(settings);
+    }
+
+    /// Asks the main thread for something.
+    pub fn ask(&self, request: Request) {
+        lock(&self.requests).push(request);
+        self.wake_main();
+    }
+
+    /// Wakes the main thread.
+    pub fn wake_main(&self) {
+        if let Err(error) = self.main.wake() {
+            tracing::error!(%error, "the main thread could not be woken");
+        }
+    }
+
+    /// What the main thread was asked since the last time.
+    pub fn take_requests(&self) -> Vec<Request> {
+        std::mem::take(&mut *lock(&self.requests))
+    }
+
+    /// Takes a place in a route's budget, if there is one.
+    pub fn hold(&self, route: Route, max: Option<usize>) -> bool {
+        let held = &self.held[route as usize];
+        let taken = held.fetch_add(1, Ordering::Relaxed);
+        if max.is_some_and(|max| taken >= max) {
+            held.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        true
+    }
+
+    /// Gives the place back.
+    pub fn release(&self, route: Route) {
+        self.held[route as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A connection was accepted: deals it to the least loaded shard, or refuses it for the reason given.
+    ///
+    /// # Errors
+    /// What to tell the client.
+    pub fn admit(&self, socket: Socket, door: usize, address: Option<IpAddr>) -> Result<(), (Socket, &'static str)> {
+        let settings = self.settings();
+        let limits = &settings.config.limits;
+        if self.connections.load(Ordering::Relaxed) >= limits.connections {
+            return Err((socket, "the server has as many connections as limits.connections allows"));
+        }
+        let counted = address.filter(|_| {
+            limits.connections_per_address.is_some() && self.doors[door].role == crate::listener::Role::Public
+        });
+        if let (Some(address), Some(max)) = (counted, limits.connections_per_address) {
+            let mut addresses = lock(&self.addresses);
+            let count = addresses.entry(address).or_default();
+            if *count >= max {
+                return Err((socket, "this address has as many connections as limits.connections_per_address allows"));
+            }
+            *count += 1;
+        }
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        let least = self.mailboxes.iter().min_by_key(|mailbox| mailbox.load.load(Ordering::Relaxed));
+        let Some(mailbox) = least else { return Ok(()) };
+        mailbox.load.fetch_add(1, Ordering::Relaxed);
+        mailbox.send(Mail::Accepted(socket, door, counted));
+        Ok(())
+    }
+
+    /// A connection of this shard is gone.
+    pub fn left(&self, shard: u8, address: Option<IpAddr>) {
+        self.mailboxes[shard as usize].load.fetch_sub(1, Ordering::Relaxed);
+        if let Some(address) = address {
+            let mut addresses = lock(&self.addresses);
+            if let Some(count) = addresses.get_mut(&address) {
+                *count -= 1;
+                if *count == 0 {
+                    addresses.remove(&address);
+                }
+            }
+        }
+        if self.connections.fetch_sub(1, Ordering::Relaxed) == 1 {
+            // The last one: the main thread may be waiting for that.
+            self.wake_main();
+        }
+    }
+
+    /// How many requests are held on public doors.
+    pub fn held(&self) -> usize {
+        self.held.iter().map(|held| held.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// A lock that is only ever held for a moment and guards nothing that a panic could leave half done.
+pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Milliseconds since 1970.
+pub fn wall_clock() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A number below `bound`, to spread things out. Not for secrets.
+pub fn chance(bound: u64) -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    match bound {
+        0 => 0,
+        bound => RandomState::new().hash_one(std::time::Instant::now()) % bound,
+    }
+}
+
+/// A duration shortened by up to a fifth, so that what began together does not end together.
+pub fn jittered(duration: Duration) -> u64 {
+    let whole = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    whole - chance(whole / 5 + 1)
+}
+
+/// When a client that is sent away should come back, in milliseconds.
+pub fn retry_after(retry: Duration) -> u64 {
+    let base = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX);
+    base + chance(base / 2 + 1)
+}
