@@ -1,6 +1,6 @@
 //! `comet bench`: a load generator for any server that speaks the native protocol, cheap enough to keep up with it.
 //!
-//! One thread, one `mio` loop. A delivery is recognised by one byte that occurs once in every payload ([`MARKER`]), so that
+//! One thread, one `mio` loop. A delivery is recognised by one byte that occurs once in every payload (`MARKER`), so that
 //! nothing is decoded: beside a server that spends 1.5 µs a delivery, a JSON parser would measure itself.
 
 mod address;
