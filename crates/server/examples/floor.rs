@@ -85,19 +85,19 @@ struct Floor {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let address = arguments.next().unwrap_or_else(|| "127.0.0.1:0".to_owned());
-    let mut poll = Poll::new()?;
-    let mut tcp = TcpListener::bind(address.parse()?)?;
-    poll.registry().register(&mut tcp, TCP, Interest::READABLE)?;
-    let mut unix = None;
-    if let Some(path) = arguments.next() {
-        let mut listener = UnixListener::bind(path)?;
-        poll.registry()
-            .register(&mut listener, UNIX, Interest::READABLE)?;
-        unix = Some(listener);
-    }
+    let tcp = TcpListener::bind(arguments.next().as_deref().unwrap_or("127.0.0.1:0").parse()?)?;
+    let unix = arguments.next().map(UnixListener::bind).transpose()?;
     println!("listening {}", tcp.local_addr()?);
+    serve(tcp, unix)
+}
 
+/// Serves until the process ends.
+pub(crate) fn serve(mut tcp: TcpListener, mut unix: Option<UnixListener>) -> Result<(), Box<dyn Error>> {
+    let mut poll = Poll::new()?;
+    poll.registry().register(&mut tcp, TCP, Interest::READABLE)?;
+    if let Some(listener) = &mut unix {
+        poll.registry().register(listener, UNIX, Interest::READABLE)?;
+    }
     let mut events = Events::with_capacity(4096);
     let mut buffer = vec![0; 1 << 20];
     let mut floor = Floor::default();

@@ -1,6 +1,6 @@
 //! `comet bench`: a load generator for any server that speaks the native protocol, cheap enough to keep up with it.
 //!
-//! One thread, one `mio` loop. A delivery is recognised by one byte that occurs once in every payload ([`MARKER`]), so that
+//! One thread, one `mio` loop. A delivery is recognised by one byte that occurs once in every payload (`MARKER`), so that
 //! nothing is decoded: beside a server that spends 1.5 µs a delivery, a JSON parser would measure itself.
 
 mod address;
@@ -89,7 +89,8 @@ pub struct Options {
     pub subscribers: usize,
     /// How many channels; subscriber `i` listens to channel `i % channels`, a publication goes to a random one.
     pub channels: usize,
-    /// The prefix of the channels' names; `None`: one that no other run has. ASCII letters, digits, `-`, `_` and `.`.
+    /// The prefix of the channels' names; `None`: one that no other run has. ASCII letters,
+    /// digits, `-`, `_` and `.`; what such channels already hold would be counted.
     pub channel_prefix: Option<String>,
     /// Further subscribers that are opened and then never read from. Their deliveries are not expected.
     pub slow_readers: usize,

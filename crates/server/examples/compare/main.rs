@@ -181,6 +181,8 @@ struct Line {
     floor: Vec<f64>,
     /// Per server but the floor: the figure of each round.
     servers: Vec<(Target, Vec<f64>)>,
+    /// Each server's last report, whole.
+    reports: serde_json::Map<String, serde_json::Value>,
     /// Runs in which deliveries were missing or doubled.
     lost: Vec<Target>,
 }
@@ -270,6 +272,7 @@ fn each(report: &Report) -> Option<f64> {
 
 impl Line {
     fn note(&mut self, report: &Report) {
+        self.reports.insert(report.target.to_string(), report.to_json());
         if !report.complete() {
             self.lost.push(report.target);
         }
@@ -351,6 +354,7 @@ impl Line {
             "floor_us": if self.floor.is_empty() { serde_json::Value::Null } else { summary(&self.floor) },
             "servers": servers.collect::<serde_json::Map<_, _>>(),
             "lost": self.lost.iter().map(Target::to_string).collect::<Vec<_>>(),
+            "last_reports": self.reports,
             "verdict": self.verdict(row),
         })
     }

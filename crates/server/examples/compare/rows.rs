@@ -101,7 +101,7 @@ pub(crate) fn rows() -> Vec<Row> {
         (o.transport, o.publications) = (Transport::Poll, 100);
     }));
     rows.push(Row::new("channels-1000x10".into(), 1.25, |o| {
-        (o.channels, o.subscribers, o.publications, o.warm_up) = (1_000, 10_000, 20_000, 500);
+        (o.channels, o.subscribers, o.publications, o.warm_up) = (1_000, 10_000, 5_000, 200);
     }));
     rows.push(Row::new("publish".into(), 1.3, |o| {
         (o.load, o.publications, o.warm_up) = (Load::Publish, 10_000, 500);

@@ -74,6 +74,17 @@ mod tests {
     }
 
     #[test]
+    fn a_second_copy_is_noticed_while_an_older_publication_is_still_under_way() {
+        let now = Instant::now();
+        let mut channel = Channel::new(1);
+        channel.publish(now);
+        channel.publish(now);
+        assert_eq!(channel.deliver(1), Some((now, true)));
+        assert_eq!(channel.deliver(1), None);
+        assert_eq!(channel.deliver(0), Some((now, true)));
+    }
+
+    #[test]
     fn a_channel_without_subscribers_has_nothing_under_way() {
         let mut channel = Channel::new(0);
         assert_eq!(channel.publish(Instant::now()), 0);

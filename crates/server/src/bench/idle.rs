@@ -27,7 +27,7 @@ pub(super) fn run(options: Options, progress: &mut dyn FnMut(&str)) -> Result<Re
     let after = Observed::now(&options, own)?;
 
     report.opening = Latency::of(&subscribers.opening_times);
-    let spent = |from: Option<Duration>, to: Option<Duration>| Some((to? - from?).as_secs_f64());
+    let spent = |from: Option<Duration>, to: Option<Duration>| Some(to?.saturating_sub(from?).as_secs_f64());
     report.generator_busy = spent(before.own_cpu, after.own_cpu).map(|own| own / report.seconds);
     let count = options.subscribers.max(1) as f64;
     report.cpu = spent(before.cpu, after.cpu).map(|seconds| Cpu {

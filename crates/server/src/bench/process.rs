@@ -29,7 +29,7 @@ pub(super) struct KernelMemory {
     pub(super) buffers: u64,
 }
 
-/// User and system time since the process began, of all its threads that still live.
+/// User and system time since the process began, of all its threads that still live: less than before if one has ended.
 pub(super) fn cpu_time(pid: u32) -> Result<Duration, BenchError> {
     // The scheduler's own count in nanoseconds, where the kernel shows it; ticks of 10 ms are too coarse.
     let tasks = PathBuf::from(format!("/proc/{pid}/task"));
