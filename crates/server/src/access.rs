@@ -54,7 +54,10 @@ impl Access {
             }
             (Box::from(key.secret.expose()), actions)
         });
-        let tokens = config.tokens.iter().map(|key| (key.name.clone(), key.secret.expose().to_vec()));
+        let tokens = config
+            .tokens
+            .iter()
+            .map(|key| (key.name.clone(), key.secret.expose().to_vec()));
         Ok(Self {
             keys: keys.collect(),
             verifier: Verifier::new(tokens),
@@ -67,7 +70,9 @@ impl Access {
     /// # Errors
     /// [`Denied`]: what was shown is worth nothing, which is told even where anybody may listen.
     pub fn grant(&self, credential: Option<&str>, now: Time) -> Result<Grant, Denied> {
-        let Some(credential) = credential else { return Ok(Grant::anonymous()) };
+        let Some(credential) = credential else {
+            return Ok(Grant::anonymous());
+        };
         let mut found = None;
         for (secret, actions) in &self.keys {
             // All are compared, each in constant time: neither which key nor how much of it was right shows.
@@ -112,5 +117,8 @@ pub fn credential<'a>(request: &'a Request<'_>, parameter: Option<&'a str>) -> O
         let (scheme, rest) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| rest.trim())
     });
-    bearer.or_else(|| request.header_str("x-api-key")).or(parameter).filter(|text| !text.is_empty())
+    bearer
+        .or_else(|| request.header_str("x-api-key"))
+        .or(parameter)
+        .filter(|text| !text.is_empty())
 }

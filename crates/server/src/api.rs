@@ -20,6 +20,7 @@ use serde_json::value::RawValue;
 use crate::endpoint::{DEMO, Endpoint};
 use crate::http::Request;
 use crate::http::cors::Cors;
+use crate::http::problem::Problem;
 use crate::http::response::{Head, Terms};
 use crate::metrics::{self, Gauges};
 use crate::seed;
@@ -46,7 +47,13 @@ pub struct Refused {
 impl Refused {
     /// With a status, a code, and what to do.
     pub fn new(status: u16, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code, detail: detail.into(), allow: None, retry_after: None }
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            allow: None,
+            retry_after: None,
+        }
     }
 
     /// Something is missing or malformed.
@@ -61,7 +68,18 @@ impl Refused {
 
     /// Later, please.
     pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { retry_after: Some(1), ..Self::new(503, "unavailable", detail) }
+        Self {
+            retry_after: Some(1),
+            ..Self::new(503, "unavailable", detail)
+        }
+    }
+
+    /// As the answer to a request.
+    pub fn answer(&self, terms: Terms, cors: &Cors, out: &mut Vec<u8>) {
+        let mut problem = Problem::new(self.status, self.code, &self.detail);
+        problem.allow = self.allow.as_deref();
+        problem.retry_after = self.retry_after;
+        problem.answer(terms, cors, out);
     }
 
     /// As the member of a list of results.
@@ -113,9 +131,17 @@ impl From<ListenError> for Refused {
 /// What a grant lacks: a token, or a better one.
 pub fn lacking(grant: &Grant, action: Action) -> Refused {
     if grant.user.is_none() && !Action::ALL.iter().any(|any| grant.allows_everywhere(*any)) {
-        return Refused::new(401, "unauthorized", format!("this needs a key or a token that allows `{action}`"));
+        return Refused::new(
+            401,
+            "unauthorized",
+            format!("this needs a key or a token that allows `{action}`"),
+        );
     }
-    Refused::new(403, "forbidden", format!("the token or key does not allow `{action}` here"))
+    Refused::new(
+        403,
+        "forbidden",
+        format!("the token or key does not allow `{action}` here"),
+    )
 }
 
 /// The parameter of this name, if it is UTF-8.
@@ -125,7 +151,10 @@ pub fn text<'a>(parameters: &'a [(Vec<u8>, Vec<u8>)], name: &str) -> Option<&'a 
 
 /// The parameter of this name.
 pub fn bytes<'a>(parameters: &'a [(Vec<u8>, Vec<u8>)], name: &str) -> Option<&'a [u8]> {
-    parameters.iter().find(|(own, _)| own == name.as_bytes()).map(|(_, value)| value.as_slice())
+    parameters
+        .iter()
+        .find(|(own, _)| own == name.as_bytes())
+        .map(|(_, value)| value.as_slice())
 }
 
 /// A parameter that is a number.
@@ -218,9 +247,11 @@ pub fn message(
     let short = |name: &str| -> Result<Option<Box<str>>, Refused> {
         match bytes(parameters, name) {
             None => Ok(None),
-            Some(value) if value.len() > 1024 => {
-                Err(Refused::new(413, "too_large", format!("`{name}` has more than 1024 bytes")))
-            }
+            Some(value) if value.len() > 1024 => Err(Refused::new(
+                413,
+                "too_large",
+                format!("`{name}` has more than 1024 bytes"),
+            )),
             Some(value) => std::str::from_utf8(value)
                 .map(|text| Some(text.into()))
                 .map_err(|_| Refused::bad(format!("`{name}` is not UTF-8"))),
@@ -232,14 +263,22 @@ pub fn message(
     if event.is_some() || id.is_some() || session.is_some() || depth.is_some() {
         let attributes = message.attributes_mut();
         (attributes.event, attributes.id, attributes.exclude_session) = (event, id, session);
-        attributes.tags.extend(depth.map(|depth| (seed::DEPTH_TAG.into(), depth.into())));
+        attributes
+            .tags
+            .extend(depth.map(|depth| (seed::DEPTH_TAG.into(), depth.into())));
     }
     Ok(message)
 }
 
 /// What a body is by its content type: curl's default is a form, and means text.
 fn kind_of(content_type: Option<&str>) -> Kind {
-    let kind = content_type.unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    let kind = content_type
+        .unwrap_or("")
+        .split(';')
+        .next()
+        .unwrap_or("")
+        .trim()
+        .to_ascii_lowercase();
     match kind.as_str() {
         "application/json" => Kind::Json,
         "application/x-www-form-urlencoded" => Kind::Text,
@@ -266,7 +305,10 @@ pub fn batch(request: &Request<'_>, settings: &Settings) -> Result<Vec<Result<Me
         return Err(Refused::new(
             413,
             "too_large",
-            format!("{} publications in one batch: at most {most} are allowed (limits.batch)", batch.publications.len()),
+            format!(
+                "{} publications in one batch: at most {most} are allowed (limits.batch)",
+                batch.publications.len()
+            ),
         ));
     }
     let limits = limits(settings);
@@ -300,7 +342,9 @@ pub fn authorize_publish(hub: &Hub, message: &mut Message, grant: &Grant) -> Res
 pub fn receipt(receipt: &Receipt, hub: &Hub, terms: Terms, cors: &Cors, out: &mut Vec<u8>) {
     let mut body = Vec::with_capacity(128);
     receipt_object(receipt, hub, &mut body);
-    cors.write(Head::new(out, terms, 200)).header("Content-Type", "application/json").body(&body);
+    cors.write(Head::new(out, terms, 200))
+        .header("Content-Type", "application/json")
+        .body(&body);
 }
 
 /// `{"channels":[…],"cursor":…}`
@@ -319,7 +363,12 @@ pub fn receipt_members(receipt: &Receipt, hub: &Hub, out: &mut Vec<u8>) {
         }
         out.push(b'{');
         native::channel_member(place.channel.name.as_bytes(), out);
-        let _ = write!(Text(out), ",\"offset\":{},\"epoch\":\"{}\"}}", place.offset, place.channel.epoch);
+        let _ = write!(
+            Text(out),
+            ",\"offset\":{},\"epoch\":\"{}\"}}",
+            place.offset,
+            place.channel.epoch
+        );
     }
     out.extend_from_slice(b"],\"cursor\":\"");
     hub.cursor(receipt.at).write(out);
@@ -352,7 +401,9 @@ impl Answer<'_> {
 
     fn typed(self, status: u16, kind: &str, body: &[u8]) {
         let head = self.cors.write(Head::new(self.out, self.terms, status));
-        head.header("Content-Type", kind).header("Cache-Control", "no-store").body(body);
+        head.header("Content-Type", kind)
+            .header("Cache-Control", "no-store")
+            .body(body);
     }
 
     fn cursor(&self, position: Position) -> String {
@@ -438,12 +489,19 @@ pub fn answer(
 fn history(answer: Answer<'_>, name: &ChannelName, parameters: &[(Vec<u8>, Vec<u8>)]) -> Result<(), Refused> {
     let hub = &answer.shared.hub;
     let since = match begin(hub, text(parameters, "since").unwrap_or("earliest"))? {
-        Begin::Now => Some(cometserver_core::hub::Start { position: hub.now(), ..Default::default() }),
+        Begin::Now => Some(cometserver_core::hub::Start {
+            position: hub.now(),
+            ..Default::default()
+        }),
         Begin::Earliest => None,
         Begin::At(start) => Some(start),
     };
     let limit = number(parameters, "limit")?.map_or(0, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let query = HistoryQuery { since, limit, reverse: flag(parameters, "reverse") };
+    let query = HistoryQuery {
+        since,
+        limit,
+        reverse: flag(parameters, "reverse"),
+    };
     let mut body = Vec::with_capacity(256);
     history_object(hub, name, query, answer.now, &mut body);
     body.push(b'}');
@@ -462,13 +520,19 @@ pub fn history_members(hub: &Hub, name: &ChannelName, query: HistoryQuery, now: 
     native::channel_member(name.as_bytes(), out);
     let Some(history) = hub.history(name, query, now) else {
         let lost = query.since.is_some_and(|start| start.lost_memory);
-        let _ = write!(Text(out), ",\"epoch\":\"0\",\"offset\":0,\"gap\":{lost},\"publications\":[],\"cursor\":\"");
+        let _ = write!(
+            Text(out),
+            ",\"epoch\":\"0\",\"offset\":0,\"gap\":{lost},\"publications\":[],\"cursor\":\""
+        );
         hub.cursor(hub.now()).write(out);
         out.push(b'"');
         return;
     };
     let (epoch, offset, gap) = (history.channel.epoch, history.offset, history.gap);
-    let _ = write!(Text(out), ",\"epoch\":\"{epoch}\",\"offset\":{offset},\"gap\":{gap},\"publications\":[");
+    let _ = write!(
+        Text(out),
+        ",\"epoch\":\"{epoch}\",\"offset\":{offset},\"gap\":{gap},\"publications\":["
+    );
     for (index, publication) in history.publications.iter().enumerate() {
         if index > 0 {
             out.push(b',');
@@ -482,12 +546,15 @@ pub fn history_members(hub: &Hub, name: &ChannelName, query: HistoryQuery, now: 
     out.push(b'"');
 }
 
-fn retained(answer: Answer<'_>, name: &ChannelName, parameters: &[(Vec<u8>, Vec<u8>)]) -> Result<(), Refused> {
-    let publication = answer
-        .shared
-        .hub
-        .retained(name)
-        .ok_or_else(|| Refused::not_found("nothing is retained in this channel: publish with `retain`"))?;
+fn retained(
+    answer: Answer<'_>,
+    name: &ChannelName,
+    parameters: &[(Vec<u8>, Vec<u8>)],
+) -> Result<(), Refused> {
+    let publication =
+        answer.shared.hub.retained(name).ok_or_else(|| {
+            Refused::not_found("nothing is retained in this channel: publish with `retain`")
+        })?;
     if flag(parameters, "raw") {
         if let Body::Message { payload, .. } = &publication.body {
             let kind = match payload.kind() {
@@ -497,7 +564,9 @@ fn retained(answer: Answer<'_>, name: &ChannelName, parameters: &[(Vec<u8>, Vec<
             };
             let head = answer.cors.write(Head::new(answer.out, answer.terms, 200));
             // What somebody published must not become a page of this origin.
-            let head = head.header("Content-Type", kind).header("X-Content-Type-Options", "nosniff");
+            let head = head
+                .header("Content-Type", kind)
+                .header("X-Content-Type-Options", "nosniff");
             head.header("Cache-Control", "no-store").body(payload.bytes());
         }
         return Ok(());
@@ -510,7 +579,11 @@ fn retained(answer: Answer<'_>, name: &ChannelName, parameters: &[(Vec<u8>, Vec<
 }
 
 fn publication_place(publication: &Publication, name: &ChannelName) -> usize {
-    publication.places.iter().position(|place| place.channel.name == *name).unwrap_or(0)
+    publication
+        .places
+        .iter()
+        .position(|place| place.channel.name == *name)
+        .unwrap_or(0)
 }
 
 fn presence(answer: Answer<'_>, name: &ChannelName) {
@@ -544,14 +617,22 @@ pub fn presence_members(hub: &Hub, name: &ChannelName, out: &mut Vec<u8>) {
 }
 
 fn channels(answer: Answer<'_>, parameters: &[(Vec<u8>, Vec<u8>)]) -> Result<(), Refused> {
-    let wanted = bytes(parameters, "pattern").map(|text| pattern(text, answer.settings)).transpose()?;
+    let wanted = bytes(parameters, "pattern")
+        .map(|text| pattern(text, answer.settings))
+        .transpose()?;
     let limit = number(parameters, "limit")?.map_or(100, |n| usize::try_from(n).unwrap_or(usize::MAX));
     let after = number(parameters, "after")?.unwrap_or(0);
     let (with_values, only_retained) = (flag(parameters, "values"), flag(parameters, "retained"));
-    let (found, next) = answer.shared.hub.channels(wanted.as_ref(), after, limit.clamp(1, CHANNELS));
+    let (found, next) = answer
+        .shared
+        .hub
+        .channels(wanted.as_ref(), after, limit.clamp(1, CHANNELS));
     let mut body = b"{\"channels\":[".to_vec();
     let mut first = true;
-    for summary in found.iter().filter(|summary| !only_retained || summary.retained.is_some()) {
+    for summary in found
+        .iter()
+        .filter(|summary| !only_retained || summary.retained.is_some())
+    {
         if !std::mem::take(&mut first) {
             body.push(b',');
         }
@@ -566,12 +647,19 @@ fn channels(answer: Answer<'_>, parameters: &[(Vec<u8>, Vec<u8>)]) -> Result<(),
             summary.listened,
             summary.members,
         );
-        match &summary.retained {
-            Some(publication) if with_values => {
-                native::object(publication, publication_place(publication, &summary.channel.name), &mut body);
-                body.push(b'}');
-            }
-            retained => body.extend_from_slice(if retained.is_some() { b"true" } else { b"false" }),
+        body.extend_from_slice(if summary.retained.is_some() {
+            b"true"
+        } else {
+            b"false"
+        });
+        if let Some(publication) = summary.retained.as_ref().filter(|_| with_values) {
+            body.extend_from_slice(b",\"value\":");
+            native::object(
+                publication,
+                publication_place(publication, &summary.channel.name),
+                &mut body,
+            );
+            body.push(b'}');
         }
         body.push(b'}');
     }
@@ -604,7 +692,10 @@ fn demo(answer: Answer<'_>, file: usize) {
     let head = answer.cors.write(Head::new(answer.out, answer.terms, 200));
     head.header("Content-Type", kind)
         .header("Cache-Control", "no-cache")
-        .header("Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'")
+        .header(
+            "Content-Security-Policy",
+            "default-src 'self'; frame-ancestors 'none'",
+        )
         .header("X-Content-Type-Options", "nosniff")
         .body(content);
 }

@@ -7,9 +7,9 @@ use cometserver_core::channel::ChannelId;
 use cometserver_core::fanout::ReaderId;
 use cometserver_core::grant::Grant;
 
+use crate::http::Progress;
 use crate::http::cors::Cors;
 use crate::http::response::Terms;
-use crate::http::Progress;
 use crate::listener::Socket;
 use crate::metrics::Transport;
 use crate::round::Share;
@@ -62,6 +62,8 @@ pub struct Subscriber {
     pub sent: u64,
     /// Polls: at most so many objects in the answer.
     pub limit: usize,
+    /// Polls: answered 304 if there is nothing new.
+    pub conditional: bool,
     /// The store has been asked for something.
     pub fetching: bool,
     /// It is in the queue of those that read on.
@@ -255,7 +257,9 @@ impl Connection {
     /// The connection is broken.
     pub fn send_slices<'a>(&mut self, mut slices: impl Iterator<Item = &'a [u8]>) -> io::Result<usize> {
         let Some(first) = slices.next() else { return Ok(0) };
-        let Some(second) = slices.next() else { return write_some(|| self.socket.write(first)) };
+        let Some(second) = slices.next() else {
+            return write_some(|| self.socket.write(first));
+        };
         let mut total = 0;
         let mut slices = [first, second].into_iter().chain(slices).peekable();
         while slices.peek().is_some() {

@@ -79,8 +79,16 @@ const TABLE: &[(&str, &[(Method, Endpoint)])] = &[
 /// A file of the demo page: path, content type, content.
 pub const DEMO: &[(&str, &str, &[u8])] = &[
     ("/", "text/html; charset=utf-8", include_bytes!("demo/index.html")),
-    ("/demo/style.css", "text/css; charset=utf-8", include_bytes!("demo/style.css")),
-    ("/demo/page.js", "text/javascript; charset=utf-8", include_bytes!("demo/page.js")),
+    (
+        "/demo/style.css",
+        "text/css; charset=utf-8",
+        include_bytes!("demo/style.css"),
+    ),
+    (
+        "/demo/page.js",
+        "text/javascript; charset=utf-8",
+        include_bytes!("demo/page.js"),
+    ),
     ("/demo/icon.svg", "image/svg+xml", include_bytes!("demo/icon.svg")),
 ];
 
@@ -106,7 +114,10 @@ impl Endpoint {
                 _ => Err(NoEndpoint::Methods("GET, HEAD".into())),
             };
         }
-        let (_, methods) = TABLE.iter().find(|(own, _)| *own == path).ok_or(NoEndpoint::NotFound)?;
+        let (_, methods) = TABLE
+            .iter()
+            .find(|(own, _)| *own == path)
+            .ok_or(NoEndpoint::NotFound)?;
         match methods.iter().find(|(own, _)| *own == as_get) {
             Some((_, endpoint)) => Ok(*endpoint),
             None => {

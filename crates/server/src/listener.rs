@@ -117,8 +117,15 @@ impl Listener {
             }
             platform::Listener::Unix(unix) => {
                 unix.set_nonblocking(true)?;
-                let path = unix.local_addr()?.as_pathname().map(Path::to_owned).unwrap_or_default();
-                Ok((Self::Unix(mio::net::UnixListener::from_std(unix)), DoorAddress::Unix(path)))
+                let path = unix
+                    .local_addr()?
+                    .as_pathname()
+                    .map(Path::to_owned)
+                    .unwrap_or_default();
+                Ok((
+                    Self::Unix(mio::net::UnixListener::from_std(unix)),
+                    DoorAddress::Unix(path),
+                ))
             }
         }
     }

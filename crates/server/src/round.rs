@@ -41,7 +41,12 @@ pub struct Share {
 
 impl Default for Share {
     fn default() -> Self {
-        Self { first: NONE, end: NONE, runs: NONE, last_run: NONE }
+        Self {
+            first: NONE,
+            end: NONE,
+            runs: NONE,
+            last_run: NONE,
+        }
     }
 }
 
@@ -56,8 +61,8 @@ impl Share {
 struct Laid {
     bytes: Vec<u8>,
     frames: Vec<Frame>,
-    /// The publication that was encoded last, by its address, and in which place.
-    latest: Option<(*const Publication, usize)>,
+    /// The publication that was encoded last, by its sequence, and in which place.
+    latest: Option<(u64, usize)>,
 }
 
 /// See the module.
@@ -79,12 +84,16 @@ impl RoundFrames {
         encoder: &mut Encoder,
     ) {
         let laid = &mut self.laid[format as usize];
-        let key = (std::ptr::from_ref(publication), place);
+        let key = (publication.sequence(), place);
         if laid.latest != Some(key) {
             let start = laid.bytes.len() as u32;
             let cursor = Some(hub.cursor(publication.at));
             encoder.publication(format, publication, place, cursor, &mut laid.bytes);
-            laid.frames.push(Frame { start, end: laid.bytes.len() as u32, at: publication.at });
+            laid.frames.push(Frame {
+                start,
+                end: laid.bytes.len() as u32,
+                at: publication.at,
+            });
             laid.latest = Some(key);
         }
         let frame = laid.frames.len() as u32 - 1;
@@ -92,7 +101,11 @@ impl RoundFrames {
             share.first = frame;
         } else if share.end != frame {
             let run = self.runs.len() as u32;
-            self.runs.push(Run { first: share.first, end: share.end, next: NONE });
+            self.runs.push(Run {
+                first: share.first,
+                end: share.end,
+                next: NONE,
+            });
             match share.last_run {
                 NONE => share.runs = run,
                 last => self.runs[last as usize].next = run,
@@ -107,7 +120,10 @@ impl RoundFrames {
     pub fn slices<'a>(&'a self, format: Format, share: &Share) -> impl Iterator<Item = &'a [u8]> {
         let laid = &self.laid[format as usize];
         self.runs_of(*share).map(move |(first, end)| {
-            let (start, stop) = (laid.frames[first as usize].start, laid.frames[end as usize - 1].end);
+            let (start, stop) = (
+                laid.frames[first as usize].start,
+                laid.frames[end as usize - 1].end,
+            );
             &laid.bytes[start as usize..stop as usize]
         })
     }
@@ -122,14 +138,26 @@ impl RoundFrames {
         earlier.chain((share.first != NONE).then_some((share.first, share.end)))
     }
 
+    /// Which frames a share has, as runs.
+    pub fn runs(&self, share: &Share) -> Vec<(u32, u32)> {
+        self.runs_of(*share).collect()
+    }
+
     /// How many frames a share has.
     pub fn count(&self, share: &Share) -> usize {
-        self.runs_of(*share).map(|(first, end)| (end - first) as usize).sum()
+        self.runs_of(*share)
+            .map(|(first, end)| (end - first) as usize)
+            .sum()
     }
 
     /// After `written` bytes of a share went out: the position of the last frame of which any byte did (none: no byte did),
     /// the rest of that frame, and how many frames went out, that one included.
-    pub fn after(&self, format: Format, share: &Share, mut written: usize) -> (Option<Position>, &[u8], usize) {
+    pub fn after(
+        &self,
+        format: Format,
+        share: &Share,
+        mut written: usize,
+    ) -> (Option<Position>, &[u8], usize) {
         let laid = &self.laid[format as usize];
         let mut position = None;
         let mut count = 0;
@@ -142,7 +170,11 @@ impl RoundFrames {
                 position = Some(frame.at);
                 count += 1;
                 if written < length {
-                    return (position, &laid.bytes[frame.start as usize + written..frame.end as usize], count);
+                    return (
+                        position,
+                        &laid.bytes[frame.start as usize + written..frame.end as usize],
+                        count,
+                    );
                 }
                 written -= length;
             }

@@ -28,6 +28,12 @@ const HTTP_METHODS: [&[u8]; 7] = [
 /// What the key that holds a key's last write time is called: the key and this.
 const TIME_SUFFIX: &[u8] = b"-time";
 
+/// The tag of a publication that says at which depth its writer encodes: `cli` or `web`.
+pub const DEPTH_TAG: &str = "seed_depth";
+
+/// The tag of a publication that came over the old wire: the token as its writer encoded it.
+pub const TOKEN_TAG: &str = "seed_token";
+
 /// The answer to a `write` or a `stop` that was carried out.
 pub const DONE: &[u8] = b"ok \0";
 

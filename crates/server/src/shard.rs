@@ -186,6 +186,9 @@ impl Shard {
             match letter {
                 Mail::Accepted(socket, door, address) => self.accepted(socket, door, address),
                 Mail::Published(id, result) => self.published(id, result),
+                Mail::SocketPublished(connection, id, result) => {
+                    self.socket_published(connection, id.as_deref(), result);
+                }
                 Mail::Fetched(id, page) => self.fetched(id, page),
                 Mail::Superseded(id) => self.superseded(id),
                 Mail::Reloaded => self.reloaded(),
@@ -226,7 +229,10 @@ impl Shard {
         connection.deadline = at;
         if at < connection.timer {
             connection.timer = at;
-            let token = timer::Token { slot: slot as u32, generation: connection.generation };
+            let token = timer::Token {
+                slot: slot as u32,
+                generation: connection.generation,
+            };
             self.wheel.schedule(token, at);
         }
     }
@@ -238,8 +244,9 @@ impl Shard {
         let mut due = Vec::new();
         let connections = &mut self.connections;
         self.wheel.expire(self.now, |token| {
-            let connection =
-                connections.get_mut(token.slot as usize).filter(|c| c.generation == token.generation)?;
+            let connection = connections
+                .get_mut(token.slot as usize)
+                .filter(|c| c.generation == token.generation)?;
             if connection.deadline > self.now {
                 connection.timer = connection.deadline;
                 return (connection.deadline != u64::MAX).then_some(connection.deadline);
@@ -255,7 +262,9 @@ impl Shard {
 
     /// A connection's deadline has come.
     fn overdue(&mut self, slot: usize) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
         connection.deadline = u64::MAX;
         if connection.stuck != 0 && self.now.saturating_sub(connection.stuck) >= STUCK {
             self.drop_for(slot, DropReason::Slow);
@@ -283,7 +292,9 @@ impl Shard {
 
     /// Everything was said: close once it is sent.
     fn finish(&mut self, slot: usize) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
         connection.closing = true;
         self.close_if_sent(slot);
     }
@@ -291,7 +302,9 @@ impl Shard {
     /// Half-closes a connection whose last bytes are sent, and lets the peer finish: to close with something unread would
     /// reset it, and what we sent last could be lost.
     fn close_if_sent(&mut self, slot: usize) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
         if !connection.closing || connection.is_blocked() {
             return;
         }
@@ -314,7 +327,9 @@ impl Shard {
     /// The connection is gone, with everything it held.
     fn remove(&mut self, slot: usize) {
         self.release_reader(slot);
-        let Some(connection) = self.connections.try_remove(slot) else { return };
+        let Some(connection) = self.connections.try_remove(slot) else {
+            return;
+        };
         let metrics = self.shared.metrics.shard(self.id as usize);
         metrics.connections.of(connection.counted).sub(1);
         self.shared.left(self.id, connection.address);
@@ -338,7 +353,9 @@ impl Shard {
 
     /// Sends bytes; a broken connection is removed. Is it still there?
     fn send(&mut self, slot: usize, bytes: &[u8]) -> bool {
-        let Some(connection) = self.connections.get_mut(slot) else { return false };
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return false;
+        };
         match connection.send(bytes, &mut self.bytes_sent) {
             Ok(sent) => {
                 self.sent(slot, sent);
@@ -362,7 +379,9 @@ impl Shard {
 
     /// The peer takes more.
     fn writable(&mut self, slot: usize) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
         if !connection.is_blocked() {
             return;
         }
@@ -376,7 +395,10 @@ impl Shard {
                     return;
                 }
                 self.read_on_soon(slot);
-                let readable = self.connections.get(slot).is_some_and(|connection| connection.readable);
+                let readable = self
+                    .connections
+                    .get(slot)
+                    .is_some_and(|connection| connection.readable);
                 if readable {
                     self.readable(slot);
                 }
@@ -385,12 +407,19 @@ impl Shard {
     }
 
     fn id_of(&self, slot: usize) -> ConnectionId {
-        ConnectionId { shard: self.id, slot: slot as u32, generation: self.connections[slot].generation }
+        ConnectionId {
+            shard: self.id,
+            slot: slot as u32,
+            generation: self.connections[slot].generation,
+        }
     }
 
     fn slot_of(&self, id: ConnectionId) -> Option<usize> {
         let slot = id.slot as usize;
-        self.connections.get(slot).filter(|connection| connection.generation == id.generation).map(|_| slot)
+        self.connections
+            .get(slot)
+            .filter(|connection| connection.generation == id.generation)
+            .map(|_| slot)
     }
 
     /// Tells live readers of what became visible, and flushes each that is concerned, until nothing is left.
@@ -403,8 +432,12 @@ impl Shard {
             let mut latest: *const cometserver_core::Publication = std::ptr::null();
             let mut times = Vec::new();
             let round = self.fanout.round(|tag, _reader, publication, place| {
-                let Some(connection) = connections.get_mut(tag as usize) else { return };
-                let State::Reading(subscriber) = &connection.state else { return };
+                let Some(connection) = connections.get_mut(tag as usize) else {
+                    return;
+                };
+                let State::Reading(subscriber) = &connection.state else {
+                    return;
+                };
                 if connection.share.is_empty() {
                     dirty.push(tag);
                 }
@@ -412,7 +445,14 @@ impl Shard {
                     latest = &raw const **publication;
                     times.push(publication.time);
                 }
-                frames.give(&mut connection.share, subscriber.format, publication, place, hub, encoder);
+                frames.give(
+                    &mut connection.share,
+                    subscriber.format,
+                    publication,
+                    place,
+                    hub,
+                    encoder,
+                );
             });
             if round.lagged {
                 self.all_behind();
@@ -429,7 +469,9 @@ impl Shard {
                 let wall = wall_clock();
                 let metrics = self.metrics();
                 for time in times {
-                    metrics.publish_to_write.observe(wall.saturating_sub(time) * 1000, 1);
+                    metrics
+                        .publish_to_write
+                        .observe(wall.saturating_sub(time) * 1000, 1);
                 }
             }
             if !round.more {
@@ -440,9 +482,13 @@ impl Shard {
 
     /// Writes a connection's share of the round.
     fn deliver(&mut self, slot: usize, before: Position) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
         let share = std::mem::take(&mut connection.share);
-        let State::Reading(subscriber) = &mut connection.state else { return };
+        let State::Reading(subscriber) = &mut connection.state else {
+            return;
+        };
         let (reader, format, blocked) = (subscriber.reader, subscriber.format, connection.is_blocked());
         if format == crate::wire::Format::Poll {
             self.answer_poll_from_round(slot, &share, before);
@@ -498,7 +544,9 @@ impl Shard {
         if connection.is_blocked() || connection.closing {
             return;
         }
-        let Some(subscriber) = connection.subscriber() else { return };
+        let Some(subscriber) = connection.subscriber() else {
+            return;
+        };
         if subscriber.queued || subscriber.fetching || self.fanout.is_live(subscriber.reader) {
             return;
         }
@@ -555,6 +603,9 @@ impl Shard {
 
     /// The reader of a connection, if it has one.
     fn reader_of(&mut self, slot: usize) -> Option<ReaderId> {
-        self.connections.get_mut(slot)?.subscriber().map(|subscriber| subscriber.reader)
+        self.connections
+            .get_mut(slot)?
+            .subscriber()
+            .map(|subscriber| subscriber.reader)
     }
 }

@@ -30,8 +30,13 @@ pub enum Mail {
     Accepted(Socket, usize, Option<IpAddr>),
     /// A publication that had to wait for the store was answered.
     Published(ConnectionId, Result<Receipt, PublishError>),
+    /// The same for a command of a WebSocket, with the command's `id`.
+    SocketPublished(ConnectionId, Option<Box<str>>, Result<Receipt, PublishError>),
     /// What a reader needs came from the store.
-    Fetched(ConnectionId, Result<cometserver_core::broker::Page, cometserver_core::broker::BrokerError>),
+    Fetched(
+        ConnectionId,
+        Result<cometserver_core::broker::Page, cometserver_core::broker::BrokerError>,
+    ),
     /// A newer request of the same session has come: end this one.
     Superseded(ConnectionId),
     /// Other settings are in force.
@@ -62,7 +67,11 @@ pub struct Mailbox {
 impl Mailbox {
     /// A box whose shard is woken by `waker`.
     pub fn new(waker: Waker) -> Self {
-        Self { mail: Mutex::new(Vec::new()), waker, load: AtomicUsize::new(0) }
+        Self {
+            mail: Mutex::new(Vec::new()),
+            waker,
+            load: AtomicUsize::new(0),
+        }
     }
 
     /// Puts something in, and wakes the shard.
@@ -169,12 +178,18 @@ impl Shared {
 
     /// The configuration in force.
     pub fn settings(&self) -> Arc<Settings> {
-        self.settings.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+        self.settings
+            .read()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .clone()
     }
 
     /// Puts another configuration in force.
     pub fn set_settings(&self, settings: Settings) {
-        *self.settings.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(settings);
+        *self
+            .settings
+            .write()
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(settings);
     }
 
     /// Asks the main thread for something.
@@ -215,11 +230,19 @@ impl Shared {
     ///
     /// # Errors
     /// What to tell the client.
-    pub fn admit(&self, socket: Socket, door: usize, address: Option<IpAddr>) -> Result<(), (Socket, &'static str)> {
+    pub fn admit(
+        &self,
+        socket: Socket,
+        door: usize,
+        address: Option<IpAddr>,
+    ) -> Result<(), (Socket, &'static str)> {
         let settings = self.settings();
         let limits = &settings.config.limits;
         if self.connections.load(Ordering::Relaxed) >= limits.connections {
-            return Err((socket, "the server has as many connections as limits.connections allows"));
+            return Err((
+                socket,
+                "the server has as many connections as limits.connections allows",
+            ));
         }
         let counted = address.filter(|_| {
             limits.connections_per_address.is_some() && self.doors[door].role == crate::listener::Role::Public
@@ -228,12 +251,18 @@ impl Shared {
             let mut addresses = lock(&self.addresses);
             let count = addresses.entry(address).or_default();
             if *count >= max {
-                return Err((socket, "this address has as many connections as limits.connections_per_address allows"));
+                return Err((
+                    socket,
+                    "this address has as many connections as limits.connections_per_address allows",
+                ));
             }
             *count += 1;
         }
         self.connections.fetch_add(1, Ordering::Relaxed);
-        let least = self.mailboxes.iter().min_by_key(|mailbox| mailbox.load.load(Ordering::Relaxed));
+        let least = self
+            .mailboxes
+            .iter()
+            .min_by_key(|mailbox| mailbox.load.load(Ordering::Relaxed));
         let Some(mailbox) = least else { return Ok(()) };
         mailbox.load.fetch_add(1, Ordering::Relaxed);
         mailbox.send(Mail::Accepted(socket, door, counted));
@@ -242,7 +271,9 @@ impl Shared {
 
     /// A connection of this shard is gone.
     pub fn left(&self, shard: u8, address: Option<IpAddr>) {
-        self.mailboxes[shard as usize].load.fetch_sub(1, Ordering::Relaxed);
+        self.mailboxes[shard as usize]
+            .load
+            .fetch_sub(1, Ordering::Relaxed);
         if let Some(address) = address {
             let mut addresses = lock(&self.addresses);
             if let Some(count) = addresses.get_mut(&address) {
@@ -271,7 +302,9 @@ pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Milliseconds since 1970.
 pub fn wall_clock() -> Time {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 

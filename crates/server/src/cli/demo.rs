@@ -57,6 +57,7 @@ impl Demo {
             Options {
                 demo: true,
                 ready: Some(Box::new(ready)),
+                ..Options::default()
             },
         );
         drop(folder);

@@ -36,17 +36,22 @@ impl Serve {
         settings.refuse_url("serve")?;
         let loaded = settings.load()?;
         if self.detached {
-            return detached(loaded.config);
+            return detached(loaded.config, settings);
         }
         configuration::warn(&loaded);
         serve(
             loaded.config,
             Options {
-                demo: false,
-                ready: None,
+                reload: Some(reload(settings)),
+                ..Options::default()
             },
         )
     }
+}
+
+/// How a running server reads its configuration again: from where it came.
+fn reload(settings: Settings) -> server::Reload {
+    Box::new(move || settings.load())
 }
 
 /// Runs a server to its end.
@@ -63,7 +68,7 @@ pub(super) fn log_path(config: &Config) -> PathBuf {
 }
 
 /// Leaves the caller completely, then runs, then reports: whoever waits for the report has nothing of us to wait for.
-fn detached(config: Config) -> Outcome {
+fn detached(config: Config, settings: Settings) -> Outcome {
     let report = Report::take_stdout()?;
     if let Err(failure) = leave(&config, report.fd()) {
         report.error(failure.message());
@@ -71,8 +76,9 @@ fn detached(config: Config) -> Outcome {
     }
     let ready = report.clone();
     let options = Options {
-        demo: false,
         ready: Some(Box::new(move |addresses| ready.ready(addresses))),
+        reload: Some(reload(settings)),
+        ..Options::default()
     };
     serve(config, options).inspect_err(|failure| report.error(failure.message()))
 }

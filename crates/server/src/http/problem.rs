@@ -15,7 +15,7 @@ pub struct Problem<'a> {
     /// Seconds to stay away (`Retry-After`).
     pub retry_after: Option<u32>,
     /// The methods that would have been accepted (`Allow`), comma-separated; for 405.
-    pub allow: Option<&'static str>,
+    pub allow: Option<&'a str>,
 }
 
 impl<'a> Problem<'a> {

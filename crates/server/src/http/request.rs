@@ -77,6 +77,11 @@ impl<'a> Request<'a> {
         self.header(name).and_then(|value| str::from_utf8(value).ok())
     }
 
+    /// All header fields, in order.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+        self.headers.iter().map(|header| (header.name, header.value))
+    }
+
     /// The values of all headers called `name` (any case), in order.
     pub fn headers_all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.headers

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::Shard;
 use super::requests::Parameters;
 use crate::api::{self, Refused};
-use crate::connection::{Membership, Sent, State, Subscriber, WebSocketState};
+use crate::connection::{Membership, State, Subscriber, WebSocketState};
 use crate::endpoint::Endpoint;
 use crate::http::Request;
 use crate::http::cors::Cors;
@@ -25,7 +25,10 @@ use crate::websocket::{Decoder, close, code, handshake};
 use crate::wire::Format;
 
 /// What a reader that is behind reads at a time: enough for few calls, little enough to keep for a slow one.
-const PAGE: ReadLimits = ReadLimits { items: 256, bytes: 32 << 10 };
+const PAGE: ReadLimits = ReadLimits {
+    items: 256,
+    bytes: 32 << 10,
+};
 
 /// The bounds and the default of a poll's `limit`.
 const POLL_LIMIT: (u64, u64) = (256, 1000);
@@ -112,13 +115,12 @@ impl Shard {
             self.give_back(slot, route);
             return Err(refused);
         }
-        let live = self.fanout.begin(reader, wish.begin, wish.retained);
+        self.fanout.begin(reader, wish.begin, wish.retained);
         if let Begin::At(start) = wish.begin {
             let lost = start.lost_memory || start.lost_durable;
             let recovery = if lost { Recovery::Gap } else { Recovery::Complete };
             self.metrics().recoveries.of(recovery).add(1);
         }
-        let _ = live;
         if let Some(accept) = &accept {
             accept.write_head(out);
         } else if endpoint != Endpoint::Poll {
@@ -127,7 +129,9 @@ impl Shard {
         let member = self.membership(slot, &wish, &grant);
         let ends = self.ends(endpoint, parameters)?;
         let held = self.role(slot) == Role::Public && !self.is_immediate(parameters, endpoint);
-        let limit = api::number(parameters, "limit")?.unwrap_or(POLL_LIMIT.0).clamp(1, POLL_LIMIT.1);
+        let limit = api::number(parameters, "limit")?
+            .unwrap_or(POLL_LIMIT.0)
+            .clamp(1, POLL_LIMIT.1);
         let subscriber = Subscriber {
             reader,
             format,
@@ -141,6 +145,7 @@ impl Shard {
             ends,
             sent: self.now,
             limit: usize::try_from(limit).unwrap_or(1),
+            conditional: request.header("if-none-match").is_some(),
             fetching: false,
             queued: false,
             socket: accept.map(|_| {
@@ -164,10 +169,20 @@ impl Shard {
         Ok(())
     }
 
-    fn wish(&self, endpoint: Endpoint, request: &Request<'_>, parameters: &Parameters) -> Result<Wish, Refused> {
+    fn wish(
+        &self,
+        endpoint: Endpoint,
+        request: &Request<'_>,
+        parameters: &Parameters,
+    ) -> Result<Wish, Refused> {
         let limits = api::limits(&self.settings);
         let most = &self.settings.config.limits;
-        let named = |name: &[u8]| parameters.iter().filter(move |(own, _)| own == name).map(|(_, value)| value);
+        let named = |name: &'static [u8]| {
+            parameters
+                .iter()
+                .filter(move |(own, _)| own == name)
+                .map(|(_, value)| value)
+        };
         let channels = named(b"channel")
             .map(|name| native::command::channel_name(name, &limits))
             .collect::<Result<Vec<_>, _>>()?;
@@ -178,7 +193,9 @@ impl Shard {
             return Err(too_many(most.subscriptions, most.patterns));
         }
         if channels.is_empty() && patterns.is_empty() && endpoint != Endpoint::WebSocket {
-            return Err(Refused::bad("name at least one `channel` or `pattern` to listen to"));
+            return Err(Refused::bad(
+                "name at least one `channel` or `pattern` to listen to",
+            ));
         }
         let (join, watch) = presence_wish(api::text(parameters, "presence"))?;
         let info = match api::text(parameters, "info") {
@@ -193,12 +210,25 @@ impl Shard {
         };
         let begin = self.where_to_begin(endpoint, request, parameters)?;
         let retained = !matches!(api::bytes(parameters, "retained"), Some(b"0" | b"false" | b"no"));
-        Ok(Wish { channels, patterns, begin, retained, join, watch, info, session })
+        Ok(Wish {
+            channels,
+            patterns,
+            begin,
+            retained,
+            join,
+            watch,
+            info,
+            session,
+        })
     }
 
     pub(super) fn member_info(&self, info: &str) -> Result<bytes::Bytes, Refused> {
         if info.len() > self.settings.config.presence.member_info {
-            return Err(Refused::new(413, "too_large", "`info` is larger than presence.member_info allows"));
+            return Err(Refused::new(
+                413,
+                "too_large",
+                "`info` is larger than presence.member_info allows",
+            ));
         }
         let mut value = Vec::new();
         let payload = cometserver_core::publication::Payload::new(
@@ -219,18 +249,20 @@ impl Shard {
     ) -> Result<Begin, Refused> {
         let header = match endpoint {
             Endpoint::Sse => request.header_str("last-event-id"),
-            Endpoint::Poll if api::bytes(parameters, "cursor").is_none() => {
-                request.header_str("if-none-match").map(|tag| tag.trim_start_matches("W/").trim_matches('"'))
-            }
+            Endpoint::Poll if api::bytes(parameters, "cursor").is_none() => request
+                .header_str("if-none-match")
+                .map(|tag| tag.trim_start_matches("W/").trim_matches('"')),
             _ => None,
         };
         match header.filter(|text| !text.is_empty()) {
             // A browser shows an error once and gives up for ever; a cursor of ours it cannot be, so all is a gap.
-            Some(text) => Ok(api::begin(&self.hub, text).unwrap_or(Begin::At(cometserver_core::hub::Start {
-                lost_memory: true,
-                lost_durable: true,
-                ..Default::default()
-            }))),
+            Some(text) => Ok(api::begin(&self.hub, text).unwrap_or(Begin::At(
+                cometserver_core::hub::Start {
+                    lost_memory: true,
+                    lost_durable: true,
+                    ..Default::default()
+                },
+            ))),
             None => api::begin(&self.hub, api::text(parameters, "cursor").unwrap_or("now")),
         }
     }
@@ -239,9 +271,8 @@ impl Shard {
         if request.version != crate::http::Version::Http11 {
             return Err(Refused::bad("a WebSocket needs HTTP/1.1"));
         }
-        handshake::check(request.headers(), |_| true).map_err(|refusal| {
-            Refused::new(refusal.status(), "bad_request", refusal.to_string())
-        })
+        handshake::check(request.headers(), |_| true)
+            .map_err(|refusal| Refused::new(refusal.status(), "bad_request", refusal.to_string()))
     }
 
     fn authorize(&self, wish: &Wish, grant: &Grant) -> Result<(), Refused> {
@@ -262,7 +293,11 @@ impl Shard {
             return Err(api::lacking(grant, Action::Subscribe));
         }
         if presence && !namespace.presence {
-            return Err(Refused::new(403, "forbidden", "this channel's namespace has no presence"));
+            return Err(Refused::new(
+                403,
+                "forbidden",
+                "this channel's namespace has no presence",
+            ));
         }
         if presence && !grant.allows(Action::Presence, name, &namespace) {
             return Err(api::lacking(grant, Action::Presence));
@@ -276,12 +311,19 @@ impl Shard {
         wish: &Wish,
         grant: &Grant,
     ) -> Result<(), Refused> {
-        let wants = Wants { presence: wish.watch, retained: wish.retained, public_only: false };
+        let wants = Wants {
+            presence: wish.watch,
+            retained: wish.retained,
+            public_only: false,
+        };
         for name in &wish.channels {
             self.fanout.add(reader, name, wants, self.wall)?;
         }
         for pattern in &wish.patterns {
-            let wants = Wants { public_only: !grant.covers(pattern), ..wants };
+            let wants = Wants {
+                public_only: !grant.covers(pattern),
+                ..wants
+            };
             self.fanout.add_pattern(reader, pattern, wants)?;
         }
         Ok(())
@@ -360,14 +402,16 @@ impl Shard {
                 cursor.write(&mut body);
                 body.extend_from_slice(b"\"}");
                 let head = cors.write(Head::new(out, terms, 200));
-                head.header("Content-Type", "application/json").header("Cache-Control", "no-store").body(&body);
+                head.header("Content-Type", "application/json")
+                    .header("Cache-Control", "no-store")
+                    .body(&body);
             }
             Endpoint::WebSocket => {
                 if let Some(accept) = accept {
                     accept.write_head(out);
                 }
                 self.encoder.reconnect(Format::WebSocketText, after, cursor, out);
-                close(code::TRY_AGAIN_LATER, "come back later", out);
+                close(code::TRY_LATER, "come back later", out);
                 self.connections[slot].closing = true;
             }
             _ => {
@@ -398,7 +442,11 @@ impl Shard {
             Endpoint::Stream => "application/x-ndjson",
             _ => "application/json",
         };
-        let terms = if terms.version == crate::http::Version::Http10 { terms.closing() } else { terms };
+        let terms = if terms.version == crate::http::Version::Http10 {
+            terms.closing()
+        } else {
+            terms
+        };
         cors.write(Head::new(out, terms, 200))
             .header("Content-Type", kind)
             // no-transform: a proxy that compresses would hold back what it has until there is more.
@@ -425,7 +473,8 @@ impl Shard {
 
     /// A member's name: the grant's user, or one made up for the life of the connection.
     fn membership(&mut self, slot: usize, wish: &Wish, grant: &Grant) -> Option<Box<Membership>> {
-        wish.join.then(|| self.new_membership(slot, grant, wish.session.as_deref(), wish.info.clone()))
+        wish.join
+            .then(|| self.new_membership(slot, grant, wish.session.as_deref(), wish.info.clone()))
     }
 
     pub(super) fn new_membership(
@@ -439,7 +488,11 @@ impl Shard {
             Some(session) => format!("anonymous-{session}").into(),
             None => {
                 let generation = self.connections[slot].generation;
-                format!("anonymous-{:x}-{:x}-{:x}", self.shared.started, self.id, generation).into()
+                format!(
+                    "anonymous-{:x}-{:x}-{:x}",
+                    self.shared.started, self.id, generation
+                )
+                .into()
             }
         });
         Box::new(Membership { user, info })
@@ -447,7 +500,9 @@ impl Shard {
 
     /// Becomes a member of all channels subscribed to.
     fn join_all(&mut self, slot: usize) {
-        let Some(reader) = self.reader_of(slot) else { return };
+        let Some(reader) = self.reader_of(slot) else {
+            return;
+        };
         let channels: Vec<_> = self.fanout.channels(reader).map(|channel| channel.id).collect();
         for channel in channels {
             self.join(slot, channel);
@@ -455,12 +510,15 @@ impl Shard {
     }
 
     pub(super) fn join(&mut self, slot: usize, channel: cometserver_core::ChannelId) {
-        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
         if subscriber.joined.contains(&channel) {
             return;
         }
         let Some(member) = &subscriber.member else { return };
-        self.hub.join(channel, &member.user, member.info.clone(), self.wall);
+        self.hub
+            .join(channel, &member.user, member.info.clone(), self.wall);
         subscriber.joined.push(channel);
     }
 
@@ -480,15 +538,19 @@ impl Shard {
 
     pub(super) fn superseded(&mut self, id: ConnectionId) {
         if let Some(slot) = self.slot_of(id)
-            && self.connections[slot].subscriber().is_some_and(|s| s.format == Format::Poll)
+            && self.connections[slot]
+                .subscriber()
+                .is_some_and(|s| s.format == Format::Poll)
         {
-            self.answer_poll(slot, &[], None);
+            self.answer_poll(slot, &[]);
         }
     }
 
     /// The head is sent: now the reader gets what it starts with.
     pub(super) fn begin_reading(&mut self, slot: usize) {
-        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
         let (format, reader, is_socket) = (subscriber.format, subscriber.reader, subscriber.socket.is_some());
         if format == Format::Poll {
             self.read_poll(slot);
@@ -520,10 +582,12 @@ impl Shard {
     }
 
     /// When something has to be done about a held request: its end, its grant's end, a heartbeat.
-    fn schedule(&mut self, slot: usize) {
+    pub(super) fn schedule(&mut self, slot: usize) {
         let heartbeat = self.millis(self.settings.config.held.heartbeat);
         let (now, wall, stuck) = (self.now, self.wall, self.connections[slot].stuck);
-        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
         let mut at = subscriber.ends;
         if let Some(expires) = subscriber.grant.expires {
             at = at.min(now + expires.saturating_sub(wall));
@@ -541,11 +605,13 @@ impl Shard {
     pub(super) fn tend(&mut self, slot: usize) {
         let heartbeat = self.millis(self.settings.config.held.heartbeat);
         let (now, wall, blocked) = (self.now, self.wall, self.connections[slot].is_blocked());
-        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
         let (reader, format) = (subscriber.reader, subscriber.format);
         if format == Format::Poll {
             if subscriber.ends <= now || subscriber.grant.is_expired(wall) {
-                self.answer_poll(slot, &[], None);
+                self.answer_poll(slot, &[]);
             } else {
                 self.schedule(slot);
             }
@@ -558,10 +624,13 @@ impl Shard {
         }
         if subscriber.ends <= now {
             let after = chance(1000);
-            self.end(slot, after, code::SERVICE_RESTART, "time is up");
+            self.end(slot, after, code::RESTART, "time is up");
             return;
         }
-        let silent = subscriber.socket.as_ref().map_or(0, |socket| now.saturating_sub(socket.heard));
+        let silent = subscriber
+            .socket
+            .as_ref()
+            .map_or(0, |socket| now.saturating_sub(socket.heard));
         if silent > heartbeat * SILENT_HEARTBEATS {
             self.drop_for(slot, DropReason::Timeout);
             return;
@@ -588,7 +657,9 @@ impl Shard {
     /// A page for a reader that is behind.
     pub(super) fn read_on(&mut self, slot: usize) {
         let blocked = self.connections[slot].is_blocked();
-        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
         let (reader, format) = (subscriber.reader, subscriber.format);
         if blocked || subscriber.fetching || self.fanout.is_live(reader) {
             return;
@@ -602,7 +673,10 @@ impl Shard {
         let mut out = std::mem::take(&mut self.out);
         out.clear();
         let transport = self.connections[slot].counted;
-        let delivered = steps.iter().filter(|step| matches!(step, Step::Publication(..))).count();
+        let delivered = steps
+            .iter()
+            .filter(|step| matches!(step, Step::Publication(..)))
+            .count();
         for step in steps.drain(..) {
             self.write_step(slot, format, step, &mut out);
         }
@@ -617,7 +691,8 @@ impl Shard {
             subscriber.sent = self.now;
         }
         match progress {
-            Progress::Live => self.connections[slot].stuck = if self.connections[slot].is_blocked() { self.connections[slot].stuck } else { 0 },
+            Progress::Live if self.connections[slot].is_blocked() => {}
+            Progress::Live => self.connections[slot].stuck = 0,
             Progress::More => self.read_on_soon(slot),
             Progress::Cold(fetch) => self.fetch(slot, fetch),
         }
@@ -637,7 +712,9 @@ impl Shard {
 
     pub(super) fn fetched(&mut self, id: ConnectionId, page: Result<Page, BrokerError>) {
         let Some(slot) = self.slot_of(id) else { return };
-        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
         subscriber.fetching = false;
         let reader = subscriber.reader;
         match page {
@@ -675,12 +752,21 @@ impl Shard {
 
     /// Reads for a poll until there is something, or nothing left: then it is held.
     fn read_poll(&mut self, slot: usize) {
-        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
         let (reader, limit) = (subscriber.reader, subscriber.limit);
         let mut steps = Vec::new();
         loop {
             let items = limit.saturating_sub(steps.len()).max(1);
-            match self.fanout.next(reader, ReadLimits { items, bytes: 1 << 20 }, &mut steps) {
+            match self.fanout.next(
+                reader,
+                ReadLimits {
+                    items,
+                    bytes: 1 << 20,
+                },
+                &mut steps,
+            ) {
                 Progress::Live => break,
                 Progress::More if steps.len() >= limit => break,
                 Progress::More => {}
@@ -692,25 +778,41 @@ impl Shard {
             }
         }
         let now = self.now;
-        let ends = self.connections[slot].subscriber().map_or(0, |subscriber| subscriber.ends);
+        let ends = self.connections[slot]
+            .subscriber()
+            .map_or(0, |subscriber| subscriber.ends);
         if steps.is_empty() && ends > now {
             self.schedule(slot);
             return;
         }
         let mut items = Vec::new();
-        let delivered = steps.iter().filter(|step| matches!(step, Step::Publication(..))).count();
-        self.metrics().deliveries.of(Transport::Poll).add(delivered as u64);
+        let delivered = steps
+            .iter()
+            .filter(|step| matches!(step, Step::Publication(..)))
+            .count();
+        self.metrics()
+            .deliveries
+            .of(Transport::Poll)
+            .add(delivered as u64);
         for step in steps {
             self.write_step(slot, Format::Poll, step, &mut items);
         }
-        self.answer_poll(slot, &items, None);
+        self.answer_poll(slot, &items);
     }
 
     /// A poll was told of something in a round: it is answered with its share.
     pub(super) fn answer_poll_from_round(&mut self, slot: usize, share: &Share, before: Position) {
-        let limit = self.connections[slot].subscriber().map_or(0, |subscriber| subscriber.limit);
-        let Some(subscriber) = self.connections[slot].subscriber() else { return };
-        let (reader, terms, plain) = (subscriber.reader, subscriber.terms, subscriber.cors == Cors::default());
+        let limit = self.connections[slot]
+            .subscriber()
+            .map_or(0, |subscriber| subscriber.limit);
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
+        let (reader, terms, plain) = (
+            subscriber.reader,
+            subscriber.terms,
+            subscriber.cors == Cors::default(),
+        );
         let count = self.frames.count(share);
         if count > limit {
             // More than it wants: it reads for itself, up to its limit.
@@ -722,7 +824,11 @@ impl Shard {
         let position = self.fanout.position(reader);
         let key = (self.frames.runs(share), position, terms);
         if !plain || self.answer.key.as_ref() != Some(&key) {
-            let items: Vec<u8> = self.frames.slices(Format::Poll, share).collect::<Vec<_>>().concat();
+            let items: Vec<u8> = self
+                .frames
+                .slices(Format::Poll, share)
+                .collect::<Vec<_>>()
+                .concat();
             let mut bytes = std::mem::take(&mut self.answer.bytes);
             bytes.clear();
             self.poll_answer(slot, &items, position, &mut bytes);
@@ -737,7 +843,9 @@ impl Shard {
     }
 
     fn poll_answer(&mut self, slot: usize, items: &[u8], position: Position, out: &mut Vec<u8>) {
-        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
         let cursor = self.hub.cursor(position);
         let mut body = Vec::with_capacity(items.len() + 96);
         body.extend_from_slice(b"{\"publications\":[");
@@ -757,16 +865,19 @@ impl Shard {
     }
 
     /// Answers a poll; without anything to show and nothing new since its `If-None-Match` with 304.
-    pub(super) fn answer_poll(&mut self, slot: usize, items: &[u8], retry: Option<u64>) {
-        debug_assert!(retry.is_none(), "polls that are turned away are never opened");
-        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+    pub(super) fn answer_poll(&mut self, slot: usize, items: &[u8]) {
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
         let (reader, terms) = (subscriber.reader, subscriber.terms);
         let conditional = subscriber.conditional;
         let position = self.fanout.position(reader);
         let mut out = Vec::new();
         if items.is_empty() && conditional {
             let cors = subscriber.cors.clone();
-            cors.write(Head::new(&mut out, terms, 304)).header("Cache-Control", "private, no-cache").no_body();
+            cors.write(Head::new(&mut out, terms, 304))
+                .header("Cache-Control", "private, no-cache")
+                .no_body();
         } else {
             self.poll_answer(slot, items, position, &mut out);
         }
@@ -781,15 +892,17 @@ impl Shard {
         if self.draining {
             self.metrics().drops.of(DropReason::Drain).add(1);
         }
-        self.end(slot, after, code::SERVICE_RESTART, "come back later");
+        self.end(slot, after, code::RESTART, "come back later");
     }
 
     /// Ends a held request of any kind, in its own way.
     pub(super) fn end(&mut self, slot: usize, after: u64, close_code: u16, reason: &str) {
-        let Some(subscriber) = self.connections[slot].subscriber() else { return };
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
         let (reader, format, terms) = (subscriber.reader, subscriber.format, subscriber.terms);
         if format == Format::Poll {
-            self.answer_poll(slot, &[], None);
+            self.answer_poll(slot, &[]);
             return;
         }
         let is_socket = subscriber.socket.is_some();
@@ -816,12 +929,16 @@ impl Shard {
 
     /// Gives back everything that a reader holds; its connection stays.
     pub(super) fn release_reader(&mut self, slot: usize) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
         if !matches!(connection.state, State::Reading(_)) {
             return;
         }
         let generation = connection.generation;
-        let State::Reading(subscriber) = std::mem::replace(&mut connection.state, State::Http) else { return };
+        let State::Reading(subscriber) = std::mem::replace(&mut connection.state, State::Http) else {
+            return;
+        };
         connection.share = Share::default();
         if let Some(member) = &subscriber.member {
             for channel in &subscriber.joined {
@@ -833,7 +950,11 @@ impl Shard {
         }
         if let Some(session) = &subscriber.session {
             let mut sessions = lock(&self.shared.sessions);
-            let own = ConnectionId { shard: self.id, slot: slot as u32, generation };
+            let own = ConnectionId {
+                shard: self.id,
+                slot: slot as u32,
+                generation,
+            };
             if sessions.get(session) == Some(&own) {
                 sessions.remove(session);
             }
@@ -847,7 +968,9 @@ pub(super) fn too_many(channels: usize, patterns: usize) -> Refused {
     Refused::new(
         429,
         "limit_reached",
-        format!("one connection may have {channels} channels (limits.subscriptions) and {patterns} patterns (limits.patterns)"),
+        format!(
+            "one connection may have {channels} channels (limits.subscriptions) and {patterns} patterns (limits.patterns)"
+        ),
     )
 }
 
@@ -879,10 +1002,4 @@ fn transport(endpoint: Endpoint) -> Transport {
         Endpoint::Stream => Transport::Stream,
         _ => Transport::WebSocket,
     }
-}
-
-/// Everything of a write went out?
-#[allow(dead_code)]
-fn went(sent: Sent) -> bool {
-    sent == Sent::All
 }

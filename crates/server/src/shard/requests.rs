@@ -12,7 +12,6 @@ use crate::api::{self, Answer, Refused};
 use crate::connection::{Sent, State};
 use crate::endpoint::{Endpoint, NoEndpoint};
 use crate::http::cors::{self, Cors};
-use crate::http::problem::Problem;
 use crate::http::response::{CONTINUE, Head, Terms};
 use crate::http::{self, Limits, Parse, Request, query};
 use crate::listener::Role;
@@ -37,7 +36,9 @@ impl Shard {
 
     fn read_all(&mut self, slot: usize, input: &mut [u8]) {
         loop {
-            let Some(connection) = self.connections.get_mut(slot) else { return };
+            let Some(connection) = self.connections.get_mut(slot) else {
+                return;
+            };
             connection.readable = true;
             if connection.ended || !self.may_read(slot) {
                 return;
@@ -96,7 +97,9 @@ impl Shard {
         match &connection.state {
             // Half-closed after its request, as `nc` and old clients do: it still wants the answer.
             State::Publishing(_) => {}
-            State::Fresh | State::Http | State::Seed(_) if connection.is_blocked() => connection.closing = true,
+            State::Fresh | State::Http | State::Seed(_) if connection.is_blocked() => {
+                connection.closing = true
+            }
             _ => self.remove(slot),
         }
     }
@@ -122,7 +125,9 @@ impl Shard {
 
     /// Goes on with what was kept, if something was: after an answer, the next request may be there already.
     pub(super) fn feed_kept(&mut self, slot: usize) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
         let mut kept = std::mem::take(&mut connection.input);
         if !kept.is_empty() {
             self.feed(slot, &mut kept);
@@ -130,7 +135,11 @@ impl Shard {
             let time = self.millis(self.settings.config.limits.idle_time);
             self.set_deadline(slot, self.now.saturating_add(time));
         }
-        if self.connections.get(slot).is_some_and(|connection| connection.readable) {
+        if self
+            .connections
+            .get(slot)
+            .is_some_and(|connection| connection.readable)
+        {
             self.readable_soon(slot);
         }
     }
@@ -146,7 +155,11 @@ impl Shard {
         let limits = &self.settings.config.limits;
         // A batch shares the room of a few messages at the largest size; of small ones it may hold very many.
         let body = limits.message_size.saturating_mul(WRAPPING).saturating_add(ROOM);
-        Limits { head: limits.head, headers: 64, body }
+        Limits {
+            head: limits.head,
+            headers: 64,
+            body,
+        }
     }
 
     /// Uses up bytes that form requests; keeps the rest.
@@ -255,10 +268,7 @@ impl Shard {
         let cors = settings.access.origins.cors(request);
         if let Err(refused) = self.answer(slot, request, terms, &cors, out) {
             self.count_refusal(refused.code);
-            let mut problem = Problem::new(refused.status, refused.code, &refused.detail);
-            problem.allow = refused.allow.as_deref();
-            problem.retry_after = refused.retry_after;
-            problem.answer(terms, &cors, out);
+            refused.answer(terms, &cors, out);
         }
         let connection = &mut self.connections[slot];
         if !terms.keep_alive && matches!(connection.state, State::Http) {
@@ -292,10 +302,18 @@ impl Shard {
                 ..Refused::new(405, "method_not_allowed", "this path does not take that method")
             },
         })?;
-        let parameters: Parameters =
-            query::pairs(request.query).map(|(k, v)| (k.into_owned(), v.into_owned())).collect();
+        let parameters: Parameters = query::pairs(request.query)
+            .map(|(k, v)| (k.into_owned(), v.into_owned()))
+            .collect();
         let grant = self.grant(slot, request, endpoint, &parameters)?;
-        let answer = Answer { shared: &self.shared, settings: &settings, now: self.wall, terms, cors, out };
+        let answer = Answer {
+            shared: &self.shared,
+            settings: &settings,
+            now: self.wall,
+            terms,
+            cors,
+            out,
+        };
         match endpoint {
             Endpoint::Poll | Endpoint::Sse | Endpoint::Stream | Endpoint::WebSocket => {
                 self.open_held(slot, endpoint, request, &parameters, grant, terms, cors, out)
@@ -339,13 +357,17 @@ impl Shard {
             Role::Backend => access::backend(),
             Role::Ops if endpoint.is_ops() => access::backend(),
             Role::Ops => {
-                return Err(Refused::new(403, "forbidden", "this door is for health and metrics only"));
+                return Err(Refused::new(
+                    403,
+                    "forbidden",
+                    "this door is for health and metrics only",
+                ));
             }
             Role::Public => {
                 let token = api::text(parameters, "token");
-                access.grant(access::credential(request, token), self.wall).map_err(|denied| {
-                    Refused::new(401, denied.code(), denied.to_string())
-                })?
+                access
+                    .grant(access::credential(request, token), self.wall)
+                    .map_err(|denied| Refused::new(401, denied.code(), denied.to_string()))?
             }
         };
         if let Some(action) = endpoint.needs()
@@ -371,7 +393,9 @@ impl Shard {
         self.check_rate(slot, grant)?;
         let id = self.id_of(slot);
         let shared = self.shared.clone();
-        let published = self.hub.publish(message, self.wall, &mut || completion(&shared, id))?;
+        let published = self
+            .hub
+            .publish(message, self.wall, &mut || completion(&shared, id))?;
         self.metrics().publications.of(Door::Http).add(1);
         match published {
             Published::Visible(receipt) => api::receipt(&receipt, &self.hub, terms, cors, out),
@@ -414,7 +438,9 @@ impl Shard {
             }
         }
         body.extend_from_slice(b"]}");
-        cors.write(Head::new(out, terms, 200)).header("Content-Type", "application/json").body(&body);
+        cors.write(Head::new(out, terms, 200))
+            .header("Content-Type", "application/json")
+            .body(&body);
         Ok(())
     }
 
@@ -462,7 +488,9 @@ impl Shard {
     pub(super) fn published(&mut self, id: ConnectionId, result: Result<Receipt, PublishError>) {
         let Some(slot) = self.slot_of(id) else { return };
         let connection = &mut self.connections[slot];
-        let State::Publishing(waiting) = std::mem::replace(&mut connection.state, State::Http) else { return };
+        let State::Publishing(waiting) = std::mem::replace(&mut connection.state, State::Http) else {
+            return;
+        };
         let (terms, cors) = *waiting;
         let mut out = std::mem::take(&mut self.out);
         out.clear();
@@ -471,7 +499,7 @@ impl Shard {
             Err(error) => {
                 let refused = Refused::from(error);
                 self.count_refusal(refused.code);
-                Problem::new(refused.status, refused.code, &refused.detail).answer(terms, &cors, &mut out);
+                refused.answer(terms, &cors, &mut out);
             }
         }
         let there = self.send(slot, &out);

@@ -129,7 +129,10 @@ pub fn channel_name(bytes: &[u8], limits: &Limits) -> Result<ChannelName, Reques
 /// Checks a short text of a message.
 fn short(text: String, what: &'static str) -> Result<Box<str>, RequestError> {
     if text.len() > MAX_TEXT {
-        return Err(RequestError::TooLarge(format!("{what} has {} bytes: at most {MAX_TEXT} are allowed", text.len())));
+        return Err(RequestError::TooLarge(format!(
+            "{what} has {} bytes: at most {MAX_TEXT} are allowed",
+            text.len()
+        )));
     }
     Ok(text.into())
 }
@@ -141,9 +144,15 @@ impl Publish<'_> {
     /// [`RequestError`] names what is wrong.
     pub fn into_message(self, limits: &Limits) -> Result<Message, RequestError> {
         let names = match (&self.channel, self.channels.is_empty()) {
-            (Some(_), false) => return Err(RequestError::Bad("give either `channel` or `channels`, not both")),
+            (Some(_), false) => {
+                return Err(RequestError::Bad("give either `channel` or `channels`, not both"));
+            }
             (Some(channel), true) => vec![channel_name(channel.as_bytes(), limits)?],
-            (None, true) => return Err(RequestError::Bad("`channel` is missing: name the channel to publish in")),
+            (None, true) => {
+                return Err(RequestError::Bad(
+                    "`channel` is missing: name the channel to publish in",
+                ));
+            }
             (None, false) if self.channels.len() > limits.channels => {
                 return Err(RequestError::TooLarge(format!(
                     "{} channels in one publication: at most {} are allowed",
@@ -152,17 +161,24 @@ impl Publish<'_> {
                 )));
             }
             (None, false) => {
-                let names = self.channels.iter().map(|name| channel_name(name.as_bytes(), limits));
+                let names = self
+                    .channels
+                    .iter()
+                    .map(|name| channel_name(name.as_bytes(), limits));
                 names.collect::<Result<_, _>>()?
             }
         };
-        let data = self.data.ok_or(RequestError::Bad("`data` is missing: give the payload, `null` if there is none"))?;
+        let data = self.data.ok_or(RequestError::Bad(
+            "`data` is missing: give the payload, `null` if there is none",
+        ))?;
         let payload = payload(data, self.kind.as_deref(), limits)?;
         let mut message = Message::new(names[0].clone(), payload);
         message.channels = names;
         message.retain = self.retain;
-        message.idempotency_key =
-            self.idempotency_key.map(|key| short(key, "the idempotency key")).transpose()?;
+        message.idempotency_key = self
+            .idempotency_key
+            .map(|key| short(key, "the idempotency key"))
+            .transpose()?;
         let id = match (self.message_id, self.id) {
             (Some(id), _) => Some(id),
             (None, Some(serde_json::Value::String(id))) => Some(id),
@@ -171,15 +187,23 @@ impl Publish<'_> {
             (None, None) => None,
         };
         if self.tags.len() > MAX_TAGS {
-            return Err(RequestError::TooLarge(format!("{} tags: at most {MAX_TAGS} are allowed", self.tags.len())));
+            return Err(RequestError::TooLarge(format!(
+                "{} tags: at most {MAX_TAGS} are allowed",
+                self.tags.len()
+            )));
         }
         if self.event.is_some() || id.is_some() || self.exclude_session.is_some() || !self.tags.is_empty() {
             let attributes = message.attributes_mut();
             attributes.event = self.event.map(|text| short(text, "the event name")).transpose()?;
             attributes.id = id.map(|text| short(text, "the id")).transpose()?;
-            attributes.exclude_session = self.exclude_session.map(|text| short(text, "the session")).transpose()?;
+            attributes.exclude_session = self
+                .exclude_session
+                .map(|text| short(text, "the session"))
+                .transpose()?;
             for (name, value) in self.tags {
-                attributes.tags.push((short(name, "a tag's name")?, short(value, "a tag")?));
+                attributes
+                    .tags
+                    .push((short(name, "a tag's name")?, short(value, "a tag")?));
             }
         }
         Ok(message)
@@ -285,7 +309,8 @@ impl<'a> Command<'a> {
     pub fn parse(text: &'a str) -> Result<Self, RequestError> {
         let command: Self = serde_json::from_str(text)?;
         if let Some(id) = command.id
-            && (id.get().len() > 64 || !matches!(id.get().as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9')))
+            && (id.get().len() > 64
+                || !matches!(id.get().as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9')))
         {
             return Err(RequestError::Bad("`id` is a number or a short string"));
         }
@@ -311,7 +336,11 @@ impl<'a> Command<'a> {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { message_size: 11, channel_name: 8, channels: 2 };
+    const LIMITS: Limits = Limits {
+        message_size: 11,
+        channel_name: 8,
+        channels: 2,
+    };
 
     fn read(text: &str) -> Result<Message, String> {
         let publish: Publish<'_> = serde_json::from_str(text).map_err(|e| e.to_string())?;

@@ -1,0 +1,3 @@
+//! The API for machines.
+/// The document.
+pub const DOCUMENT: &[u8] = b"{}";
