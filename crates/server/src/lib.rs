@@ -6,6 +6,7 @@ pub mod data_folder;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+pub mod openapi;
 pub mod platform;
 pub mod timer;
 pub mod websocket;
