@@ -682,8 +682,12 @@ fn ready(answer: Answer<'_>) {
 }
 
 fn reload(answer: Answer<'_>) -> Result<(), Refused> {
-    answer.shared.ask(shared::Request::Reload);
-    answer.json(202, b"{\"reloading\":true}");
+    let waiting = answer
+        .shared
+        .reload()
+        .map_err(|error| Refused::new(422, "bad_request", format!("the configuration was not changed: {error}")))?;
+    let body = serde_json::json!({"reloaded": true, "needs_restart": waiting});
+    answer.json(200, body.to_string().as_bytes());
     Ok(())
 }
 
