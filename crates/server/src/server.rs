@@ -434,7 +434,7 @@ fn check_descriptors(config: &Config) {
                 .unwrap_or(u64::MAX)
                 .saturating_add(SPARE_DESCRIPTORS);
             if limit.soft < wanted {
-                tracing::warn!(
+                tracing::info!(
                     limit = limit.soft,
                     "fewer file descriptors than limits.connections wants: connections beyond that wait at the door"
                 );
