@@ -204,7 +204,10 @@ impl Shared {
         match &result {
             Ok(restart) if restart.is_empty() => tracing::info!("configuration read again"),
             Ok(restart) => {
-                tracing::warn!(settings = restart.join(", "), "configuration read again; these need a restart");
+                tracing::warn!(
+                    settings = restart.join(", "),
+                    "configuration read again; these need a restart"
+                );
             }
             Err(error) => tracing::error!("configuration not changed: {error}"),
         }

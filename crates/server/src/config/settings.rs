@@ -76,8 +76,6 @@ section! {
         ops "ops": bool = "false" => values::switch;
         /// Origins whose pages may connect besides those of the server's own host; "*": all.
         origins "origins": Vec<String> = "[]" => values::origins, example "https://example.org";
-        /// Whether X-Forwarded-For names the client. Only right if nobody but a front web server can connect.
-        trusted_proxies "trusted_proxies": bool = "false" => values::switch;
         /// What a front web server puts before our paths.
         base_path "base_path": String = "" => values::base_path, example "/push";
     }

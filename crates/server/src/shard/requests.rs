@@ -306,10 +306,12 @@ impl Shard {
             .map(|(k, v)| (k.into_owned(), v.into_owned()))
             .collect();
         let grant = self.grant(slot, request, endpoint, &parameters)?;
+        let ops = self.shared.doors[self.connections[slot].door].ops;
         let answer = Answer {
             shared: &self.shared,
             settings: &settings,
             now: self.wall,
+            ops,
             terms,
             cors,
             out,
