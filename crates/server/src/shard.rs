@@ -67,6 +67,8 @@ pub struct Shard {
     dirty: Vec<u32>,
     /// Connections that read on by themselves and could be written to.
     behind: VecDeque<ConnectionId>,
+    /// Connections with something to go on with, now that an answer is out of the way.
+    again: Vec<ConnectionId>,
     input: Vec<u8>,
     out: Vec<u8>,
     steps: Vec<Step>,
@@ -102,6 +104,7 @@ impl Shard {
             encoder: Encoder::default(),
             dirty: Vec::new(),
             behind: VecDeque::new(),
+            again: Vec::new(),
             input: vec![0; INPUT],
             out: Vec::new(),
             steps: Vec::new(),
@@ -140,6 +143,7 @@ impl Shard {
                     self.readable(slot);
                 }
             }
+            self.resume();
             self.open_mail();
             self.expire();
             self.rounds();
@@ -153,7 +157,7 @@ impl Shard {
 
     /// How long to wait for events: not at all if there is something to do.
     fn timeout(&mut self) -> Option<Duration> {
-        if !self.behind.is_empty() {
+        if !self.behind.is_empty() || !self.again.is_empty() {
             return Some(Duration::ZERO);
         }
         self.hub.sleep(self.id);
@@ -382,7 +386,9 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(slot) else {
             return;
         };
-        if !connection.is_blocked() {
+        // A round may have ended just between two frames: then nothing waits here, but the reader does.
+        let waited = connection.is_blocked() || connection.stuck != 0;
+        if !waited {
             return;
         }
         match connection.flush(&mut self.bytes_sent) {
@@ -395,13 +401,7 @@ impl Shard {
                     return;
                 }
                 self.read_on_soon(slot);
-                let readable = self
-                    .connections
-                    .get(slot)
-                    .is_some_and(|connection| connection.readable);
-                if readable {
-                    self.readable(slot);
-                }
+                self.go_on(slot);
             }
         }
     }

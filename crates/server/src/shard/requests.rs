@@ -23,6 +23,9 @@ use crate::shared::{ConnectionId, Mail};
 const WRAPPING: usize = 2;
 const ROOM: usize = 64 << 10;
 
+/// Answers to pipelined requests are put together up to about so many bytes before they are sent.
+const ANSWERS: usize = 64 << 10;
+
 /// A request's parameters, decoded.
 pub(super) type Parameters = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -116,39 +119,90 @@ impl Shard {
             State::Reading(_) => {}
             _ if connection.input.is_empty() => self.feed(slot, bytes),
             _ => {
-                let mut whole = std::mem::take(&mut connection.input);
-                whole.extend_from_slice(bytes);
-                self.feed(slot, &mut whole);
+                connection.input.extend_from_slice(bytes);
+                self.feed_kept(slot);
             }
         }
     }
 
-    /// Goes on with what was kept, if something was: after an answer, the next request may be there already.
-    pub(super) fn feed_kept(&mut self, slot: usize) {
-        let Some(connection) = self.connections.get_mut(slot) else {
+    /// Goes on with what was kept.
+    fn feed_kept(&mut self, slot: usize) {
+        // Taken out and put back: what is not whole yet is never copied again, however slowly the rest comes.
+        let mut kept = std::mem::take(&mut self.connections[slot].input);
+        let generation = self.connections[slot].generation;
+        let Some(used) = self.use_up(slot, &mut kept) else {
             return;
         };
-        let mut kept = std::mem::take(&mut connection.input);
-        if !kept.is_empty() {
-            self.feed(slot, &mut kept);
-        } else {
-            let time = self.millis(self.settings.config.limits.idle_time);
+        kept.drain(..used);
+        if kept.is_empty() {
+            kept = Vec::new();
+        }
+        self.connections[slot].input = kept;
+        self.settle(slot, generation);
+    }
+
+    /// Uses what came; what is left of it is kept.
+    fn feed(&mut self, slot: usize, bytes: &mut [u8]) {
+        let generation = self.connections[slot].generation;
+        let Some(used) = self.use_up(slot, bytes) else {
+            return;
+        };
+        let rest = &bytes[used..];
+        if !rest.is_empty() {
+            self.connections[slot].input = rest.to_vec();
+            // From the first byte of a request on its time runs, however often some more of it comes.
+            let time = self.millis(self.settings.config.limits.request_time);
             self.set_deadline(slot, self.now.saturating_add(time));
         }
-        if self
-            .connections
-            .get(slot)
-            .is_some_and(|connection| connection.readable)
-        {
-            self.readable_soon(slot);
+        self.settle(slot, generation);
+    }
+
+    /// After requests were used up and answered: close, begin to hold, or wait for the next.
+    fn settle(&mut self, slot: usize, generation: u32) {
+        let Some(connection) = self.connections.get(slot).filter(|c| c.generation == generation) else {
+            return;
+        };
+        if connection.closing {
+            self.close_if_sent(slot);
+            return;
+        }
+        match &connection.state {
+            State::Reading(_) => self.begin_reading(slot),
+            State::Http if connection.input.is_empty() => {
+                let time = self.millis(self.settings.config.limits.idle_time);
+                self.set_deadline(slot, self.now.saturating_add(time));
+            }
+            _ => {}
         }
     }
 
-    /// Bytes that were left alone while the connection was held: there will be no edge for them.
-    fn readable_soon(&mut self, slot: usize) {
-        // Not recursively through `readable`: its buffer may be in use by the caller.
-        let mut input = vec![0; 16 << 10];
-        self.read_all(slot, &mut input);
+    /// An answer is out of the way: whatever came meanwhile is next, in the loop's own time.
+    pub(super) fn go_on(&mut self, slot: usize) {
+        let id = self.id_of(slot);
+        let connection = &self.connections[slot];
+        if connection.readable || !connection.input.is_empty() {
+            self.again.push(id);
+        } else if matches!(connection.state, State::Http) {
+            let time = self.millis(self.settings.config.limits.idle_time);
+            self.set_deadline(slot, self.now.saturating_add(time));
+        }
+    }
+
+    /// Goes on with the connections that were waiting for an answer to be out of the way.
+    pub(super) fn resume(&mut self) {
+        for id in std::mem::take(&mut self.again) {
+            let Some(slot) = self.slot_of(id) else { continue };
+            let connection = &self.connections[slot];
+            if matches!(connection.state, State::Http)
+                && !connection.input.is_empty()
+                && !connection.is_blocked()
+            {
+                self.feed_kept(slot);
+            }
+            if self.slot_of(id).is_some() && self.connections[slot].readable {
+                self.readable(slot);
+            }
+        }
     }
 
     fn http_limits(&self) -> Limits {
@@ -162,20 +216,18 @@ impl Shard {
         }
     }
 
-    /// Uses up bytes that form requests; keeps the rest.
-    fn feed(&mut self, slot: usize, bytes: &mut [u8]) {
+    /// Uses up bytes that form requests, and sends the answers. Returns how many it used; none: the connection is gone.
+    fn use_up(&mut self, slot: usize, bytes: &mut [u8]) -> Option<usize> {
         if matches!(self.connections[slot].state, State::Fresh) && !self.detect(slot, bytes) {
-            return;
+            return Some(0);
         }
         if matches!(self.connections[slot].state, State::Seed(_)) {
-            self.seed_came(slot, bytes);
-            return;
+            return self.seed_came(slot, bytes);
         }
         let limits = self.http_limits();
         let mut out = std::mem::take(&mut self.out);
         out.clear();
         let mut at = 0;
-        let generation = self.connections[slot].generation;
         while at < bytes.len() {
             let mut progress = std::mem::take(&mut self.connections[slot].progress);
             let parsed = http::parse(&bytes[at..], &mut progress, &limits);
@@ -189,8 +241,6 @@ impl Shard {
                     if wants_continue {
                         out.extend_from_slice(CONTINUE);
                     }
-                    let time = self.millis(self.settings.config.limits.request_time);
-                    self.set_deadline(slot, self.now.saturating_add(time));
                     break;
                 }
                 Err(reject) => {
@@ -199,37 +249,22 @@ impl Shard {
                     self.connections[slot].closing = true;
                 }
             }
-            match self.connections.get(slot) {
-                Some(connection) if connection.generation == generation => {
-                    if !matches!(connection.state, State::Http) || connection.closing {
-                        break;
-                    }
-                }
-                _ => {
-                    self.out = out;
-                    return;
-                }
+            let connection = &self.connections[slot];
+            if connection.closing {
+                // Nobody knows, or cares, what comes behind the last request.
+                at = bytes.len();
+            } else if !matches!(connection.state, State::Http) {
+                break;
+            } else if out.len() > ANSWERS {
+                // Whoever asks for much at once gets the next answer when these are sent.
+                let id = self.id_of(slot);
+                self.again.push(id);
+                break;
             }
-        }
-        let rest = &bytes[at..];
-        if !rest.is_empty() && !self.connections[slot].closing {
-            let connection = &mut self.connections[slot];
-            // A WebSocket's first frames may come right behind its handshake.
-            connection.input = rest.to_vec();
-        } else if matches!(self.connections[slot].state, State::Http) {
-            let time = self.millis(self.settings.config.limits.idle_time);
-            self.set_deadline(slot, self.now.saturating_add(time));
         }
         let there = out.is_empty() || self.send(slot, &out);
         self.out = out;
-        if !there {
-            return;
-        }
-        if self.connections[slot].closing {
-            self.close_if_sent(slot);
-        } else if matches!(self.connections[slot].state, State::Reading(_)) {
-            self.begin_reading(slot);
-        }
+        there.then_some(at)
     }
 
     /// Tells HTTP from the seed's protocol by the first bytes, on doors where both are spoken.
@@ -244,10 +279,7 @@ impl Shard {
                 self.connections[slot].state = State::Seed(0);
                 self.count_as(slot, Transport::Seed);
             }
-            Detect::Undecided => {
-                self.connections[slot].input = bytes.to_vec();
-                return false;
-            }
+            Detect::Undecided => return false,
         }
         true
     }
@@ -517,7 +549,7 @@ impl Shard {
         if connection.ended || !terms.keep_alive || self.draining {
             self.finish(slot);
         } else if !connection.is_blocked() {
-            self.feed_kept(slot);
+            self.go_on(slot);
         }
     }
 

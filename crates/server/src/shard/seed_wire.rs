@@ -18,30 +18,26 @@ const ENCODED: usize = 9;
 const PIECE: usize = 1000;
 
 impl Shard {
-    /// Bytes of a request of the seed's protocol.
-    pub(super) fn seed_came(&mut self, slot: usize, bytes: &[u8]) {
+    /// Bytes of a request of the seed's protocol. Returns how many of them were used; none: the connection is gone.
+    pub(super) fn seed_came(&mut self, slot: usize, bytes: &[u8]) -> Option<usize> {
         let State::Seed(searched) = self.connections[slot].state else {
-            return;
+            return Some(0);
         };
         let limit = self.settings.config.limits.message_size.saturating_mul(ENCODED)
             + cometserver_core::channel::MAX_NAME;
         let reply = match seed::parse_from(bytes, searched, limit) {
             Parsed::Incomplete => {
-                let connection = &mut self.connections[slot];
-                connection.state = State::Seed(bytes.len());
-                connection.input = bytes.to_vec();
-                if searched == 0 {
-                    let time = self.millis(self.settings.config.limits.request_time);
-                    self.set_deadline(slot, self.now.saturating_add(time));
-                }
-                return;
+                self.connections[slot].state = State::Seed(bytes.len());
+                return Some(0);
             }
             Parsed::TooLarge => seed::TOO_LARGE.to_vec(),
             Parsed::Request(request, _) => self.seed_answer(&request),
         };
-        if self.send(slot, &reply) {
-            self.finish(slot);
+        if !self.send(slot, &reply) {
+            return None;
         }
+        self.connections[slot].closing = true;
+        Some(bytes.len())
     }
 
     fn seed_answer(&mut self, request: &Request<'_>) -> Vec<u8> {
