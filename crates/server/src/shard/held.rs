@@ -42,8 +42,16 @@ const SILENT_HEARTBEATS: u64 = 3;
 /// A poll's answer, which most polls of a round share.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
-    key: Option<(Vec<(u32, u32)>, Position, Terms)>,
+    key: Option<AnswerKey>,
     bytes: Vec<u8>,
+}
+
+/// What an answer was made of: which frames, the cursor it gives, for which kind of client.
+#[derive(Debug, PartialEq)]
+struct AnswerKey {
+    frames: Vec<(u32, u32)>,
+    position: Position,
+    terms: Terms,
 }
 
 impl Answer {
@@ -817,7 +825,11 @@ impl Shard {
         }
         self.metrics().deliveries.of(Transport::Poll).add(count as u64);
         let position = self.fanout.position(reader);
-        let key = (self.frames.runs(share), position, terms);
+        let key = AnswerKey {
+            frames: self.frames.runs(share),
+            position,
+            terms,
+        };
         if !plain || self.answer.key.as_ref() != Some(&key) {
             let items: Vec<u8> = self
                 .frames

@@ -15,7 +15,7 @@ use super::Shard;
 use super::held::{presence_wish, target_member, too_many};
 use crate::api::{self, Refused};
 use crate::metrics::{Door, DropReason, Refusal};
-use crate::websocket::{self, Decoder, Event, Limits, Opcode, close_reply, code};
+use crate::websocket::{self, Event, Limits, Opcode, close_reply, code};
 use crate::wire::Format;
 
 /// What came in one read, taken out of the decoder's hands.
@@ -44,7 +44,7 @@ impl Shard {
             return;
         };
         socket.heard = now;
-        let mut decoder = std::mem::replace(&mut socket.decoder, Decoder::new());
+        let mut decoder = std::mem::take(&mut socket.decoder);
         let mut came = Vec::new();
         let decoded = decoder.decode(bytes, Limits { max_message: most }, &mut |event| {
             came.push(match event {
