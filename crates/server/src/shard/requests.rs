@@ -1,5 +1,6 @@
 //! Reading from a connection, and answering requests.
 
+use std::borrow::Cow;
 use std::io::ErrorKind;
 
 use cometserver_core::grant::Grant;
@@ -9,7 +10,7 @@ use cometserver_core::publication::Message;
 use super::Shard;
 use crate::access;
 use crate::api::{self, Answer, Refused};
-use crate::connection::{Sent, State};
+use crate::connection::{Awaits, Sent, State};
 use crate::endpoint::{Endpoint, NoEndpoint};
 use crate::http::cors::{self, Cors};
 use crate::http::response::{CONTINUE, Head, Terms};
@@ -23,8 +24,11 @@ use crate::shared::{ConnectionId, Mail};
 const WRAPPING: usize = 2;
 const ROOM: usize = 64 << 10;
 
-/// Answers to pipelined requests are put together up to about so many bytes before they are sent.
-const ANSWERS: usize = 64 << 10;
+/// So many full buffers are read from a connection in one turn: who sends faster than we read must not keep us.
+const READS: usize = 8;
+
+/// So many bytes of answers are collected before a client's further requests wait for it to take them.
+const ANSWERS: usize = 256 << 10;
 
 /// A request's parameters, decoded.
 pub(super) type Parameters = Vec<(Vec<u8>, Vec<u8>)>;
@@ -38,7 +42,7 @@ impl Shard {
     }
 
     fn read_all(&mut self, slot: usize, input: &mut [u8]) {
-        loop {
+        for _ in 0..READS {
             let Some(connection) = self.connections.get_mut(slot) else {
                 return;
             };
@@ -79,6 +83,33 @@ impl Shard {
                 }
             }
         }
+        self.unread.push(self.id_of(slot));
+    }
+
+    /// Gives those their turn again who had more to say than fits into one.
+    pub(super) fn take_up_unread(&mut self) {
+        for id in std::mem::take(&mut self.unread) {
+            let Some(slot) = self.slot_of(id) else { continue };
+            let connection = &mut self.connections[slot];
+            if connection.has_requests() && !connection.is_blocked() {
+                let kept = std::mem::take(&mut connection.input);
+                self.feed(slot, Cow::Owned(kept));
+            }
+            // Without requests left the rest is for the socket; the next turn, if this one ended for want of room.
+            let rest = self.slot_of(id).map(|slot| &self.connections[slot]);
+            if rest.is_some_and(|connection| connection.readable && !connection.has_requests()) {
+                self.readable(slot);
+            }
+        }
+    }
+
+    /// Sees to it that what a connection has kept, or left in its socket, is used in the next turn: there will be no
+    /// edge for it. Never at once, as who asks is still busy with the request before.
+    pub(super) fn go_on(&mut self, slot: usize) {
+        let connection = &self.connections[slot];
+        if connection.has_requests() || connection.readable {
+            self.unread.push(self.id_of(slot));
+        }
     }
 
     /// A connection is not read from while an answer waits to be sent, or to be known: that bounds what it may ask for.
@@ -100,6 +131,7 @@ impl Shard {
         match &connection.state {
             // Half-closed after its request, as `nc` and old clients do: it still wants the answer.
             State::Publishing(_) => {}
+            State::Http if connection.has_requests() => {}
             State::Fresh | State::Http | State::Seed(_) if connection.is_blocked() => {
                 connection.closing = true
             }
@@ -117,90 +149,11 @@ impl Shard {
                 connection.input.extend_from_slice(bytes);
             }
             State::Reading(_) => {}
-            _ if connection.input.is_empty() => self.feed(slot, bytes),
+            _ if connection.input.is_empty() => self.feed(slot, Cow::Borrowed(bytes)),
             _ => {
-                connection.input.extend_from_slice(bytes);
-                self.feed_kept(slot);
-            }
-        }
-    }
-
-    /// Goes on with what was kept.
-    fn feed_kept(&mut self, slot: usize) {
-        // Taken out and put back: what is not whole yet is never copied again, however slowly the rest comes.
-        let mut kept = std::mem::take(&mut self.connections[slot].input);
-        let generation = self.connections[slot].generation;
-        let Some(used) = self.use_up(slot, &mut kept) else {
-            return;
-        };
-        kept.drain(..used);
-        if kept.is_empty() {
-            kept = Vec::new();
-        }
-        self.connections[slot].input = kept;
-        self.settle(slot, generation);
-    }
-
-    /// Uses what came; what is left of it is kept.
-    fn feed(&mut self, slot: usize, bytes: &mut [u8]) {
-        let generation = self.connections[slot].generation;
-        let Some(used) = self.use_up(slot, bytes) else {
-            return;
-        };
-        let rest = &bytes[used..];
-        if !rest.is_empty() {
-            self.connections[slot].input = rest.to_vec();
-            // From the first byte of a request on its time runs, however often some more of it comes.
-            let time = self.millis(self.settings.config.limits.request_time);
-            self.set_deadline(slot, self.now.saturating_add(time));
-        }
-        self.settle(slot, generation);
-    }
-
-    /// After requests were used up and answered: close, begin to hold, or wait for the next.
-    fn settle(&mut self, slot: usize, generation: u32) {
-        let Some(connection) = self.connections.get(slot).filter(|c| c.generation == generation) else {
-            return;
-        };
-        if connection.closing {
-            self.close_if_sent(slot);
-            return;
-        }
-        match &connection.state {
-            State::Reading(_) => self.begin_reading(slot),
-            State::Http if connection.input.is_empty() => {
-                let time = self.millis(self.settings.config.limits.idle_time);
-                self.set_deadline(slot, self.now.saturating_add(time));
-            }
-            _ => {}
-        }
-    }
-
-    /// An answer is out of the way: whatever came meanwhile is next, in the loop's own time.
-    pub(super) fn go_on(&mut self, slot: usize) {
-        let id = self.id_of(slot);
-        let connection = &self.connections[slot];
-        if connection.readable || !connection.input.is_empty() {
-            self.again.push(id);
-        } else if matches!(connection.state, State::Http) {
-            let time = self.millis(self.settings.config.limits.idle_time);
-            self.set_deadline(slot, self.now.saturating_add(time));
-        }
-    }
-
-    /// Goes on with the connections that were waiting for an answer to be out of the way.
-    pub(super) fn resume(&mut self) {
-        for id in std::mem::take(&mut self.again) {
-            let Some(slot) = self.slot_of(id) else { continue };
-            let connection = &self.connections[slot];
-            if matches!(connection.state, State::Http)
-                && !connection.input.is_empty()
-                && !connection.is_blocked()
-            {
-                self.feed_kept(slot);
-            }
-            if self.slot_of(id).is_some() && self.connections[slot].readable {
-                self.readable(slot);
+                let mut whole = std::mem::take(&mut connection.input);
+                whole.extend_from_slice(bytes);
+                self.feed(slot, Cow::Owned(whole));
             }
         }
     }
@@ -216,31 +169,36 @@ impl Shard {
         }
     }
 
-    /// Uses up bytes that form requests, and sends the answers. Returns how many it used; none: the connection is gone.
-    fn use_up(&mut self, slot: usize, bytes: &mut [u8]) -> Option<usize> {
-        if matches!(self.connections[slot].state, State::Fresh) && !self.detect(slot, bytes) {
-            return Some(0);
+    /// Uses up bytes that form requests; keeps the rest, without a copy if they are a buffer already.
+    fn feed(&mut self, slot: usize, bytes: Cow<'_, [u8]>) {
+        if matches!(self.connections[slot].state, State::Fresh) && !self.detect(slot, &bytes) {
+            self.connections[slot].input = bytes.into_owned();
+            return;
         }
         if matches!(self.connections[slot].state, State::Seed(_)) {
-            return self.seed_came(slot, bytes);
+            self.seed_came(slot, bytes);
+            return;
         }
         let limits = self.http_limits();
         let mut out = std::mem::take(&mut self.out);
         out.clear();
         let mut at = 0;
-        while at < bytes.len() {
+        let generation = self.connections[slot].generation;
+        while at < bytes.len() && out.len() < ANSWERS {
             let mut progress = std::mem::take(&mut self.connections[slot].progress);
             let parsed = http::parse(&bytes[at..], &mut progress, &limits);
             self.connections[slot].progress = progress;
             match parsed {
                 Ok(Parse::Complete { request, consumed }) => {
                     at += consumed;
+                    self.connections[slot].awaits = Awaits::Request;
                     self.handle(slot, &request, &mut out);
                 }
                 Ok(Parse::Incomplete { wants_continue, .. }) => {
                     if wants_continue {
                         out.extend_from_slice(CONTINUE);
                     }
+                    self.await_rest(slot);
                     break;
                 }
                 Err(reject) => {
@@ -249,22 +207,65 @@ impl Shard {
                     self.connections[slot].closing = true;
                 }
             }
-            let connection = &self.connections[slot];
-            if connection.closing {
-                // Nobody knows, or cares, what comes behind the last request.
-                at = bytes.len();
-            } else if !matches!(connection.state, State::Http) {
-                break;
-            } else if out.len() > ANSWERS {
-                // Whoever asks for much at once gets the next answer when these are sent.
-                let id = self.id_of(slot);
-                self.again.push(id);
-                break;
+            match self.connections.get(slot) {
+                Some(connection) if connection.generation == generation => {
+                    if !matches!(connection.state, State::Http) || connection.closing {
+                        break;
+                    }
+                }
+                _ => {
+                    self.out = out;
+                    return;
+                }
             }
+        }
+        let connection = &mut self.connections[slot];
+        if at < bytes.len() && !connection.closing {
+            // A WebSocket's first frames may come right behind its handshake.
+            connection.input = match bytes {
+                Cow::Borrowed(bytes) => bytes[at..].to_vec(),
+                Cow::Owned(mut bytes) => {
+                    bytes.drain(..at);
+                    bytes
+                }
+            };
+        } else if matches!(connection.state, State::Http) {
+            connection.closing |= connection.ended;
+            self.await_request(slot);
         }
         let there = out.is_empty() || self.send(slot, &out);
         self.out = out;
-        there.then_some(at)
+        if !there {
+            return;
+        }
+        if self.connections[slot].closing {
+            self.close_if_sent(slot);
+        } else if matches!(self.connections[slot].state, State::Reading(_)) {
+            self.begin_reading(slot);
+        } else if self.connections[slot].has_requests() && !self.connections[slot].is_blocked() {
+            self.unread.push(self.id_of(slot));
+        }
+    }
+
+    /// A part of a request has come. Its deadline is set once: who sends a byte now and then does not have for ever.
+    fn await_rest(&mut self, slot: usize) {
+        let connection = &mut self.connections[slot];
+        let awaits = if connection.progress.is_in_body() {
+            Awaits::Body
+        } else {
+            Awaits::Head
+        };
+        if connection.awaits != awaits {
+            connection.awaits = awaits;
+            let time = self.millis(self.settings.config.limits.request_time);
+            self.set_deadline(slot, self.now.saturating_add(time));
+        }
+    }
+
+    /// A connection between two requests.
+    fn await_request(&mut self, slot: usize) {
+        let time = self.millis(self.settings.config.limits.idle_time);
+        self.set_deadline(slot, self.now.saturating_add(time));
     }
 
     /// Tells HTTP from the seed's protocol by the first bytes, on doors where both are spoken.
@@ -548,7 +549,12 @@ impl Shard {
         let connection = &mut self.connections[slot];
         if connection.ended || !terms.keep_alive || self.draining {
             self.finish(slot);
-        } else if !connection.is_blocked() {
+            return;
+        }
+        if connection.input.is_empty() {
+            self.await_request(slot);
+        }
+        if !self.connections[slot].is_blocked() {
             self.go_on(slot);
         }
     }
