@@ -638,7 +638,8 @@ impl Shard {
             self.drop_for(slot, DropReason::Timeout);
             return;
         }
-        if now >= subscriber.sent + heartbeat && !blocked {
+        if now >= subscriber.sent + heartbeat {
+            // Who takes nothing gets nothing on top; it is looked at again after as long.
             subscriber.sent = now;
             let is_socket = subscriber.socket.is_some();
             let mut out = Vec::new();
@@ -650,7 +651,7 @@ impl Shard {
             if is_socket {
                 crate::websocket::frame(crate::websocket::Opcode::Ping, b"", &mut out);
             }
-            if !self.send(slot, &out) {
+            if !blocked && !out.is_empty() && !self.send(slot, &out) {
                 return;
             }
         }
