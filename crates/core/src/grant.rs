@@ -91,10 +91,10 @@ impl Grant {
                     .any(|pattern| pattern.matches(channel.as_bytes())))
     }
 
-    /// May it listen to everything that a pattern matches? If not, it may still listen to what is public there.
-    pub fn covers(&self, pattern: &Pattern) -> bool {
-        self.everywhere.contains(Action::Subscribe)
-            || (self.actions.contains(Action::Subscribe)
-                && self.patterns.iter().any(|own| own.covers(pattern)))
+    /// May it do this on everything that a pattern matches? If it may not listen to all, it may still listen to what is
+    /// public there.
+    pub fn covers(&self, action: Action, pattern: &Pattern) -> bool {
+        self.everywhere.contains(action)
+            || (self.actions.contains(action) && self.patterns.iter().any(|own| own.covers(pattern)))
     }
 }

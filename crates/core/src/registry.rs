@@ -248,7 +248,7 @@ mod tests {
         let ids = ["**", "a/*", "a/b", "*/b", "a/**/c", "**c"].map(&mut listen);
         let again = listen("a/*");
         assert_eq!(again, ids[1], "equal patterns are one entry");
-        let mut find = |name: &str| {
+        let find = |name: &str| {
             let found = patterns.matching(&ChannelName::new(name).unwrap());
             found.map(|ids| ids.to_vec()).unwrap_or_default()
         };

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use cometserver_core::action::Action;
@@ -23,6 +24,7 @@ use crate::http::cors::Cors;
 use crate::http::problem::Problem;
 use crate::http::response::{Head, Terms};
 use crate::metrics::{self, Gauges};
+use crate::platform;
 use crate::seed;
 use crate::shared::{self, Settings, Shared};
 
@@ -386,6 +388,8 @@ pub struct Answer<'a> {
     pub settings: &'a Settings,
     /// Milliseconds since 1970.
     pub now: Time,
+    /// Does the door show health in detail?
+    pub ops: bool,
     /// How the request wants to be answered.
     pub terms: Terms,
     /// Who may read the answer.
@@ -673,22 +677,52 @@ fn channels(answer: Answer<'_>, parameters: &[(Vec<u8>, Vec<u8>)]) -> Result<(),
     Ok(())
 }
 
+/// Ready for clients? In detail only where monitoring may look.
 fn ready(answer: Answer<'_>) {
-    if answer.shared.draining.load(std::sync::atomic::Ordering::Relaxed) {
-        answer.json(503, b"{\"status\":\"draining\"}");
+    let shared = answer.shared;
+    let draining = shared.draining.load(Ordering::Relaxed);
+    let (status, word) = if draining {
+        (503, "draining")
     } else {
-        answer.json(200, b"{\"status\":\"ready\"}");
+        (200, "ready")
+    };
+    let mut body = serde_json::json!({"status": word});
+    if answer.ops {
+        let stats = shared.hub.stats();
+        body["version"] = env!("CARGO_PKG_VERSION").into();
+        body["uptime_ms"] = answer.now.saturating_sub(shared.started).into();
+        body["connections"] = shared.connections.load(Ordering::Relaxed).into();
+        body["held"] = shared.held().into();
+        body["channels"] = stats.channels.into();
+        body["publications"] = stats.publications.into();
+        body["log_bytes"] = stats.log_bytes.into();
     }
+    answer.json(status, body.to_string().as_bytes());
 }
 
 fn reload(answer: Answer<'_>) -> Result<(), Refused> {
-    answer.shared.ask(shared::Request::Reload);
-    answer.json(202, b"{\"reloading\":true}");
+    let waiting = answer.shared.reload().map_err(|error| {
+        Refused::new(
+            422,
+            "bad_request",
+            format!("the configuration was not changed: {error}"),
+        )
+    })?;
+    let body = serde_json::json!({"reloaded": true, "needs_restart": waiting});
+    answer.json(200, body.to_string().as_bytes());
     Ok(())
 }
 
 fn demo(answer: Answer<'_>, file: usize) {
-    let (_, kind, content) = DEMO[file];
+    let (path, kind, content) = DEMO[file];
+    // The page shows a command that works as it is: with this program, and this server's folder.
+    let content = match (path, std::str::from_utf8(content)) {
+        ("/", Ok(page)) => Cow::Owned(
+            page.replacen("<html", &demo_root(answer.settings), 1)
+                .into_bytes(),
+        ),
+        _ => Cow::Borrowed(content),
+    };
     let head = answer.cors.write(Head::new(answer.out, answer.terms, 200));
     head.header("Content-Type", kind)
         .header("Cache-Control", "no-cache")
@@ -697,15 +731,44 @@ fn demo(answer: Answer<'_>, file: usize) {
             "default-src 'self'; frame-ancestors 'none'",
         )
         .header("X-Content-Type-Options", "nosniff")
-        .body(content);
+        .body(&content);
+}
+
+fn demo_root(settings: &Settings) -> String {
+    let escaped = |text: &str| {
+        text.replace('&', "&amp;")
+            .replace('"', "&quot;")
+            .replace('<', "&lt;")
+    };
+    let program = std::env::args().next().unwrap_or_else(|| "comet".to_owned());
+    let folder = settings.config.data_dir.to_string_lossy();
+    format!(
+        "<html data-program=\"{}\" data-folder=\"{}\"",
+        escaped(&program),
+        escaped(&folder)
+    )
 }
 
 fn gauges(shared: &Shared) -> Gauges {
     let stats = shared.hub.stats();
+    let realms = shared.hub.trimmed_early().into_iter();
     Gauges {
         channels: stats.channels as u64,
         log_bytes: stats.log_bytes as u64,
         window_bytes: stats.window_bytes as u64,
-        ..Gauges::default()
+        trimmed: realms.map(|(realm, count)| (realm_name(realm), count)).collect(),
+        open_fds: platform::open_descriptors(),
+        resident_bytes: platform::process_usage(std::process::id())
+            .ok()
+            .map(|usage| usage.resident),
+    }
+}
+
+/// Realms get names with the dialects that make them; until then there is one.
+fn realm_name(realm: u16) -> String {
+    if realm == 0 {
+        "default".to_owned()
+    } else {
+        realm.to_string()
     }
 }

@@ -36,6 +36,17 @@ pub enum State {
     Lingering,
 }
 
+/// How much of a request has come: each part has a deadline of its own, set once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaits {
+    /// Nothing, or something that was not looked at yet.
+    Request,
+    /// The beginning of a head.
+    Head,
+    /// A head, and not all of its body.
+    Body,
+}
+
 /// What a connection that reads has, besides its reader.
 pub struct Subscriber {
     /// Its reader in the shard's fan-out.
@@ -135,6 +146,8 @@ pub struct Connection {
     pub input: Vec<u8>,
     /// How far that was understood.
     pub progress: Progress,
+    /// What of a request is missing.
+    pub awaits: Awaits,
     /// What could not be sent yet, from `sent` on.
     unsent: Vec<u8>,
     sent: usize,
@@ -178,6 +191,7 @@ impl Connection {
             state: State::Fresh,
             input: Vec::new(),
             progress: Progress::default(),
+            awaits: Awaits::Request,
             unsent: Vec::new(),
             sent: 0,
             share: Share::default(),
@@ -195,6 +209,14 @@ impl Connection {
     /// Is something waiting to be sent?
     pub fn is_blocked(&self) -> bool {
         self.sent < self.unsent.len()
+    }
+
+    /// Did whole requests come that were not looked at yet?
+    pub fn has_requests(&self) -> bool {
+        matches!(self.state, State::Http)
+            && self.awaits == Awaits::Request
+            && !self.closing
+            && !self.input.is_empty()
     }
 
     /// Bytes that wait to be sent.

@@ -84,6 +84,13 @@ pub struct Progress {
     owes_continue: bool,
 }
 
+impl Progress {
+    /// Whether the head has come whole, and the body has not.
+    pub fn is_in_body(&self) -> bool {
+        matches!(self.stage, Stage::Body(_))
+    }
+}
+
 const _: () = assert!(
     size_of::<Progress>() <= 32,
     "one of these lives in every connection"

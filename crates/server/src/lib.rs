@@ -7,7 +7,7 @@
 //! - [`endpoint`]: path to what answers; [`api`]: the answers; [`access`]: who may ask;
 //! - [`http`], [`websocket`], [`seed`]: bytes on a wire, no I/O;
 //! - [`config`], [`data_folder`], [`platform`], [`logging`], [`metrics`], [`openapi`]: ground;
-//! - [`cli`], [`client`], [`bench`]: the commands.
+//! - [`cli`], [`client`], [`mod@bench`]: the commands.
 
 pub mod access;
 pub mod api;

@@ -18,7 +18,7 @@ use crate::config::{self, Config, ConfigError, Loaded};
 use crate::data_folder::{DataFolder, DataFolderError, Lock};
 use crate::listener::{Door, DoorAddress, Listener, Role};
 use crate::shard::{self, Shard};
-use crate::shared::{Mail, Mailbox, Request, Settings, Shared, wall_clock};
+use crate::shared::{self, Mail, Mailbox, Request, Settings, Shared, wall_clock};
 use crate::{logging, platform};
 
 /// The main thread's own tokens; listeners come behind them.
@@ -109,7 +109,6 @@ pub struct Server {
     listeners: Vec<Option<Listener>>,
     signals: Option<Signals>,
     shards: Vec<JoinHandle<()>>,
-    reload: Option<Reload>,
     ready: Option<Ready>,
     /// Listeners whose connections could not all be accepted for want of descriptors.
     paused: Option<Instant>,
@@ -175,7 +174,15 @@ impl Server {
             })
             .collect();
         let settings = settings(config).map_err(StartError::Config)?;
-        let shared = Arc::new(Shared::new(hub, settings, doors, mailboxes, waker, options.demo));
+        let shared = Arc::new(Shared::new(
+            hub,
+            settings,
+            doors,
+            mailboxes,
+            waker,
+            options.demo,
+            reload_with(options.reload),
+        ));
         let main = shared.clone();
         shared.hub.set_housekeeper(Box::new(move || main.wake_main()));
         let mut shards = Vec::with_capacity(threads);
@@ -198,7 +205,6 @@ impl Server {
             listeners: listeners.into_iter().map(Some).collect(),
             signals,
             shards,
-            reload: options.reload,
             ready: options.ready,
             paused: None,
             draining_until: None,
@@ -260,7 +266,6 @@ impl Server {
             for request in self.shared.take_requests() {
                 match request {
                     Request::Stop => self.drain(),
-                    Request::Reload => self.reload(),
                 }
             }
             if self.is_over() {
@@ -326,7 +331,8 @@ impl Server {
         };
         let (stop, hangup) = signals.take();
         if hangup {
-            self.shared.ask(Request::Reload);
+            // Logged there; nobody waits for it.
+            let _ = self.shared.reload();
         }
         if stop && self.draining_until.is_some() {
             tracing::warn!("stopped at once by a second signal");
@@ -392,41 +398,6 @@ impl Server {
         }
         tracing::info!("stopped");
     }
-
-    /// Reads the configuration again, and puts in force what can be without a restart. A bad one changes nothing.
-    fn reload(&mut self) {
-        let result = self.try_reload();
-        match &result {
-            Ok(restart) if restart.is_empty() => tracing::info!("configuration read again"),
-            Ok(restart) => {
-                tracing::warn!(
-                    settings = restart.join(", "),
-                    "configuration read again; these need a restart"
-                );
-            }
-            Err(error) => tracing::error!("configuration not changed: {error}"),
-        }
-        *crate::shared::lock(&self.shared.reloaded) = Some(result);
-    }
-
-    fn try_reload(&self) -> Result<Vec<String>, String> {
-        let Some(reload) = &self.reload else {
-            return Ok(Vec::new());
-        };
-        let loaded = reload().map_err(|error| error.to_string())?;
-        for warning in &loaded.warnings {
-            tracing::warn!("{warning}");
-        }
-        let restart = self.shared.settings().config.needs_restart(&loaded.config);
-        let namespaces = namespaces(&loaded.config)?;
-        let settings = settings(loaded.config)?;
-        self.shared.hub.set_namespaces(namespaces);
-        self.shared.set_settings(settings);
-        for mailbox in &self.shared.mailboxes {
-            mailbox.send(Mail::Reloaded);
-        }
-        Ok(restart)
-    }
 }
 
 impl Drop for Server {
@@ -463,7 +434,7 @@ fn check_descriptors(config: &Config) {
                 .unwrap_or(u64::MAX)
                 .saturating_add(SPARE_DESCRIPTORS);
             if limit.soft < wanted {
-                tracing::warn!(
+                tracing::info!(
                     limit = limit.soft,
                     "fewer file descriptors than limits.connections wants: connections beyond that wait at the door"
                 );
@@ -544,6 +515,23 @@ fn addresses(config: &Config, doors: &[Door]) -> Addresses {
         public: config.public.socket.clone(),
         tcp: tcp.collect(),
     }
+}
+
+/// Reads the configuration again, and puts in force what can be without a restart. A bad one changes nothing.
+fn reload_with(read: Option<Reload>) -> shared::Reload {
+    Box::new(move |shared| {
+        let Some(read) = &read else { return Ok(Vec::new()) };
+        let loaded = read().map_err(|error| error.to_string())?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        let restart = shared.settings().config.needs_restart(&loaded.config);
+        let namespaces = namespaces(&loaded.config)?;
+        let settings = settings(loaded.config)?;
+        shared.hub.set_namespaces(namespaces);
+        shared.set_settings(settings);
+        Ok(restart)
+    })
 }
 
 fn settings(config: Config) -> Result<Settings, String> {

@@ -67,6 +67,8 @@ pub struct Shard {
     dirty: Vec<u32>,
     /// Connections that read on by themselves and could be written to.
     behind: VecDeque<ConnectionId>,
+    /// Connections whose turn ended before everything that came from them was used.
+    unread: Vec<ConnectionId>,
     input: Vec<u8>,
     out: Vec<u8>,
     steps: Vec<Step>,
@@ -102,6 +104,7 @@ impl Shard {
             encoder: Encoder::default(),
             dirty: Vec::new(),
             behind: VecDeque::new(),
+            unread: Vec::new(),
             input: vec![0; INPUT],
             out: Vec::new(),
             steps: Vec::new(),
@@ -140,6 +143,7 @@ impl Shard {
                     self.readable(slot);
                 }
             }
+            self.take_up_unread();
             self.open_mail();
             self.expire();
             self.rounds();
@@ -153,7 +157,7 @@ impl Shard {
 
     /// How long to wait for events: not at all if there is something to do.
     fn timeout(&mut self) -> Option<Duration> {
-        if !self.behind.is_empty() {
+        if !self.behind.is_empty() || !self.unread.is_empty() {
             return Some(Duration::ZERO);
         }
         self.hub.sleep(self.id);
@@ -280,8 +284,21 @@ impl Shard {
                     self.drop_for(slot, DropReason::Timeout);
                 } else {
                     self.finish(slot);
+                    self.watch_blocked(slot);
                 }
             }
+        }
+    }
+
+    /// A connection that is to be closed once it has taken its last answer gets no more than the usual time for that.
+    fn watch_blocked(&mut self, slot: usize) {
+        if let Some(connection) = self.connections.get(slot).filter(|c| c.is_blocked()) {
+            let since = if connection.stuck == 0 {
+                self.now
+            } else {
+                connection.stuck
+            };
+            self.set_deadline(slot, since + STUCK);
         }
     }
 
@@ -382,12 +399,14 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(slot) else {
             return;
         };
-        if !connection.is_blocked() {
+        // A round may have ended just between two frames: then nothing waits here, but the reader does.
+        if !connection.is_blocked() && connection.stuck == 0 {
             return;
         }
         match connection.flush(&mut self.bytes_sent) {
             Err(_) => self.remove(slot),
-            Ok(Sent::Part) => {}
+            // It may have taken something: from now on it has the whole time again to take more.
+            Ok(Sent::Part) => self.sent(slot, Sent::Part),
             Ok(Sent::All) => {
                 connection.stuck = 0;
                 if connection.closing {
@@ -395,13 +414,7 @@ impl Shard {
                     return;
                 }
                 self.read_on_soon(slot);
-                let readable = self
-                    .connections
-                    .get(slot)
-                    .is_some_and(|connection| connection.readable);
-                if readable {
-                    self.readable(slot);
-                }
+                self.go_on(slot);
             }
         }
     }

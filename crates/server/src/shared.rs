@@ -106,13 +106,14 @@ pub enum Route {
     WebSocket,
 }
 
+/// Reads the configuration again, puts it in force, and returns the settings that need a restart.
+pub type Reload = Box<dyn Fn(&Shared) -> Result<Vec<String>, String> + Send>;
+
 /// What the main thread is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Stop: drain, then end.
     Stop,
-    /// Read the configuration again.
-    Reload,
 }
 
 /// See the module.
@@ -141,8 +142,8 @@ pub struct Shared {
     /// What the main thread was asked to do.
     requests: Mutex<Vec<Request>>,
     main: Waker,
-    /// What the last reload had to say, for whoever asked for it.
-    pub reloaded: Mutex<Option<Result<Vec<String>, String>>>,
+    /// How to read the configuration again.
+    reload: Mutex<Reload>,
     /// When the server started, in milliseconds since 1970.
     pub started: Time,
 }
@@ -156,6 +157,7 @@ impl Shared {
         mailboxes: Vec<Mailbox>,
         main: Waker,
         demo: bool,
+        reload: Reload,
     ) -> Self {
         Self {
             hub,
@@ -171,7 +173,7 @@ impl Shared {
             demo,
             requests: Mutex::new(Vec::new()),
             main,
-            reloaded: Mutex::new(None),
+            reload: Mutex::new(reload),
             started: wall_clock(),
         }
     }
@@ -190,6 +192,31 @@ impl Shared {
             .settings
             .write()
             .unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(settings);
+    }
+
+    /// Reads the configuration again and puts in force what can be without a restart. Returns the settings that cannot.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration; nothing changed.
+    pub fn reload(&self) -> Result<Vec<String>, String> {
+        let reload = lock(&self.reload);
+        let result = reload(self);
+        match &result {
+            Ok(restart) if restart.is_empty() => tracing::info!("configuration read again"),
+            Ok(restart) => {
+                tracing::warn!(
+                    settings = restart.join(", "),
+                    "configuration read again; these need a restart"
+                );
+            }
+            Err(error) => tracing::error!("configuration not changed: {error}"),
+        }
+        if result.is_ok() {
+            for mailbox in &self.mailboxes {
+                mailbox.send(Mail::Reloaded);
+            }
+        }
+        result
     }
 
     /// Asks the main thread for something.

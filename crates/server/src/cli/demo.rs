@@ -20,7 +20,9 @@ const ANY_PORT: &str = "127.0.0.1:0";
 const CHANNEL: &str = "demo";
 
 /// Everything is open to everybody who can connect, who is on this machine.
-const OPEN: [(&str, &str); 4] = [
+const OPEN: [(&str, &str); 5] = [
+    // What it prints is for somebody who has just begun.
+    ("log.level", "warn"),
     ("namespace_default.public", "true"),
     ("namespace_default.anonymous_publish", "true"),
     ("namespace_default.presence", "true"),

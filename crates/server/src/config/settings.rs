@@ -18,8 +18,8 @@ const MAX_HEAD: usize = 1 << 20;
 const MAX_MESSAGE: usize = 1 << 30;
 
 section! {
-    /// Settings of a CometServer. All are optional. Each can also be given as a variable, COMETSERVER_<SECTION>_<KEY>,
-    /// or as a flag, --<section>-<key>: a flag beats a variable, a variable beats this file.
+    /// Settings of a CometServer. All are optional. Each can also be given as a variable, `COMETSERVER_<SECTION>_<KEY>`,
+    /// or as a flag, `--<section>-<key>`: a flag beats a variable, a variable beats this file.
     /// Times and sizes carry their unit: 250ms, 90s, 5m, 1h, 7d; 512B, 64KiB, 1MiB, 2GiB.
     pub struct Config {
         /// The folder that holds the sockets, the lock and whatever is kept.
@@ -76,8 +76,6 @@ section! {
         ops "ops": bool = "false" => values::switch;
         /// Origins whose pages may connect besides those of the server's own host; "*": all.
         origins "origins": Vec<String> = "[]" => values::origins, example "https://example.org";
-        /// Whether X-Forwarded-For names the client. Only right if nobody but a front web server can connect.
-        trusted_proxies "trusted_proxies": bool = "false" => values::switch;
         /// What a front web server puts before our paths.
         base_path "base_path": String = "" => values::base_path, example "/push";
     }
@@ -100,7 +98,7 @@ section! {
 }
 
 section! {
-    /// Channels that no entry of [[namespaces]] matches.
+    /// Channels that no entry of `[[namespaces]]` matches.
     pub struct Namespace {
         /// Whether anybody may subscribe, without a token.
         public "public": bool = "false" => values::switch;

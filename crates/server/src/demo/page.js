@@ -375,7 +375,10 @@ function fillPage() {
   // The breaks are only places where a narrow screen may wrap the line.
   const curl = [`curl -d 'Hello from curl' '${location.origin}`, "/v1/publish", `?${query}'`];
   element("try-curl").replaceChildren(...curl.flatMap((part) => [document.createElement("wbr"), part]));
-  element("try-write").textContent = `comet write ${quoted(channel)} "Hello"`;
+  // The server says what it was started as, and where its socket is.
+  const { program = "comet", folder } = document.documentElement.dataset;
+  const where = folder ? ` --data-dir ${quoted(folder)}` : "";
+  element("try-write").textContent = `${quoted(program)} write ${quoted(channel)} "Hello"${where}`;
 }
 
 fillPage();

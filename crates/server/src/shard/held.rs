@@ -42,8 +42,16 @@ const SILENT_HEARTBEATS: u64 = 3;
 /// A poll's answer, which most polls of a round share.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
-    key: Option<(Vec<(u32, u32)>, Position, Terms)>,
+    key: Option<AnswerKey>,
     bytes: Vec<u8>,
+}
+
+/// What an answer was made of: which frames, the cursor it gives, for which kind of client.
+#[derive(Debug, PartialEq)]
+struct AnswerKey {
+    frames: Vec<(u32, u32)>,
+    position: Position,
+    terms: Terms,
 }
 
 impl Answer {
@@ -99,8 +107,14 @@ impl Shard {
             self.stream_head(endpoint, terms, cors, out);
             return Ok(());
         }
-        let route = route(endpoint);
-        if !self.take_hold(slot, endpoint, route, parameters) {
+        let ends = self.ends(endpoint, parameters)?;
+        let limit = api::number(parameters, "limit")?
+            .unwrap_or(POLL_LIMIT.0)
+            .clamp(1, POLL_LIMIT.1);
+        // A poll that wants to be answered at once takes no place; neither does the site's own code.
+        let immediate = endpoint == Endpoint::Poll && ends <= self.now;
+        let route = route(endpoint).filter(|_| self.role(slot) == Role::Public && !immediate);
+        if self.draining || !self.take_hold(route) {
             return self.turn_away(slot, endpoint, &wish, accept, terms, cors, out);
         }
         let mut format = endpoint.format(terms.version == crate::http::Version::Http11);
@@ -112,7 +126,7 @@ impl Shard {
         let subscribed = self.subscribe_all(reader, &wish, &grant);
         if let Err(refused) = subscribed {
             self.fanout.close(reader, self.wall);
-            self.give_back(slot, route);
+            self.release_hold(route);
             return Err(refused);
         }
         self.fanout.begin(reader, wish.begin, wish.retained);
@@ -127,15 +141,10 @@ impl Shard {
             self.stream_head(endpoint, terms, cors, out);
         }
         let member = self.membership(slot, &wish, &grant);
-        let ends = self.ends(endpoint, parameters)?;
-        let held = self.role(slot) == Role::Public && !self.is_immediate(parameters, endpoint);
-        let limit = api::number(parameters, "limit")?
-            .unwrap_or(POLL_LIMIT.0)
-            .clamp(1, POLL_LIMIT.1);
         let subscriber = Subscriber {
             reader,
             format,
-            route: route.filter(|_| held),
+            route,
             grant,
             terms,
             cors: cors.clone(),
@@ -279,6 +288,23 @@ impl Shard {
         for name in &wish.channels {
             self.authorize_channel(name, grant, wish.watch)?;
         }
+        self.authorize_pattern_presence(&wish.patterns, grant, wish.watch)
+    }
+
+    /// Members are shown by pattern only to whom all that it matches is open: namespaces that are public need not show theirs.
+    pub(super) fn authorize_pattern_presence(
+        &self,
+        patterns: &[Arc<cometserver_core::pattern::Pattern>],
+        grant: &Grant,
+        presence: bool,
+    ) -> Result<(), Refused> {
+        if presence
+            && patterns
+                .iter()
+                .any(|pattern| !grant.covers(Action::Presence, pattern))
+        {
+            return Err(api::lacking(grant, Action::Presence));
+        }
         Ok(())
     }
 
@@ -321,7 +347,7 @@ impl Shard {
         }
         for pattern in &wish.patterns {
             let wants = Wants {
-                public_only: !grant.covers(pattern),
+                public_only: !grant.covers(Action::Subscribe, pattern),
                 ..wants
             };
             self.fanout.add_pattern(reader, pattern, wants)?;
@@ -329,25 +355,8 @@ impl Shard {
         Ok(())
     }
 
-    /// A poll that wants to be answered at once takes no place.
-    fn is_immediate(&self, parameters: &Parameters, endpoint: Endpoint) -> bool {
-        endpoint == Endpoint::Poll && api::bytes(parameters, "wait_ms") == Some(b"0")
-    }
-
-    fn take_hold(
-        &self,
-        slot: usize,
-        endpoint: Endpoint,
-        route: Option<Route>,
-        parameters: &Parameters,
-    ) -> bool {
-        if self.draining {
-            return false;
-        }
+    fn take_hold(&self, route: Option<Route>) -> bool {
         let Some(route) = route else { return true };
-        if self.role(slot) != Role::Public || self.is_immediate(parameters, endpoint) {
-            return true;
-        }
         let held = &self.settings.config.held;
         let max = match route {
             Route::Poll => held.poll_max,
@@ -362,17 +371,11 @@ impl Shard {
         taken
     }
 
-    fn give_back(&self, slot: usize, route: Option<Route>) {
-        if let Some(route) = route
-            && self.role(slot) == Role::Public
-        {
-            self.release_hold(route);
+    fn release_hold(&self, route: Option<Route>) {
+        if let Some(route) = route {
+            self.shared.release(route);
+            self.metrics().holds.sub(1);
         }
-    }
-
-    fn release_hold(&self, route: Route) {
-        self.shared.release(route);
-        self.metrics().holds.sub(1);
     }
 
     /// There is no place: the client is told when to try again, in a way that its kind does not take for the end.
@@ -822,7 +825,11 @@ impl Shard {
         }
         self.metrics().deliveries.of(Transport::Poll).add(count as u64);
         let position = self.fanout.position(reader);
-        let key = (self.frames.runs(share), position, terms);
+        let key = AnswerKey {
+            frames: self.frames.runs(share),
+            position,
+            terms,
+        };
         if !plain || self.answer.key.as_ref() != Some(&key) {
             let items: Vec<u8> = self
                 .frames
@@ -945,9 +952,7 @@ impl Shard {
                 self.hub.leave(*channel, &member.user, self.wall);
             }
         }
-        if let Some(route) = subscriber.route {
-            self.release_hold(route);
-        }
+        self.release_hold(subscriber.route);
         if let Some(session) = &subscriber.session {
             let mut sessions = lock(&self.shared.sessions);
             let own = ConnectionId {

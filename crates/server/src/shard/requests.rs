@@ -1,5 +1,6 @@
 //! Reading from a connection, and answering requests.
 
+use std::borrow::Cow;
 use std::io::ErrorKind;
 
 use cometserver_core::grant::Grant;
@@ -9,7 +10,7 @@ use cometserver_core::publication::Message;
 use super::Shard;
 use crate::access;
 use crate::api::{self, Answer, Refused};
-use crate::connection::{Sent, State};
+use crate::connection::{Awaits, Sent, State};
 use crate::endpoint::{Endpoint, NoEndpoint};
 use crate::http::cors::{self, Cors};
 use crate::http::response::{CONTINUE, Head, Terms};
@@ -23,6 +24,12 @@ use crate::shared::{ConnectionId, Mail};
 const WRAPPING: usize = 2;
 const ROOM: usize = 64 << 10;
 
+/// So many full buffers are read from a connection in one turn: who sends faster than we read must not keep us.
+const READS: usize = 8;
+
+/// So many bytes of answers are collected before a client's further requests wait for it to take them.
+const ANSWERS: usize = 256 << 10;
+
 /// A request's parameters, decoded.
 pub(super) type Parameters = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -35,7 +42,7 @@ impl Shard {
     }
 
     fn read_all(&mut self, slot: usize, input: &mut [u8]) {
-        loop {
+        for _ in 0..READS {
             let Some(connection) = self.connections.get_mut(slot) else {
                 return;
             };
@@ -76,6 +83,33 @@ impl Shard {
                 }
             }
         }
+        self.unread.push(self.id_of(slot));
+    }
+
+    /// Gives those their turn again who had more to say than fits into one.
+    pub(super) fn take_up_unread(&mut self) {
+        for id in std::mem::take(&mut self.unread) {
+            let Some(slot) = self.slot_of(id) else { continue };
+            let connection = &mut self.connections[slot];
+            if connection.has_requests() && !connection.is_blocked() {
+                let kept = std::mem::take(&mut connection.input);
+                self.feed(slot, Cow::Owned(kept));
+            }
+            // Without requests left the rest is for the socket; the next turn, if this one ended for want of room.
+            let rest = self.slot_of(id).map(|slot| &self.connections[slot]);
+            if rest.is_some_and(|connection| connection.readable && !connection.has_requests()) {
+                self.readable(slot);
+            }
+        }
+    }
+
+    /// Sees to it that what a connection has kept, or left in its socket, is used in the next turn: there will be no
+    /// edge for it. Never at once, as who asks is still busy with the request before.
+    pub(super) fn go_on(&mut self, slot: usize) {
+        let connection = &self.connections[slot];
+        if connection.has_requests() || connection.readable {
+            self.unread.push(self.id_of(slot));
+        }
     }
 
     /// A connection is not read from while an answer waits to be sent, or to be known: that bounds what it may ask for.
@@ -97,6 +131,7 @@ impl Shard {
         match &connection.state {
             // Half-closed after its request, as `nc` and old clients do: it still wants the answer.
             State::Publishing(_) => {}
+            State::Http if connection.has_requests() => {}
             State::Fresh | State::Http | State::Seed(_) if connection.is_blocked() => {
                 connection.closing = true
             }
@@ -114,41 +149,13 @@ impl Shard {
                 connection.input.extend_from_slice(bytes);
             }
             State::Reading(_) => {}
-            _ if connection.input.is_empty() => self.feed(slot, bytes),
+            _ if connection.input.is_empty() => self.feed(slot, Cow::Borrowed(bytes)),
             _ => {
                 let mut whole = std::mem::take(&mut connection.input);
                 whole.extend_from_slice(bytes);
-                self.feed(slot, &mut whole);
+                self.feed(slot, Cow::Owned(whole));
             }
         }
-    }
-
-    /// Goes on with what was kept, if something was: after an answer, the next request may be there already.
-    pub(super) fn feed_kept(&mut self, slot: usize) {
-        let Some(connection) = self.connections.get_mut(slot) else {
-            return;
-        };
-        let mut kept = std::mem::take(&mut connection.input);
-        if !kept.is_empty() {
-            self.feed(slot, &mut kept);
-        } else {
-            let time = self.millis(self.settings.config.limits.idle_time);
-            self.set_deadline(slot, self.now.saturating_add(time));
-        }
-        if self
-            .connections
-            .get(slot)
-            .is_some_and(|connection| connection.readable)
-        {
-            self.readable_soon(slot);
-        }
-    }
-
-    /// Bytes that were left alone while the connection was held: there will be no edge for them.
-    fn readable_soon(&mut self, slot: usize) {
-        // Not recursively through `readable`: its buffer may be in use by the caller.
-        let mut input = vec![0; 16 << 10];
-        self.read_all(slot, &mut input);
     }
 
     fn http_limits(&self) -> Limits {
@@ -162,9 +169,10 @@ impl Shard {
         }
     }
 
-    /// Uses up bytes that form requests; keeps the rest.
-    fn feed(&mut self, slot: usize, bytes: &mut [u8]) {
-        if matches!(self.connections[slot].state, State::Fresh) && !self.detect(slot, bytes) {
+    /// Uses up bytes that form requests; keeps the rest, without a copy if they are a buffer already.
+    fn feed(&mut self, slot: usize, bytes: Cow<'_, [u8]>) {
+        if matches!(self.connections[slot].state, State::Fresh) && !self.detect(slot, &bytes) {
+            self.connections[slot].input = bytes.into_owned();
             return;
         }
         if matches!(self.connections[slot].state, State::Seed(_)) {
@@ -176,21 +184,21 @@ impl Shard {
         out.clear();
         let mut at = 0;
         let generation = self.connections[slot].generation;
-        while at < bytes.len() {
+        while at < bytes.len() && out.len() < ANSWERS {
             let mut progress = std::mem::take(&mut self.connections[slot].progress);
             let parsed = http::parse(&bytes[at..], &mut progress, &limits);
             self.connections[slot].progress = progress;
             match parsed {
                 Ok(Parse::Complete { request, consumed }) => {
                     at += consumed;
+                    self.connections[slot].awaits = Awaits::Request;
                     self.handle(slot, &request, &mut out);
                 }
                 Ok(Parse::Incomplete { wants_continue, .. }) => {
                     if wants_continue {
                         out.extend_from_slice(CONTINUE);
                     }
-                    let time = self.millis(self.settings.config.limits.request_time);
-                    self.set_deadline(slot, self.now.saturating_add(time));
+                    self.await_rest(slot);
                     break;
                 }
                 Err(reject) => {
@@ -211,14 +219,19 @@ impl Shard {
                 }
             }
         }
-        let rest = &bytes[at..];
-        if !rest.is_empty() && !self.connections[slot].closing {
-            let connection = &mut self.connections[slot];
+        let connection = &mut self.connections[slot];
+        if at < bytes.len() && !connection.closing {
             // A WebSocket's first frames may come right behind its handshake.
-            connection.input = rest.to_vec();
-        } else if matches!(self.connections[slot].state, State::Http) {
-            let time = self.millis(self.settings.config.limits.idle_time);
-            self.set_deadline(slot, self.now.saturating_add(time));
+            connection.input = match bytes {
+                Cow::Borrowed(bytes) => bytes[at..].to_vec(),
+                Cow::Owned(mut bytes) => {
+                    bytes.drain(..at);
+                    bytes
+                }
+            };
+        } else if matches!(connection.state, State::Http) {
+            connection.closing |= connection.ended;
+            self.await_request(slot);
         }
         let there = out.is_empty() || self.send(slot, &out);
         self.out = out;
@@ -229,7 +242,30 @@ impl Shard {
             self.close_if_sent(slot);
         } else if matches!(self.connections[slot].state, State::Reading(_)) {
             self.begin_reading(slot);
+        } else if self.connections[slot].has_requests() && !self.connections[slot].is_blocked() {
+            self.unread.push(self.id_of(slot));
         }
+    }
+
+    /// A part of a request has come. Its deadline is set once: who sends a byte now and then does not have for ever.
+    fn await_rest(&mut self, slot: usize) {
+        let connection = &mut self.connections[slot];
+        let awaits = if connection.progress.is_in_body() {
+            Awaits::Body
+        } else {
+            Awaits::Head
+        };
+        if connection.awaits != awaits {
+            connection.awaits = awaits;
+            let time = self.millis(self.settings.config.limits.request_time);
+            self.set_deadline(slot, self.now.saturating_add(time));
+        }
+    }
+
+    /// A connection between two requests.
+    fn await_request(&mut self, slot: usize) {
+        let time = self.millis(self.settings.config.limits.idle_time);
+        self.set_deadline(slot, self.now.saturating_add(time));
     }
 
     /// Tells HTTP from the seed's protocol by the first bytes, on doors where both are spoken.
@@ -244,10 +280,7 @@ impl Shard {
                 self.connections[slot].state = State::Seed(0);
                 self.count_as(slot, Transport::Seed);
             }
-            Detect::Undecided => {
-                self.connections[slot].input = bytes.to_vec();
-                return false;
-            }
+            Detect::Undecided => return false,
         }
         true
     }
@@ -306,10 +339,12 @@ impl Shard {
             .map(|(k, v)| (k.into_owned(), v.into_owned()))
             .collect();
         let grant = self.grant(slot, request, endpoint, &parameters)?;
+        let ops = self.shared.doors[self.connections[slot].door].ops;
         let answer = Answer {
             shared: &self.shared,
             settings: &settings,
             now: self.wall,
+            ops,
             terms,
             cors,
             out,
@@ -514,8 +549,13 @@ impl Shard {
         let connection = &mut self.connections[slot];
         if connection.ended || !terms.keep_alive || self.draining {
             self.finish(slot);
-        } else if !connection.is_blocked() {
-            self.feed_kept(slot);
+            return;
+        }
+        if connection.input.is_empty() {
+            self.await_request(slot);
+        }
+        if !self.connections[slot].is_blocked() {
+            self.go_on(slot);
         }
     }
 

@@ -1,5 +1,7 @@
 //! The seed's wire protocol on the backend socket: one request, one answer, closed.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use cometserver_core::ChannelName;
 use cometserver_core::hub::Published;
@@ -19,17 +21,17 @@ const PIECE: usize = 1000;
 
 impl Shard {
     /// Bytes of a request of the seed's protocol.
-    pub(super) fn seed_came(&mut self, slot: usize, bytes: &[u8]) {
+    pub(super) fn seed_came(&mut self, slot: usize, bytes: Cow<'_, [u8]>) {
         let State::Seed(searched) = self.connections[slot].state else {
             return;
         };
         let limit = self.settings.config.limits.message_size.saturating_mul(ENCODED)
             + cometserver_core::channel::MAX_NAME;
-        let reply = match seed::parse_from(bytes, searched, limit) {
+        let reply = match seed::parse_from(&bytes, searched, limit) {
             Parsed::Incomplete => {
                 let connection = &mut self.connections[slot];
                 connection.state = State::Seed(bytes.len());
-                connection.input = bytes.to_vec();
+                connection.input = bytes.into_owned();
                 if searched == 0 {
                     let time = self.millis(self.settings.config.limits.request_time);
                     self.set_deadline(slot, self.now.saturating_add(time));

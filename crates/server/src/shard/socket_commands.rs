@@ -15,7 +15,7 @@ use super::Shard;
 use super::held::{presence_wish, target_member, too_many};
 use crate::api::{self, Refused};
 use crate::metrics::{Door, DropReason, Refusal};
-use crate::websocket::{self, Decoder, Event, Limits, Opcode, close_reply, code};
+use crate::websocket::{self, Event, Limits, Opcode, close_reply, code};
 use crate::wire::Format;
 
 /// What came in one read, taken out of the decoder's hands.
@@ -44,7 +44,7 @@ impl Shard {
             return;
         };
         socket.heard = now;
-        let mut decoder = std::mem::replace(&mut socket.decoder, Decoder::new());
+        let mut decoder = std::mem::take(&mut socket.decoder);
         let mut came = Vec::new();
         let decoded = decoder.decode(bytes, Limits { max_message: most }, &mut |event| {
             came.push(match event {
@@ -227,6 +227,7 @@ impl Shard {
         for name in &names {
             self.authorize_channel(name, &grant, watch)?;
         }
+        self.authorize_pattern_presence(&patterns, &grant, watch)?;
         if join {
             let member = self.new_membership(slot, &grant, session.as_deref(), info);
             if let Some(subscriber) = self.connections[slot].subscriber() {
@@ -258,7 +259,7 @@ impl Shard {
         }
         for pattern in patterns {
             let wants = Wants {
-                public_only: !grant.covers(&pattern),
+                public_only: !grant.covers(Action::Subscribe, &pattern),
                 ..wants
             };
             self.note_reply(slot, pattern.as_bytes(), true, id);
@@ -555,7 +556,10 @@ impl Shard {
             ));
         }
         let patterns: Vec<_> = self.fanout.patterns(reader).cloned().collect();
-        if patterns.iter().any(|pattern| !grant.covers(pattern)) {
+        if patterns
+            .iter()
+            .any(|pattern| !grant.covers(Action::Subscribe, pattern))
+        {
             return Err(Refused::new(
                 403,
                 "forbidden",
