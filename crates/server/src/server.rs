@@ -138,7 +138,7 @@ impl Server {
         let mut lock = folder.lock(&config.socket)?;
         let poll = Poll::new().map_err(system("an event queue"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(system("a waker"))?;
-        let bound = bind_all(&config, &lock)?;
+        let (bound, inherited) = bind_all(&config, &lock)?;
         lock.write_pid()?;
         let (doors, mut listeners): (Vec<Door>, Vec<Listener>) = bound.into_iter().unzip();
         for (index, listener) in listeners.iter_mut().enumerate() {
@@ -166,7 +166,8 @@ impl Server {
         }
         let hub = Arc::new(Hub::new(hub_options(&config)?));
         let addresses = addresses(&config, &doors);
-        let sockets = doors
+        // Whoever opened a listener for us goes on listening there when we are gone.
+        let sockets = doors[inherited..]
             .iter()
             .filter_map(|door| match &door.address {
                 DoorAddress::Unix(path) => Some(path.clone()),
@@ -444,8 +445,10 @@ fn check_descriptors(config: &Config) {
     }
 }
 
-/// Binds every door of the configuration; inherited listeners take the place of those of their role.
-fn bind_all(config: &Config, lock: &Lock) -> Result<Vec<(Door, Listener)>, StartError> {
+/// Binds every door of the configuration behind the inherited listeners, whose number is the second part of the answer.
+///
+/// An inherited Unix socket takes the place of the one with its path.
+fn bind_all(config: &Config, lock: &Lock) -> Result<(Vec<(Door, Listener)>, usize), StartError> {
     let mut bound: Vec<(Door, Listener)> = Vec::new();
     for inherited in platform::inherited_listeners().map_err(system("the inherited listeners"))? {
         let (listener, address) =
@@ -457,6 +460,7 @@ fn bind_all(config: &Config, lock: &Lock) -> Result<Vec<(Door, Listener)>, Start
         };
         bound.push((door(config, role, address), listener));
     }
+    let inherited = bound.len();
     let has = |bound: &[(Door, Listener)], path: &std::path::Path| {
         bound
             .iter()
@@ -491,7 +495,7 @@ fn bind_all(config: &Config, lock: &Lock) -> Result<Vec<(Door, Listener)>, Start
             bound.push((door(config, role, DoorAddress::Tcp(address)), listener));
         }
     }
-    Ok(bound)
+    Ok((bound, inherited))
 }
 
 fn door(config: &Config, role: Role, address: DoorAddress) -> Door {
