@@ -474,14 +474,14 @@ pub fn answer(
             answer.shared.ask(shared::Request::Stop);
             answer.json(200, b"{\"stopping\":true}");
         }
-        Endpoint::Reload => reload(answer)?,
         Endpoint::Demo(file) => demo(answer, file),
         Endpoint::Poll
         | Endpoint::Sse
         | Endpoint::Stream
         | Endpoint::WebSocket
         | Endpoint::Publish
-        | Endpoint::Batch => unreachable!("the shard answers {:?} itself", request.path),
+        | Endpoint::Batch
+        | Endpoint::Reload => unreachable!("the shard answers {:?} itself", request.path),
     }
     Ok(())
 }
@@ -679,12 +679,6 @@ fn ready(answer: Answer<'_>) {
     } else {
         answer.json(200, b"{\"status\":\"ready\"}");
     }
-}
-
-fn reload(answer: Answer<'_>) -> Result<(), Refused> {
-    answer.shared.ask(shared::Request::Reload);
-    answer.json(202, b"{\"reloading\":true}");
-    Ok(())
 }
 
 fn demo(answer: Answer<'_>, file: usize) {

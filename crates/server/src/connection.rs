@@ -28,7 +28,7 @@ pub enum State {
     Http,
     /// The seed's protocol; so many bytes have been searched for an end.
     Seed(usize),
-    /// A publication waits for the store; then it is answered on these terms.
+    /// What was asked for is being done elsewhere: a publication by the store, a reload. Then it is answered on these terms.
     Publishing(Box<(Terms, Cors)>),
     /// A reader: a held poll, a stream, a WebSocket.
     Reading(Box<Subscriber>),

@@ -18,7 +18,7 @@ use crate::config::{self, Config, ConfigError, Loaded};
 use crate::data_folder::{DataFolder, DataFolderError, Lock};
 use crate::listener::{Door, DoorAddress, Listener, Role};
 use crate::shard::{self, Shard};
-use crate::shared::{Mail, Mailbox, Request, Settings, Shared, wall_clock};
+use crate::shared::{ConnectionId, Mail, Mailbox, Request, Settings, Shared, wall_clock};
 use crate::{logging, platform};
 
 /// The main thread's own tokens; listeners come behind them.
@@ -261,7 +261,7 @@ impl Server {
             for request in self.shared.take_requests() {
                 match request {
                     Request::Stop => self.drain(),
-                    Request::Reload => self.reload(),
+                    Request::Reload(asker) => self.reload(asker),
                 }
             }
             if self.is_over() {
@@ -327,7 +327,7 @@ impl Server {
         };
         let (stop, hangup) = signals.take();
         if hangup {
-            self.shared.ask(Request::Reload);
+            self.shared.ask(Request::Reload(None));
         }
         if stop && self.draining_until.is_some() {
             tracing::warn!("stopped at once by a second signal");
@@ -395,7 +395,8 @@ impl Server {
     }
 
     /// Reads the configuration again, and puts in force what can be without a restart. A bad one changes nothing.
-    fn reload(&mut self) {
+    /// Whoever asked is told.
+    fn reload(&mut self, asker: Option<ConnectionId>) {
         let result = self.try_reload();
         match &result {
             Ok(restart) if restart.is_empty() => tracing::info!("configuration read again"),
@@ -407,7 +408,9 @@ impl Server {
             }
             Err(error) => tracing::error!("configuration not changed: {error}"),
         }
-        *crate::shared::lock(&self.shared.reloaded) = Some(result);
+        if let Some(asker) = asker {
+            self.shared.mailboxes[asker.shard as usize].send(Mail::ReloadDone(asker, result));
+        }
     }
 
     fn try_reload(&self) -> Result<Vec<String>, String> {

@@ -196,6 +196,7 @@ impl Shard {
                 Mail::Fetched(id, page) => self.fetched(id, page),
                 Mail::Superseded(id) => self.superseded(id),
                 Mail::Reloaded => self.reloaded(),
+                Mail::ReloadDone(id, result) => self.reload_done(id, result),
                 Mail::Drain => self.drain(),
             }
         }

@@ -41,6 +41,8 @@ pub enum Mail {
     Superseded(ConnectionId),
     /// Other settings are in force.
     Reloaded,
+    /// The configuration was read again for this connection: the settings that wait for a restart, or why nothing changed.
+    ReloadDone(ConnectionId, Result<Vec<String>, String>),
     /// Tell everybody when to come back, and take nothing new.
     Drain,
 }
@@ -111,8 +113,8 @@ pub enum Route {
 pub enum Request {
     /// Stop: drain, then end.
     Stop,
-    /// Read the configuration again.
-    Reload,
+    /// Read the configuration again, and tell this connection how that went.
+    Reload(Option<ConnectionId>),
 }
 
 /// See the module.
@@ -141,8 +143,6 @@ pub struct Shared {
     /// What the main thread was asked to do.
     requests: Mutex<Vec<Request>>,
     main: Waker,
-    /// What the last reload had to say, for whoever asked for it.
-    pub reloaded: Mutex<Option<Result<Vec<String>, String>>>,
     /// When the server started, in milliseconds since 1970.
     pub started: Time,
 }
@@ -171,7 +171,6 @@ impl Shared {
             demo,
             requests: Mutex::new(Vec::new()),
             main,
-            reloaded: Mutex::new(None),
             started: wall_clock(),
         }
     }

@@ -18,7 +18,7 @@ use crate::http::{self, Limits, Parse, Request, query};
 use crate::listener::Role;
 use crate::metrics::{Door, DropReason, Refusal, Transport};
 use crate::seed::{self, Detect};
-use crate::shared::{ConnectionId, Mail};
+use crate::shared::{self, ConnectionId, Mail};
 
 /// A publish request in JSON wraps its payload: base64 and escapes may make it so much longer, and some room around it.
 const WRAPPING: usize = 2;
@@ -356,6 +356,12 @@ impl Shard {
                 self.publish(slot, message, &grant, terms, cors, out)
             }
             Endpoint::Batch => self.batch(slot, request, &grant, terms, cors, out),
+            Endpoint::Reload => {
+                self.shared.ask(shared::Request::Reload(Some(self.id_of(slot))));
+                self.connections[slot].state = State::Publishing(Box::new((terms, cors.clone())));
+                self.set_deadline(slot, u64::MAX);
+                Ok(())
+            }
             _ => api::answer(endpoint, answer, &grant, request, &parameters),
         }
     }
@@ -519,21 +525,46 @@ impl Shard {
 
     /// The store has answered a publisher.
     pub(super) fn published(&mut self, id: ConnectionId, result: Result<Receipt, PublishError>) {
+        let hub = self.hub.clone();
+        self.answer_waiting(id, |terms, cors, out| {
+            api::receipt(&result?, &hub, terms, cors, out);
+            Ok(())
+        });
+    }
+
+    /// The configuration was read again, for a connection that asked for it.
+    pub(super) fn reload_done(&mut self, id: ConnectionId, result: Result<Vec<String>, String>) {
+        self.answer_waiting(id, |terms, cors, out| {
+            let needs_restart = result.map_err(|why| {
+                let detail = format!("nothing was changed: {why}");
+                Refused::new(422, "bad_configuration", detail)
+            })?;
+            let body = serde_json::json!({ "needs_restart": needs_restart }).to_string();
+            cors.write(Head::new(out, terms, 200))
+                .header("Content-Type", "application/json")
+                .body(body.as_bytes());
+            Ok(())
+        });
+    }
+
+    /// Answers a request that had to wait for somebody else.
+    fn answer_waiting(
+        &mut self,
+        id: ConnectionId,
+        answer: impl FnOnce(Terms, &Cors, &mut Vec<u8>) -> Result<(), Refused>,
+    ) {
         let Some(slot) = self.slot_of(id) else { return };
         let connection = &mut self.connections[slot];
-        let State::Publishing(waiting) = std::mem::replace(&mut connection.state, State::Http) else {
+        let State::Publishing(waiting) = &mut connection.state else {
             return;
         };
-        let (terms, cors) = *waiting;
+        let (terms, cors) = (**waiting).clone();
+        connection.state = State::Http;
         let mut out = std::mem::take(&mut self.out);
         out.clear();
-        match result {
-            Ok(receipt) => api::receipt(&receipt, &self.hub, terms, &cors, &mut out),
-            Err(error) => {
-                let refused = Refused::from(error);
-                self.count_refusal(refused.code);
-                refused.answer(terms, &cors, &mut out);
-            }
+        if let Err(refused) = answer(terms, &cors, &mut out) {
+            self.count_refusal(refused.code);
+            refused.answer(terms, &cors, &mut out);
         }
         let there = self.send(slot, &out);
         self.out = out;
