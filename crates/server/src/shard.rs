@@ -402,6 +402,11 @@ impl Shard {
             return;
         };
         if !connection.is_blocked() {
+            if connection.stuck != 0 {
+                // Its buffer was full just at the end of a frame: nothing was kept, but it has stayed behind.
+                connection.stuck = 0;
+                self.read_on_soon(slot);
+            }
             return;
         }
         let flushed = connection.flush(&mut self.bytes_sent);

@@ -78,11 +78,15 @@ impl Listener {
 
     /// Opens it; a streaming one will not be read from before [`Listener::read_first_cursor`].
     pub fn open_unread(place: Place, transport: Transport, query: &str) -> Self {
+        Self::open_on(place.connect(), transport, query)
+    }
+
+    /// The same on a connection that is there already.
+    pub fn open_on(mut http: Http, transport: Transport, query: &str) -> Self {
         let wire = match transport {
-            Transport::WebSocket => Wire::WebSocket(Box::new(WebSocket::open(&place, query))),
-            Transport::Poll => Wire::Poll(place.connect()),
+            Transport::WebSocket => Wire::WebSocket(Box::new(WebSocket::open_on(http, query))),
+            Transport::Poll => Wire::Poll(http),
             Transport::Sse | Transport::Stream => {
-                let mut http = place.connect();
                 http.ask("GET", &format!("{}?{query}", transport.path()), &[], b"");
                 Wire::Chunks(http, String::new())
             }

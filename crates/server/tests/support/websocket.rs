@@ -37,7 +37,12 @@ pub enum Frame {
 impl WebSocket {
     /// Connects and shakes hands.
     pub fn open(place: &Place, query: &str) -> Self {
-        let (socket, answer) = Self::try_open(place, query, &[]);
+        Self::open_on(place.connect(), query)
+    }
+
+    /// Shakes hands on a connection that is there already.
+    pub fn open_on(http: Http, query: &str) -> Self {
+        let (socket, answer) = Self::try_open_on(http, query, &[]);
         assert_eq!(answer.status, 101, "{answer:?}");
         let accept = answer.header("sec-websocket-accept");
         assert_eq!(accept, Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "RFC 6455, 1.3");
@@ -46,7 +51,10 @@ impl WebSocket {
 
     /// Asks for the upgrade; the answer's body is not read.
     pub fn try_open(place: &Place, query: &str, headers: &[(&str, &str)]) -> (Self, Answer) {
-        let mut http = place.connect();
+        Self::try_open_on(place.connect(), query, headers)
+    }
+
+    fn try_open_on(mut http: Http, query: &str, headers: &[(&str, &str)]) -> (Self, Answer) {
         let mut all = vec![
             ("Connection", "Upgrade"),
             ("Upgrade", "websocket"),
