@@ -305,7 +305,12 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(slot) else {
             return;
         };
-        if !connection.closing || connection.is_blocked() {
+        if !connection.closing {
+            return;
+        }
+        if connection.is_blocked() {
+            // Whoever never takes the rest must not stay for ever.
+            self.set_deadline(slot, self.now + STUCK);
             return;
         }
         if connection.ended {
@@ -413,7 +418,8 @@ impl Shard {
         self.count_pending(slot);
         match flushed {
             Err(_) => self.remove(slot),
-            Ok(Sent::Part) => {}
+            // It has taken something; from here on it is stuck anew.
+            Ok(Sent::Part) => self.sent(slot, Sent::Part),
             Ok(Sent::All) => {
                 let connection = &mut self.connections[slot];
                 connection.stuck = 0;
