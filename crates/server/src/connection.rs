@@ -151,6 +151,8 @@ pub struct Connection {
     /// What could not be sent yet, from `sent` on.
     unsent: Vec<u8>,
     sent: usize,
+    /// Bytes of it that are counted as waiting.
+    pub counted_pending: usize,
     /// What it gets in this round.
     pub share: Share,
     /// When something has to be done about it, in the shard's milliseconds.
@@ -194,6 +196,7 @@ impl Connection {
             awaits: Awaits::Request,
             unsent: Vec::new(),
             sent: 0,
+            counted_pending: 0,
             share: Share::default(),
             deadline: u64::MAX,
             timer: u64::MAX,

@@ -242,6 +242,8 @@ pub struct ShardMetrics {
     pub bytes_received: Count,
     /// Bytes written to sockets.
     pub bytes_sent: Count,
+    /// Bytes that wait in the server for peers that take no more now.
+    pub pending_bytes: Count,
     /// Requests and commands answered with an error.
     pub refused: Family<Refusal, { Refusal::ALL.len() }>,
     /// Requests held now: long polls, SSE, streams.

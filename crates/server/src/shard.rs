@@ -322,7 +322,12 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(slot) else {
             return;
         };
-        if !connection.closing || connection.is_blocked() {
+        if !connection.closing {
+            return;
+        }
+        if connection.is_blocked() {
+            // Whoever never takes the rest must not stay for ever.
+            self.set_deadline(slot, self.now + STUCK);
             return;
         }
         if connection.ended {
@@ -349,6 +354,7 @@ impl Shard {
         };
         let metrics = self.shared.metrics.shard(self.id as usize);
         metrics.connections.of(connection.counted).sub(1);
+        metrics.pending_bytes.sub(connection.counted_pending as u64);
         self.shared.left(self.id, connection.address);
     }
 
@@ -386,12 +392,30 @@ impl Shard {
     }
 
     fn sent(&mut self, slot: usize, sent: Sent) {
+        self.count_pending(slot);
         let connection = &mut self.connections[slot];
         if sent == Sent::Part && connection.stuck == 0 {
             connection.stuck = self.now.max(1);
             let at = (self.now + STUCK).min(connection.deadline);
             self.set_deadline(slot, at);
         }
+    }
+
+    /// Counts what waits for a peer.
+    fn count_pending(&mut self, slot: usize) {
+        let metrics = self.shared.metrics.shard(self.id as usize);
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        let pending = connection.pending();
+        match pending.checked_sub(connection.counted_pending) {
+            Some(0) => {}
+            Some(more) => metrics.pending_bytes.add(more as u64),
+            None => metrics
+                .pending_bytes
+                .sub((connection.counted_pending - pending) as u64),
+        }
+        connection.counted_pending = pending;
     }
 
     /// The peer takes more.
@@ -403,11 +427,14 @@ impl Shard {
         if !connection.is_blocked() && connection.stuck == 0 {
             return;
         }
-        match connection.flush(&mut self.bytes_sent) {
+        let flushed = connection.flush(&mut self.bytes_sent);
+        self.count_pending(slot);
+        match flushed {
             Err(_) => self.remove(slot),
             // It may have taken something: from now on it has the whole time again to take more.
             Ok(Sent::Part) => self.sent(slot, Sent::Part),
             Ok(Sent::All) => {
+                let connection = &mut self.connections[slot];
                 connection.stuck = 0;
                 if connection.closing {
                     self.close_if_sent(slot);

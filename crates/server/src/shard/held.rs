@@ -587,7 +587,8 @@ impl Shard {
     /// When something has to be done about a held request: its end, its grant's end, a heartbeat.
     pub(super) fn schedule(&mut self, slot: usize) {
         let heartbeat = self.millis(self.settings.config.held.heartbeat);
-        let (now, wall, stuck) = (self.now, self.wall, self.connections[slot].stuck);
+        let (now, wall) = (self.now, self.wall);
+        let (stuck, blocked) = (self.connections[slot].stuck, self.connections[slot].is_blocked());
         let Some(subscriber) = self.connections[slot].subscriber() else {
             return;
         };
@@ -596,7 +597,9 @@ impl Shard {
             at = at.min(now + expires.saturating_sub(wall));
         }
         if subscriber.format != Format::Poll {
-            at = at.min(subscriber.sent + heartbeat);
+            // Nothing more can be sent to one that is blocked: it is looked at now and then.
+            let last = if blocked { now } else { subscriber.sent };
+            at = at.min(last + heartbeat);
         }
         if stuck != 0 {
             at = at.min(stuck + super::STUCK);
@@ -638,13 +641,21 @@ impl Shard {
             self.drop_for(slot, DropReason::Timeout);
             return;
         }
-        if now >= subscriber.sent + heartbeat {
+        let is_due = now >= subscriber.sent + heartbeat;
+        // A client that only listens says nothing unless it is pinged, however much it is sent.
+        let is_silent = silent >= heartbeat;
+        if is_due && blocked {
             // Who takes nothing gets nothing on top; it is looked at again after as long.
             subscriber.sent = now;
+        }
+        if (is_due || is_silent) && !blocked {
             let is_socket = subscriber.socket.is_some();
             let mut out = Vec::new();
+            if is_due {
+                subscriber.sent = now;
+            }
             // A reader that is behind gets its cursor with what it reads.
-            if self.fanout.is_live(reader) {
+            if is_due && self.fanout.is_live(reader) {
                 let cursor = self.hub.cursor(self.fanout.position(reader));
                 self.encoder.heartbeat(format, cursor, &mut out);
             }

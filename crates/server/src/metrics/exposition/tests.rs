@@ -195,6 +195,7 @@ fn every_family_comes_once_with_help_and_type() {
         "bytes_sent_total",
         "refused_total",
         "holds",
+        "pending_bytes",
         "publish_to_write_seconds",
         "channels",
         "log_bytes",
