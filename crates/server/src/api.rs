@@ -702,11 +702,7 @@ fn ready(answer: Answer<'_>) {
 
 fn reload(answer: Answer<'_>) -> Result<(), Refused> {
     let waiting = answer.shared.reload().map_err(|error| {
-        Refused::new(
-            422,
-            "bad_request",
-            format!("the configuration was not changed: {error}"),
-        )
+        Refused::new(422, "bad_configuration", error)
     })?;
     let body = serde_json::json!({"reloaded": true, "needs_restart": waiting});
     answer.json(200, body.to_string().as_bytes());
