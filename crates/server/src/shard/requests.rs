@@ -24,7 +24,7 @@ const WRAPPING: usize = 2;
 const ROOM: usize = 64 << 10;
 
 /// A request's parameters, decoded.
-pub(super) type Parameters = Vec<(Vec<u8>, Vec<u8>)>;
+pub(super) type Parameters<'a> = [api::Pair<'a>];
 
 impl Shard {
     /// Something came, or the peer went.
@@ -220,6 +220,9 @@ impl Shard {
             let time = self.millis(self.settings.config.limits.idle_time);
             self.set_deadline(slot, self.now.saturating_add(time));
         }
+        if !self.connections[slot].closing {
+            self.write_opening(slot, &mut out);
+        }
         let there = out.is_empty() || self.send(slot, &out);
         self.out = out;
         if !there {
@@ -302,9 +305,7 @@ impl Shard {
                 ..Refused::new(405, "method_not_allowed", "this path does not take that method")
             },
         })?;
-        let parameters: Parameters = query::pairs(request.query)
-            .map(|(k, v)| (k.into_owned(), v.into_owned()))
-            .collect();
+        let parameters: Vec<_> = query::pairs(request.query).collect();
         let grant = self.grant(slot, request, endpoint, &parameters)?;
         let answer = Answer {
             shared: &self.shared,
@@ -333,7 +334,7 @@ impl Shard {
         slot: usize,
         request: &Request<'_>,
         endpoint: Endpoint,
-        parameters: &Parameters,
+        parameters: &Parameters<'_>,
     ) -> Result<Grant, Refused> {
         let access = &self.settings.access;
         let door = &self.shared.doors[self.connections[slot].door];
