@@ -15,6 +15,7 @@ use crate::broker::{Fetch, Page};
 use crate::channel::{Channel, ChannelId, ChannelName};
 use crate::hub::{Hub, Item, ListenError, Read, ReadLimits, Selected, Selection, Start, concerns};
 use crate::log::Trimmed;
+use crate::namespace::Namespace;
 use crate::pattern::Pattern;
 use crate::position::{Position, Source};
 use crate::publication::{Body, Publication};
@@ -229,6 +230,14 @@ impl Fanout {
     /// Subscriptions to channels, and to patterns.
     pub fn subscriptions(&self) -> usize {
         self.subscriptions
+    }
+
+    /// The namespace that holds for a name, see [`Hub::namespace_of`]. A channel with readers is not looked up in the hub.
+    pub fn namespace_of(&self, name: &ChannelName) -> Arc<Namespace> {
+        match self.by_name.get(name) {
+            Some(slot) => self.slots[*slot as usize].channel.namespace.clone(),
+            None => self.hub.namespace_of(name),
+        }
     }
 
     /// A new reader; `tag` is given back with everything that concerns it. It is told nothing before [`Fanout::begin`].

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use cometserver_core::channel::ChannelId;
 use cometserver_core::fanout::ReaderId;
 use cometserver_core::grant::Grant;
+use mio::{Registry, Token};
 
 use crate::http::Progress;
 use crate::http::cors::Cors;
@@ -167,6 +168,8 @@ pub struct Connection {
     pub closing: bool,
     /// The peer will send nothing more.
     pub ended: bool,
+    /// The shard is told when there is room to write.
+    watched: bool,
     /// As what it is counted.
     pub counted: Transport,
     /// How fast it may publish.
@@ -204,6 +207,7 @@ impl Connection {
             readable: false,
             closing: false,
             ended: false,
+            watched: false,
             counted: Transport::Http,
             bucket: Bucket { tokens: 0, since: 0 },
         }
@@ -276,6 +280,15 @@ impl Connection {
         Ok(Sent::Part)
     }
 
+    /// Sends one slice; returns how many bytes the kernel took. Nothing is kept.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    #[inline]
+    pub fn send_slice(&mut self, slice: &[u8]) -> io::Result<usize> {
+        write_some(|| self.socket.write(slice))
+    }
+
     /// Sends slices with as few calls as possible; returns how many bytes the kernel took. Nothing is kept.
     ///
     /// # Errors
@@ -305,6 +318,19 @@ impl Connection {
             }
         }
         Ok(total)
+    }
+
+    /// Begins, or ends, being told when there is room to write. A connection whose peer keeps up is not watched: the kernel
+    /// would wake the shard whenever a peer on a Unix socket has read something.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn watch_room(&mut self, registry: &Registry, token: Token, watch: bool) -> io::Result<()> {
+        if self.watched == watch {
+            return Ok(());
+        }
+        self.watched = watch;
+        self.socket.watch_room(registry, token, watch)
     }
 
     /// Keeps bytes to be sent when the peer takes more.

@@ -21,7 +21,7 @@ use slab::Slab;
 
 use crate::connection::{Connection, Sent, State};
 use crate::listener::{Role, Socket};
-use crate::metrics::{DropReason, ShardMetrics, Subscription, Transport};
+use crate::metrics::{DropReason, Label, ShardMetrics, Subscription, Transport};
 use crate::round::RoundFrames;
 use crate::shared::{ConnectionId, Mail, Settings, Shared, wall_clock};
 use crate::timer::{self, Wheel};
@@ -77,6 +77,8 @@ pub struct Shard {
     answer: held::Answer,
     bytes_sent: u64,
     bytes_received: u64,
+    /// Publications written in rounds, by transport; counted once per turn of the loop.
+    delivered: [u64; Transport::ALL.len()],
     counted_subscriptions: usize,
     draining: bool,
 }
@@ -112,6 +114,7 @@ impl Shard {
             answer: held::Answer::default(),
             bytes_sent: 0,
             bytes_received: 0,
+            delivered: [0; Transport::ALL.len()],
             counted_subscriptions: 0,
             draining: false,
         }
@@ -391,13 +394,18 @@ impl Shard {
         }
     }
 
+    /// Notes that a peer takes no more for now, if so: from then on the shard is told when it does.
     fn sent(&mut self, slot: usize, sent: Sent) {
         self.count_pending(slot);
         let connection = &mut self.connections[slot];
         if sent == Sent::Part && connection.stuck == 0 {
             connection.stuck = self.now.max(1);
             let at = (self.now + STUCK).min(connection.deadline);
+            let watched = connection.watch_room(self.poll.registry(), Token(slot), true);
             self.set_deadline(slot, at);
+            if let Err(error) = watched {
+                tracing::warn!(%error, "a connection cannot be watched");
+            }
         }
     }
 
@@ -436,6 +444,9 @@ impl Shard {
             Ok(Sent::All) => {
                 let connection = &mut self.connections[slot];
                 connection.stuck = 0;
+                if let Err(error) = connection.watch_room(self.poll.registry(), Token(slot), false) {
+                    tracing::warn!(%error, "a connection cannot be watched");
+                }
                 if connection.closing {
                     self.close_if_sent(slot);
                     return;
@@ -538,35 +549,39 @@ impl Shard {
             self.fanout.stall(reader, before);
             return;
         }
-        let connection = &mut self.connections[slot];
-        let written = match connection.send_slices(self.frames.slices(format, &share)) {
+        let plain = self.frames.plain(format, &share);
+        let sent = match plain {
+            // Nearly always: one slice, one call.
+            Some((bytes, _)) => connection.send_slice(bytes),
+            None => connection.send_slices(self.frames.slices(format, &share)),
+        };
+        let written = match sent {
             Ok(written) => written,
             Err(_) => return self.remove(slot),
         };
         self.bytes_sent += written as u64;
-        let total: usize = self.frames.slices(format, &share).map(<[u8]>::len).sum();
+        let (total, count) = match plain {
+            Some((bytes, count)) => (bytes.len(), count as usize),
+            None => (
+                self.frames.slices(format, &share).map(<[u8]>::len).sum(),
+                self.frames.count(&share),
+            ),
+        };
         let transport = connection.counted;
         if written == total {
-            if let Some(subscriber) = connection.subscriber() {
+            if let State::Reading(subscriber) = &mut connection.state {
                 subscriber.sent = self.now;
             }
-            let count = self.frames.count(&share);
-            self.metrics().deliveries.of(transport).add(count as u64);
+            self.delivered[transport as usize] += count as u64;
             return;
         }
         // The peer takes no more: keep the rest of one frame; from there it reads on by itself when it can.
         let (position, rest, count) = self.frames.after(format, &share, written);
         connection.keep(rest);
         self.fanout.stall(reader, position.unwrap_or(before));
-        self.metrics().deliveries.of(transport).add(count as u64);
-        if self.connections[slot].is_blocked() {
-            self.sent(slot, Sent::Part);
-        } else {
-            // Nothing of it was written, or a frame ended just there: the next edge tells when there is room.
-            self.connections[slot].stuck = self.now.max(1);
-            let at = (self.now + STUCK).min(self.connections[slot].deadline);
-            self.set_deadline(slot, at);
-        }
+        self.delivered[transport as usize] += count as u64;
+        // Even if no frame was begun and nothing is kept: it is told when there is room.
+        self.sent(slot, Sent::Part);
     }
 
     /// The shard was too late: every reader reads on from its own cursor.
@@ -610,16 +625,30 @@ impl Shard {
     fn rest(&mut self) {
         self.fanout.rest(self.wall);
         let metrics = self.metrics();
-        metrics.bytes_sent.add(self.bytes_sent);
-        metrics.bytes_received.add(self.bytes_received);
+        for (n, counter) in [
+            (self.bytes_sent, &metrics.bytes_sent),
+            (self.bytes_received, &metrics.bytes_received),
+        ] {
+            if n > 0 {
+                counter.add(n);
+            }
+        }
+        for (transport, _) in Transport::ALL {
+            let delivered = self.delivered[*transport as usize];
+            if delivered > 0 {
+                metrics.deliveries.of(*transport).add(delivered);
+            }
+        }
         let subscriptions = self.fanout.subscriptions();
         let counter = metrics.subscriptions.of(Subscription::Exact);
         match subscriptions.checked_sub(self.counted_subscriptions) {
+            Some(0) => {}
             Some(more) => counter.add(more as u64),
             None => counter.sub((self.counted_subscriptions - subscriptions) as u64),
         }
         self.counted_subscriptions = subscriptions;
         (self.bytes_sent, self.bytes_received) = (0, 0);
+        self.delivered = Default::default();
     }
 
     fn reloaded(&mut self) {

@@ -42,16 +42,8 @@ const SILENT_HEARTBEATS: u64 = 3;
 /// A poll's answer, which most polls of a round share.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
-    key: Option<AnswerKey>,
+    key: Option<(Share, Position, Terms)>,
     bytes: Vec<u8>,
-}
-
-/// What an answer was made of: which frames, the cursor it gives, for which kind of client.
-#[derive(Debug, PartialEq)]
-struct AnswerKey {
-    frames: Vec<(u32, u32)>,
-    position: Position,
-    terms: Terms,
 }
 
 impl Answer {
@@ -91,7 +83,7 @@ impl Shard {
         slot: usize,
         endpoint: Endpoint,
         request: &Request<'_>,
-        parameters: &Parameters,
+        parameters: &Parameters<'_>,
         grant: Grant,
         terms: Terms,
         cors: &Cors,
@@ -182,14 +174,14 @@ impl Shard {
         &self,
         endpoint: Endpoint,
         request: &Request<'_>,
-        parameters: &Parameters,
+        parameters: &Parameters<'_>,
     ) -> Result<Wish, Refused> {
         let limits = api::limits(&self.settings);
         let most = &self.settings.config.limits;
         let named = |name: &'static [u8]| {
             parameters
                 .iter()
-                .filter(move |(own, _)| own == name)
+                .filter(move |(own, _)| **own == *name)
                 .map(|(_, value)| value)
         };
         let channels = named(b"channel")
@@ -254,7 +246,7 @@ impl Shard {
         &self,
         endpoint: Endpoint,
         request: &Request<'_>,
-        parameters: &Parameters,
+        parameters: &Parameters<'_>,
     ) -> Result<Begin, Refused> {
         let header = match endpoint {
             Endpoint::Sse => request.header_str("last-event-id"),
@@ -314,7 +306,7 @@ impl Shard {
         grant: &Grant,
         presence: bool,
     ) -> Result<(), Refused> {
-        let namespace = self.hub.namespace_of(name);
+        let namespace = self.fanout.namespace_of(name);
         if !grant.allows(Action::Subscribe, name, &namespace) {
             return Err(api::lacking(grant, Action::Subscribe));
         }
@@ -459,7 +451,7 @@ impl Shard {
     }
 
     /// When a held request ends, in the shard's milliseconds.
-    fn ends(&self, endpoint: Endpoint, parameters: &Parameters) -> Result<u64, Refused> {
+    fn ends(&self, endpoint: Endpoint, parameters: &Parameters<'_>) -> Result<u64, Refused> {
         let held = &self.settings.config.held;
         let lifetime = match endpoint {
             Endpoint::Poll => {
@@ -549,29 +541,36 @@ impl Shard {
         }
     }
 
-    /// The head is sent: now the reader gets what it starts with.
+    /// What every stream opens with, behind its head: its cursor.
+    pub(super) fn write_opening(&mut self, slot: usize, out: &mut Vec<u8>) {
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
+        let (format, reader) = (subscriber.format, subscriber.reader);
+        let cursor = self.hub.cursor(self.fanout.position(reader));
+        match format {
+            Format::Poll => {}
+            Format::SseChunked | Format::SsePlain => {
+                let mut block = Vec::with_capacity(64);
+                block.extend_from_slice(b"retry: ");
+                native::json_number(retry_after(self.settings.config.held.retry), &mut block);
+                block.extend_from_slice(b"\nid: ");
+                cursor.write(&mut block);
+                block.extend_from_slice(b"\n\n");
+                crate::wire::frame(format, &block, out);
+            }
+            _ => self.encoder.heartbeat(format, cursor, out),
+        }
+    }
+
+    /// The head and the opening are sent: now the reader gets what it starts with.
     pub(super) fn begin_reading(&mut self, slot: usize) {
         let Some(subscriber) = self.connections[slot].subscriber() else {
             return;
         };
-        let (format, reader, is_socket) = (subscriber.format, subscriber.reader, subscriber.socket.is_some());
-        if format == Format::Poll {
+        let is_socket = subscriber.socket.is_some();
+        if subscriber.format == Format::Poll {
             self.read_poll(slot);
-            return;
-        }
-        let cursor = self.hub.cursor(self.fanout.position(reader));
-        let mut out = Vec::new();
-        if matches!(format, Format::SseChunked | Format::SsePlain) {
-            let mut block = b"retry: ".to_vec();
-            native::json_number(retry_after(self.settings.config.held.retry), &mut block);
-            block.extend_from_slice(b"\nid: ");
-            cursor.write(&mut block);
-            block.extend_from_slice(b"\n\n");
-            crate::wire::frame(format, &block, &mut out);
-        } else {
-            self.encoder.heartbeat(format, cursor, &mut out);
-        }
-        if !self.send(slot, &out) {
             return;
         }
         self.schedule(slot);
@@ -835,24 +834,22 @@ impl Shard {
             self.read_poll(slot);
             return;
         }
-        self.metrics().deliveries.of(Transport::Poll).add(count as u64);
+        self.delivered[Transport::Poll as usize] += count as u64;
         let position = self.fanout.position(reader);
-        let key = AnswerKey {
-            frames: self.frames.runs(share),
-            position,
-            terms,
-        };
-        if !plain || self.answer.key.as_ref() != Some(&key) {
-            let items: Vec<u8> = self
-                .frames
-                .slices(Format::Poll, share)
-                .collect::<Vec<_>>()
-                .concat();
+        let made =
+            self.answer.key.as_ref().is_some_and(|(of, at, on)| {
+                self.frames.is_same(of, share) && *at == position && *on == terms
+            });
+        if !plain || !made {
+            let mut items = Vec::new();
+            for slice in self.frames.slices(Format::Poll, share) {
+                items.extend_from_slice(slice);
+            }
             let mut bytes = std::mem::take(&mut self.answer.bytes);
             bytes.clear();
             self.poll_answer(slot, &items, position, &mut bytes);
             self.answer.bytes = bytes;
-            self.answer.key = plain.then_some(key);
+            self.answer.key = plain.then_some((*share, position, terms));
         }
         self.release_reader(slot);
         self.connections[slot].state = State::Http;

@@ -31,7 +31,7 @@ const READS: usize = 8;
 const ANSWERS: usize = 256 << 10;
 
 /// A request's parameters, decoded.
-pub(super) type Parameters = Vec<(Vec<u8>, Vec<u8>)>;
+pub(super) type Parameters<'a> = [api::Pair<'a>];
 
 impl Shard {
     /// Something came, or the peer went.
@@ -233,6 +233,9 @@ impl Shard {
             connection.closing |= connection.ended;
             self.await_request(slot);
         }
+        if !self.connections[slot].closing {
+            self.write_opening(slot, &mut out);
+        }
         let there = out.is_empty() || self.send(slot, &out);
         self.out = out;
         if !there {
@@ -335,9 +338,7 @@ impl Shard {
                 ..Refused::new(405, "method_not_allowed", "this path does not take that method")
             },
         })?;
-        let parameters: Parameters = query::pairs(request.query)
-            .map(|(k, v)| (k.into_owned(), v.into_owned()))
-            .collect();
+        let parameters: Vec<_> = query::pairs(request.query).collect();
         let grant = self.grant(slot, request, endpoint, &parameters)?;
         let ops = self.shared.doors[self.connections[slot].door].ops;
         let answer = Answer {
@@ -368,7 +369,7 @@ impl Shard {
         slot: usize,
         request: &Request<'_>,
         endpoint: Endpoint,
-        parameters: &Parameters,
+        parameters: &Parameters<'_>,
     ) -> Result<Grant, Refused> {
         let access = &self.settings.access;
         let door = &self.shared.doors[self.connections[slot].door];
