@@ -717,6 +717,26 @@ impl Fanout {
         }
     }
 
+    /// Would its position, given as a cursor now, hide something that it has not been shown yet: a retained value, a
+    /// late subscription's past, the news that a source was lost?
+    pub fn owes(&self, reader: ReaderId) -> bool {
+        let rare = self.readers[reader as usize].rare.as_ref();
+        rare.is_some_and(|rare| !rare.catch_up.is_empty() || rare.lost_memory || rare.lost_durable)
+    }
+
+    /// Gives up what [`Fanout::owes`] says is still owed, and returns whose it was: they have to be told of a gap.
+    pub fn give_up(&mut self, reader: ReaderId) -> Vec<Target> {
+        let entry = &mut self.readers[reader as usize];
+        let owed = entry
+            .rare
+            .as_mut()
+            .map(|rare| std::mem::take(&mut rare.catch_up))
+            .unwrap_or_default();
+        owed.into_iter()
+            .filter_map(|catch_up| self.target(catch_up.target))
+            .collect()
+    }
+
     /// Another incarnation of a source is a gap for that source's channels.
     fn tell_lost(&mut self, reader: ReaderId, out: &mut Vec<Step>) {
         let entry = &mut self.readers[reader as usize];

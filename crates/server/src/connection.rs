@@ -1,5 +1,6 @@
 //! One connection: what came in and is not a whole request yet, what could not be sent yet, and what it is for now.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::IpAddr;
 
@@ -72,6 +73,8 @@ pub struct Subscriber {
     pub ends: u64,
     /// When something was last sent.
     pub sent: u64,
+    /// The stream has not given a cursor yet, as one would hide what is still owed; until then this is the client's.
+    pub unopened: Option<cometserver_core::Cursor>,
     /// Polls: at most so many objects in the answer.
     pub limit: usize,
     /// Polls: answered 304 if there is nothing new.
@@ -100,10 +103,22 @@ pub struct WebSocketState {
     pub replies: Vec<(Box<[u8]>, bool, Box<str>)>,
     /// When something was last heard from the client.
     pub heard: u64,
-    /// A close frame was sent: nothing else will be.
-    pub closed: bool,
-    /// The client speaks binary frames.
-    pub binary: bool,
+    /// What was said and not yet answered: answers are sent before more are made.
+    pub said: VecDeque<Said>,
+}
+
+/// What a WebSocket client said, taken out of its frames.
+pub enum Said {
+    /// A command.
+    Text(String),
+    /// A command with a bare payload.
+    Binary(Vec<u8>),
+    /// A ping.
+    Ping(Vec<u8>),
+    /// The last word.
+    Close(Option<u16>),
+    /// It broke the protocol: it is told with this code and reason.
+    Broke(u16, &'static str),
 }
 
 /// How fast a client may publish.
@@ -164,6 +179,8 @@ pub struct Connection {
     pub stuck: u64,
     /// There may be something to read that was left alone.
     pub readable: bool,
+    /// It is in the queue for another turn.
+    pub unread: bool,
     /// Close when everything is sent.
     pub closing: bool,
     /// The peer will send nothing more.
@@ -205,6 +222,7 @@ impl Connection {
             timer: u64::MAX,
             stuck: 0,
             readable: false,
+            unread: false,
             closing: false,
             ended: false,
             watched: false,
@@ -216,6 +234,17 @@ impl Connection {
     /// Is something waiting to be sent?
     pub fn is_blocked(&self) -> bool {
         self.sent < self.unsent.len()
+    }
+
+    /// Did a WebSocket client say something that was not answered yet, and may be?
+    pub fn has_said(&self) -> bool {
+        match &self.state {
+            State::Reading(subscriber) => subscriber
+                .socket
+                .as_ref()
+                .is_some_and(|socket| !socket.said.is_empty()),
+            _ => false,
+        }
     }
 
     /// Did whole requests come that were not looked at yet?

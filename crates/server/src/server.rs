@@ -192,10 +192,12 @@ impl Server {
             let thread = std::thread::Builder::new().name(format!("shard-{id}"));
             let failing = shared.clone();
             let run = move || {
+                let guard = StopOnPanic(failing.clone());
                 if let Err(error) = shard.run() {
                     tracing::error!(%error, "a shard cannot go on: the server stops");
                     failing.ask(Request::Stop);
                 }
+                drop(guard);
             };
             shards.push(thread.spawn(run).map_err(system("a thread"))?);
         }
@@ -398,6 +400,18 @@ impl Server {
             }
         }
         tracing::info!("stopped");
+    }
+}
+
+/// A shard that panics takes its connections with it; the server ends rather than go on half deaf.
+struct StopOnPanic(Arc<Shared>);
+
+impl Drop for StopOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a shard has failed: the server stops");
+            self.0.ask(Request::Stop);
+        }
     }
 }
 

@@ -42,6 +42,9 @@ const STUCK: u64 = 60_000;
 /// How long a peer may take to close after everything was sent, in milliseconds.
 const LINGER: u64 = 2_000;
 
+/// Room that a buffer keeps after a large answer.
+const KEPT: usize = 256 << 10;
+
 /// So many connections that are behind read one page each, then the loop looks around again.
 const PUMPS: usize = 64;
 
@@ -142,8 +145,9 @@ impl Shard {
                 if event.is_writable() {
                     self.writable(slot);
                 }
-                if event.is_readable() || event.is_read_closed() || event.is_error() {
-                    self.readable(slot);
+                let ended = event.is_read_closed() || event.is_error();
+                if event.is_readable() || ended {
+                    self.readable(slot, ended);
                 }
             }
             self.take_up_unread();
@@ -254,6 +258,10 @@ impl Shard {
             let connection = connections
                 .get_mut(token.slot as usize)
                 .filter(|c| c.generation == token.generation)?;
+            if connection.timer > self.now {
+                // An earlier entry has come up already and took this one's place.
+                return None;
+            }
             if connection.deadline > self.now {
                 connection.timer = connection.deadline;
                 return (connection.deadline != u64::MAX).then_some(connection.deadline);
@@ -624,6 +632,8 @@ impl Shard {
     /// Counters and channels nobody needs any more.
     fn rest(&mut self) {
         self.fanout.rest(self.wall);
+        self.out.clear();
+        self.out.shrink_to(KEPT);
         let metrics = self.metrics();
         for (n, counter) in [
             (self.bytes_sent, &metrics.bytes_sent),

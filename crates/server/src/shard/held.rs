@@ -2,11 +2,13 @@
 
 use cometserver_core::action::Action;
 use cometserver_core::broker::{BrokerError, Page};
+use cometserver_core::cursor::Marks;
 use cometserver_core::fanout::{Begin, Progress, Step, Target, Wants};
 use cometserver_core::grant::Grant;
-use cometserver_core::hub::ReadLimits;
+use cometserver_core::hub::{ReadLimits, Start};
 use cometserver_core::protocol::native;
-use cometserver_core::{ChannelName, Position};
+use cometserver_core::{ChannelName, Cursor, Position};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Shard;
@@ -29,6 +31,9 @@ const PAGE: ReadLimits = ReadLimits {
     items: 256,
     bytes: 32 << 10,
 };
+
+/// At most so many present values are shown at the beginning of a poll, whatever its `limit`.
+const MOST_OWED: usize = 1000;
 
 /// The bounds and the default of a poll's `limit`.
 const POLL_LIMIT: (u64, u64) = (256, 1000);
@@ -58,6 +63,8 @@ struct Wish {
     channels: Vec<ChannelName>,
     patterns: Vec<Arc<cometserver_core::pattern::Pattern>>,
     begin: Begin,
+    /// The cursor that the client came with: whoever is sent away before it was told of a loss keeps that.
+    cursor: Option<Cursor>,
     retained: bool,
     join: bool,
     watch: bool,
@@ -145,6 +152,7 @@ impl Shard {
             session: wish.session.clone(),
             ends,
             sent: self.now,
+            unopened: None,
             limit: usize::try_from(limit).unwrap_or(1),
             conditional: request.header("if-none-match").is_some(),
             fetching: false,
@@ -154,11 +162,17 @@ impl Shard {
                     decoder: Decoder::new(),
                     replies: Vec::new(),
                     heard: self.now,
-                    closed: false,
-                    binary,
+                    said: VecDeque::new(),
                 })
             }),
         };
+        let mut subscriber = subscriber;
+        if self.fanout.owes(reader) {
+            let own = wish
+                .cursor
+                .unwrap_or_else(|| self.hub.cursor(self.fanout.position(reader)));
+            subscriber.unopened = Some(own);
+        }
         self.connections[slot].state = State::Reading(Box::new(subscriber));
         self.count_as(slot, transport(endpoint));
         if wish.join {
@@ -209,12 +223,13 @@ impl Shard {
             }
             session => session.map(Box::from),
         };
-        let begin = self.where_to_begin(endpoint, request, parameters)?;
+        let (begin, cursor) = self.where_to_begin(endpoint, request, parameters)?;
         let retained = !matches!(api::bytes(parameters, "retained"), Some(b"0" | b"false" | b"no"));
         Ok(Wish {
             channels,
             patterns,
             begin,
+            cursor,
             retained,
             join,
             watch,
@@ -247,7 +262,7 @@ impl Shard {
         endpoint: Endpoint,
         request: &Request<'_>,
         parameters: &Parameters<'_>,
-    ) -> Result<Begin, Refused> {
+    ) -> Result<(Begin, Option<Cursor>), Refused> {
         let header = match endpoint {
             Endpoint::Sse => request.header_str("last-event-id"),
             Endpoint::Poll if api::bytes(parameters, "cursor").is_none() => request
@@ -257,14 +272,25 @@ impl Shard {
         };
         match header.filter(|text| !text.is_empty()) {
             // A browser shows an error once and gives up for ever; a cursor of ours it cannot be, so all is a gap.
-            Some(text) => Ok(api::begin(&self.hub, text).unwrap_or(Begin::At(
-                cometserver_core::hub::Start {
-                    lost_memory: true,
-                    lost_durable: true,
-                    ..Default::default()
-                },
-            ))),
-            None => api::begin(&self.hub, api::text(parameters, "cursor").unwrap_or("now")),
+            Some(text) => Ok(match text.parse::<Cursor>() {
+                Ok(cursor) => (Begin::At(self.hub.resolve(&cursor)), Some(cursor)),
+                Err(_) => {
+                    let nowhere = Cursor {
+                        marks: Marks::default(),
+                        position: Position::default(),
+                    };
+                    let lost = Start {
+                        lost_memory: true,
+                        lost_durable: true,
+                        ..Start::default()
+                    };
+                    (Begin::At(lost), Some(nowhere))
+                }
+            }),
+            None => {
+                let text = api::text(parameters, "cursor").unwrap_or("now");
+                Ok((api::begin(&self.hub, text)?, text.parse().ok()))
+            }
         }
     }
 
@@ -383,12 +409,13 @@ impl Shard {
         out: &mut Vec<u8>,
     ) -> Result<(), Refused> {
         let after = self.retry_after();
-        let position = match wish.begin {
-            Begin::At(start) => start.position,
-            Begin::Earliest => Position::default(),
-            Begin::Now => self.hub.now(),
-        };
-        let cursor = self.hub.cursor(position);
+        let cursor = wish.cursor.unwrap_or_else(|| {
+            let position = match wish.begin {
+                Begin::Earliest => Position::default(),
+                _ => self.hub.now(),
+            };
+            self.hub.cursor(position)
+        });
         match endpoint {
             Endpoint::Poll => {
                 let mut body = b"{\"publications\":[],\"retry_ms\":".to_vec();
@@ -547,6 +574,8 @@ impl Shard {
             return;
         };
         let (format, reader) = (subscriber.format, subscriber.reader);
+        // What comes first is not covered by a cursor yet: that follows it.
+        let opened = subscriber.unopened.is_none();
         let cursor = self.hub.cursor(self.fanout.position(reader));
         match format {
             Format::Poll => {}
@@ -554,12 +583,15 @@ impl Shard {
                 let mut block = Vec::with_capacity(64);
                 block.extend_from_slice(b"retry: ");
                 native::json_number(retry_after(self.settings.config.held.retry), &mut block);
-                block.extend_from_slice(b"\nid: ");
-                cursor.write(&mut block);
+                if opened {
+                    block.extend_from_slice(b"\nid: ");
+                    cursor.write(&mut block);
+                }
                 block.extend_from_slice(b"\n\n");
                 crate::wire::frame(format, &block, out);
             }
-            _ => self.encoder.heartbeat(format, cursor, out),
+            _ if opened => self.encoder.heartbeat(format, cursor, out),
+            _ => {}
         }
     }
 
@@ -654,7 +686,7 @@ impl Shard {
                 subscriber.sent = now;
             }
             // A reader that is behind gets its cursor with what it reads.
-            if is_due && self.fanout.is_live(reader) {
+            if is_due && self.fanout.is_live(reader) && !self.fanout.owes(reader) {
                 let cursor = self.hub.cursor(self.fanout.position(reader));
                 self.encoder.heartbeat(format, cursor, &mut out);
             }
@@ -696,6 +728,7 @@ impl Shard {
         }
         self.steps = steps;
         self.metrics().deliveries.of(transport).add(delivered as u64);
+        self.open_late(slot, &mut out);
         let there = out.is_empty() || self.send(slot, &out);
         self.out = out;
         if !there {
@@ -709,6 +742,20 @@ impl Shard {
             Progress::Live => self.connections[slot].stuck = 0,
             Progress::More => self.read_on_soon(slot),
             Progress::Cold(fetch) => self.fetch(slot, fetch),
+        }
+        self.go_on(slot);
+    }
+
+    /// The cursor that an opening could not give yet: now nothing is owed any more that it would hide.
+    fn open_late(&mut self, slot: usize, out: &mut Vec<u8>) {
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
+        let (reader, format) = (subscriber.reader, subscriber.format);
+        if subscriber.unopened.is_some() && !self.fanout.owes(reader) {
+            subscriber.unopened = None;
+            let cursor = self.hub.cursor(self.fanout.position(reader));
+            self.encoder.heartbeat(format, cursor, out);
         }
     }
 
@@ -773,18 +820,25 @@ impl Shard {
         let mut steps = Vec::new();
         loop {
             let items = limit.saturating_sub(steps.len()).max(1);
-            match self.fanout.next(
-                reader,
-                ReadLimits {
-                    items,
-                    bytes: 1 << 20,
-                },
-                &mut steps,
-            ) {
+            let progress = self.fanout.next(reader, ReadLimits { items, ..PAGE }, &mut steps);
+            let owes = self.fanout.owes(reader);
+            match progress {
                 Progress::Live => break,
-                Progress::More if steps.len() >= limit => break,
-                Progress::More => {}
-                Progress::Cold(_) if !steps.is_empty() => break,
+                // A page of what it has missed is an answer; with its cursor it asks for the next.
+                Progress::More if !owes && !steps.is_empty() => break,
+                // Its present values belong to no cursor: all of them, or the news which are missing.
+                Progress::More if owes && steps.len() >= MOST_OWED => {
+                    let missing = self.fanout.give_up(reader);
+                    steps.extend(missing.into_iter().map(|target| Step::Gap(target, false, None)));
+                    break;
+                }
+                Progress::More if owes => {}
+                // A pattern that matches nothing for long: others have their turn first.
+                Progress::More => {
+                    self.read_on_soon(slot);
+                    return;
+                }
+                Progress::Cold(_) if !steps.is_empty() && !owes => break,
                 Progress::Cold(fetch) => {
                     self.fetch(slot, fetch);
                     return;
@@ -916,13 +970,14 @@ impl Shard {
         let Some(subscriber) = self.connections[slot].subscriber() else {
             return;
         };
-        let (reader, format, terms) = (subscriber.reader, subscriber.format, subscriber.terms);
+        let (reader, format) = (subscriber.reader, subscriber.format);
         if format == Format::Poll {
             self.answer_poll(slot, &[]);
             return;
         }
         let is_socket = subscriber.socket.is_some();
-        let cursor = self.hub.cursor(self.fanout.position(reader));
+        let unopened = subscriber.unopened;
+        let cursor = unopened.unwrap_or_else(|| self.hub.cursor(self.fanout.position(reader)));
         let mut out = Vec::new();
         self.encoder.reconnect(format, after, cursor, &mut out);
         if is_socket {
@@ -934,13 +989,8 @@ impl Shard {
             return;
         }
         self.release_reader(slot);
-        self.connections[slot].state = State::Http;
-        let keeps = !is_socket && terms.keep_alive && terms.version == crate::http::Version::Http11;
-        if keeps && !self.draining && !self.connections[slot].is_blocked() {
-            self.answered(slot, terms);
-        } else {
-            self.finish(slot);
-        }
+        // Whatever the client said during the stream was not kept: another request could not be told from it.
+        self.finish(slot);
     }
 
     /// Gives back everything that a reader holds; its connection stays.
