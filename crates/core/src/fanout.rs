@@ -535,14 +535,13 @@ impl Fanout {
             .map(|s| &self.slots[s.slot as usize].channel)
     }
 
-    /// The patterns a reader is subscribed to.
-    pub fn patterns(&self, reader: ReaderId) -> impl Iterator<Item = &Arc<Pattern>> {
+    /// The patterns a reader is subscribed to, and what it wants of each.
+    pub fn patterns(&self, reader: ReaderId) -> impl Iterator<Item = (&Arc<Pattern>, Wants)> {
         let entry = &self.readers[reader as usize];
         entry
             .patterns
             .iter()
-            .filter_map(|p| self.patterns.get(&p.id))
-            .map(|slot| &slot.pattern)
+            .filter_map(|p| self.patterns.get(&p.id).map(|slot| (&slot.pattern, p.wants)))
     }
 
     /// Is it told of what happens in rounds?
