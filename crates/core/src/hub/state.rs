@@ -751,6 +751,9 @@ impl State {
                 .is_some_and(|e| e.idle == Some(since) && e.is_idle());
             if forget {
                 self.forget(id);
+            } else if let Some(entry) = self.channel_mut(id).filter(|e| e.idle == Some(since)) {
+                // Somebody needed it since then: it gets in line again when it is idle again.
+                entry.idle = None;
             }
         }
     }
