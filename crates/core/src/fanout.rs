@@ -193,6 +193,7 @@ pub struct Fanout {
     items: Vec<Item>,
     idle: VecDeque<(Time, u32, ChannelId)>,
     subscriptions: usize,
+    pattern_subscriptions: usize,
 }
 
 impl Fanout {
@@ -213,6 +214,7 @@ impl Fanout {
             items: Vec::new(),
             idle: VecDeque::new(),
             subscriptions: 0,
+            pattern_subscriptions: 0,
         }
     }
 
@@ -221,9 +223,9 @@ impl Fanout {
         self.seen
     }
 
-    /// Subscriptions to channels, and to patterns.
-    pub fn subscriptions(&self) -> usize {
-        self.subscriptions
+    /// How many subscriptions there are: to channels, and to patterns.
+    pub fn subscriptions(&self) -> (usize, usize) {
+        (self.subscriptions, self.pattern_subscriptions)
     }
 
     /// A new reader; `tag` is given back with everything that concerns it. It is told nothing before [`Fanout::begin`].
@@ -1042,7 +1044,7 @@ impl Fanout {
         if let Some(slot) = self.patterns.get_mut(&id) {
             slot.readers.push(reader);
         }
-        self.subscriptions += 1;
+        self.pattern_subscriptions += 1;
     }
 
     fn detach_pattern(&mut self, reader: ReaderId, id: u32, now: Time) {
@@ -1051,7 +1053,7 @@ impl Fanout {
         };
         if let Some(at) = slot.readers.iter().position(|other| *other == reader) {
             slot.readers.swap_remove(at);
-            self.subscriptions -= 1;
+            self.pattern_subscriptions -= 1;
         }
         if slot.readers.is_empty() {
             let pattern = slot.pattern.clone();

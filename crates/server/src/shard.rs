@@ -77,7 +77,7 @@ pub struct Shard {
     answer: held::Answer,
     bytes_sent: u64,
     bytes_received: u64,
-    counted_subscriptions: usize,
+    counted_subscriptions: (usize, usize),
     draining: bool,
 }
 
@@ -112,7 +112,7 @@ impl Shard {
             answer: held::Answer::default(),
             bytes_sent: 0,
             bytes_received: 0,
-            counted_subscriptions: 0,
+            counted_subscriptions: (0, 0),
             draining: false,
         }
     }
@@ -585,13 +585,16 @@ impl Shard {
         let metrics = self.metrics();
         metrics.bytes_sent.add(self.bytes_sent);
         metrics.bytes_received.add(self.bytes_received);
-        let subscriptions = self.fanout.subscriptions();
-        let counter = metrics.subscriptions.of(Subscription::Exact);
-        match subscriptions.checked_sub(self.counted_subscriptions) {
-            Some(more) => counter.add(more as u64),
-            None => counter.sub((self.counted_subscriptions - subscriptions) as u64),
+        let (now, before) = (self.fanout.subscriptions(), self.counted_subscriptions);
+        for (kind, now, before) in [
+            (Subscription::Exact, now.0, before.0),
+            (Subscription::Pattern, now.1, before.1),
+        ] {
+            let counter = metrics.subscriptions.of(kind);
+            counter.add(now.saturating_sub(before) as u64);
+            counter.sub(before.saturating_sub(now) as u64);
         }
-        self.counted_subscriptions = subscriptions;
+        self.counted_subscriptions = now;
         (self.bytes_sent, self.bytes_received) = (0, 0);
     }
 
