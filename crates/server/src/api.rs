@@ -10,7 +10,7 @@ use cometserver_core::channel::ChannelName;
 use cometserver_core::fanout::Begin;
 use cometserver_core::grant::Grant;
 use cometserver_core::hub::{Delete, HistoryQuery, Hub, ListenError, PublishError, Receipt};
-use cometserver_core::pattern::Pattern;
+use cometserver_core::pattern::{Pattern, PatternError};
 use cometserver_core::protocol::native::command::{self, Publish, RequestError};
 use cometserver_core::protocol::native::{self};
 use cometserver_core::publication::{Body, Kind, Message, Payload, Publication};
@@ -203,7 +203,12 @@ pub fn channel(parameters: &[(Vec<u8>, Vec<u8>)], settings: &Settings) -> Result
 /// # Errors
 /// It does not parse, or is too long.
 pub fn pattern(text: &[u8], settings: &Settings) -> Result<Pattern, Refused> {
-    Pattern::new(text, settings.config.limits.pattern_length).map_err(|error| Refused::bad(error.to_string()))
+    Pattern::new(text, settings.config.limits.pattern_length).map_err(|error| match error {
+        PatternError::TooLong { .. } => {
+            Refused::new(413, "too_large", format!("{error} (limits.pattern_length)"))
+        }
+        _ => Refused::bad(error.to_string()),
+    })
 }
 
 /// Where to begin: `now`, `earliest`, or a cursor.
