@@ -199,6 +199,7 @@ pub struct Fanout {
     items: Vec<Item>,
     idle: VecDeque<(Time, u32, ChannelId)>,
     subscriptions: usize,
+    pattern_subscriptions: usize,
 }
 
 impl Fanout {
@@ -219,6 +220,7 @@ impl Fanout {
             items: Vec::new(),
             idle: VecDeque::new(),
             subscriptions: 0,
+            pattern_subscriptions: 0,
         }
     }
 
@@ -227,9 +229,9 @@ impl Fanout {
         self.seen
     }
 
-    /// Subscriptions to channels, and to patterns.
-    pub fn subscriptions(&self) -> usize {
-        self.subscriptions
+    /// How many subscriptions there are: to channels, and to patterns.
+    pub fn subscriptions(&self) -> (usize, usize) {
+        (self.subscriptions, self.pattern_subscriptions)
     }
 
     /// The namespace that holds for a name, see [`Hub::namespace_of`]. A channel with readers is not looked up in the hub.
@@ -549,14 +551,13 @@ impl Fanout {
             .map(|s| &self.slots[s.slot as usize].channel)
     }
 
-    /// The patterns a reader is subscribed to.
-    pub fn patterns(&self, reader: ReaderId) -> impl Iterator<Item = &Arc<Pattern>> {
+    /// The patterns a reader is subscribed to, and what it wants of each.
+    pub fn patterns(&self, reader: ReaderId) -> impl Iterator<Item = (&Arc<Pattern>, Wants)> {
         let entry = &self.readers[reader as usize];
         entry
             .patterns
             .iter()
-            .filter_map(|p| self.patterns.get(&p.id))
-            .map(|slot| &slot.pattern)
+            .filter_map(|p| self.patterns.get(&p.id).map(|slot| (&slot.pattern, p.wants)))
     }
 
     /// Is it told of what happens in rounds?
@@ -1157,7 +1158,7 @@ impl Fanout {
         if let Some(slot) = self.patterns.get_mut(&id) {
             slot.readers.push(reader);
         }
-        self.subscriptions += 1;
+        self.pattern_subscriptions += 1;
     }
 
     fn detach_pattern(&mut self, reader: ReaderId, id: u32, now: Time) {
@@ -1166,7 +1167,7 @@ impl Fanout {
         };
         if let Some(at) = slot.readers.iter().position(|other| *other == reader) {
             slot.readers.swap_remove(at);
-            self.subscriptions -= 1;
+            self.pattern_subscriptions -= 1;
         }
         if slot.readers.is_empty() {
             let pattern = slot.pattern.clone();

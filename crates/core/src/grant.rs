@@ -61,6 +61,14 @@ impl Grant {
         }
     }
 
+    /// Is it what anybody has who shows nothing?
+    pub fn is_anonymous(&self) -> bool {
+        self.user.is_none()
+            && self.expires.is_none()
+            && self.everywhere == Actions::NONE
+            && self.actions == Actions::NONE
+    }
+
     /// Is it over?
     pub fn is_expired(&self, now: Time) -> bool {
         self.expires.is_some_and(|at| at <= now)

@@ -104,7 +104,7 @@ pub enum ListenError {
     #[error("there are {0} channels already: raise limits.channels, or let histories expire sooner")]
     TooManyChannels(usize),
     /// See [`Options::patterns`].
-    #[error("there are {0} patterns already: raise limits.patterns, or use fewer different ones")]
+    #[error("there are {0} patterns already: raise limits.patterns_total, or use fewer different ones")]
     TooManyPatterns(usize),
 }
 

@@ -10,7 +10,7 @@ use cometserver_core::channel::ChannelName;
 use cometserver_core::fanout::Begin;
 use cometserver_core::grant::Grant;
 use cometserver_core::hub::{Delete, HistoryQuery, Hub, ListenError, PublishError, Receipt};
-use cometserver_core::pattern::Pattern;
+use cometserver_core::pattern::{Pattern, PatternError};
 use cometserver_core::protocol::native::command::{self, Publish, RequestError};
 use cometserver_core::protocol::native::{self};
 use cometserver_core::publication::{Body, Kind, Message, Payload, Publication};
@@ -132,7 +132,7 @@ impl From<ListenError> for Refused {
 
 /// What a grant lacks: a token, or a better one.
 pub fn lacking(grant: &Grant, action: Action) -> Refused {
-    if grant.user.is_none() && !Action::ALL.iter().any(|any| grant.allows_everywhere(*any)) {
+    if grant.is_anonymous() {
         return Refused::new(
             401,
             "unauthorized",
@@ -206,7 +206,12 @@ pub fn channel(parameters: &[Pair<'_>], settings: &Settings) -> Result<ChannelNa
 /// # Errors
 /// It does not parse, or is too long.
 pub fn pattern(text: &[u8], settings: &Settings) -> Result<Pattern, Refused> {
-    Pattern::new(text, settings.config.limits.pattern_length).map_err(|error| Refused::bad(error.to_string()))
+    Pattern::new(text, settings.config.limits.pattern_length).map_err(|error| match error {
+        PatternError::TooLong { .. } => {
+            Refused::new(413, "too_large", format!("{error} (limits.pattern_length)"))
+        }
+        _ => Refused::bad(error.to_string()),
+    })
 }
 
 /// Where to begin: `now`, `earliest`, or a cursor.
@@ -239,7 +244,7 @@ pub fn message(
             .map_err(|error| Refused::bad(format!("the body is not a publish request: {error}; or give `channel` in the query, then the body is the payload")))?;
         return Ok(publish.into_message(&limits)?);
     }
-    let name = channel(parameters, settings)?;
+    let names = channels_named(parameters, settings)?;
     command::check_size(request.body.len(), &limits)?;
     let kind = match text(parameters, "kind") {
         Some(kind) => command::kind(kind)?,
@@ -247,7 +252,8 @@ pub fn message(
     };
     let payload = Payload::new(kind, Bytes::copy_from_slice(&request.body))
         .map_err(|error| Refused::bad(error.to_string()))?;
-    let mut message = Message::new(name, payload);
+    let mut message = Message::new(names[0].clone(), payload);
+    message.channels = names;
     message.retain = flag(parameters, "retain");
     let short = |name: &str| -> Result<Option<Box<str>>, Refused> {
         match bytes(parameters, name) {
@@ -273,6 +279,20 @@ pub fn message(
             .extend(depth.map(|depth| (seed::DEPTH_TAG.into(), depth.into())));
     }
     Ok(message)
+}
+
+/// The channels of a publication whose channels are in the query: at least one.
+fn channels_named(
+    parameters: &[(Cow<'_, [u8]>, Cow<'_, [u8]>)],
+    settings: &Settings,
+) -> Result<Vec<ChannelName>, Refused> {
+    let limits = limits(settings);
+    let named = parameters.iter().filter(|(name, _)| name.as_ref() == b"channel");
+    let names = named
+        .map(|(_, value)| command::channel_name(value, &limits))
+        .collect::<Result<Vec<_>, _>>()?;
+    command::check_channels(names.len(), &limits)?;
+    Ok(names)
 }
 
 /// What a body is by its content type: curl's default is a form, and means text.
@@ -643,7 +663,7 @@ fn channels(answer: Answer<'_>, parameters: &[Pair<'_>]) -> Result<(), Refused> 
         native::channel_member(summary.channel.name.as_bytes(), &mut body);
         let _ = write!(
             Text(&mut body),
-            ",\"offset\":{},\"publications\":{},\"bytes\":{},\"subscribers\":{},\"members\":{},\"retained\":",
+            ",\"offset\":{},\"publications\":{},\"bytes\":{},\"listened\":{},\"members\":{},\"retained\":",
             summary.offset,
             summary.publications,
             summary.bytes,
@@ -747,12 +767,17 @@ fn demo_root(settings: &Settings) -> String {
 
 fn gauges(shared: &Shared) -> Gauges {
     let stats = shared.hub.stats();
-    let realms = shared.hub.trimmed_early().into_iter();
+    let mut realms = shared.hub.trimmed_early();
+    // A counter that is there from the start can be watched before it first moves.
+    realms.entry(0).or_default();
     Gauges {
         channels: stats.channels as u64,
         log_bytes: stats.log_bytes as u64,
         window_bytes: stats.window_bytes as u64,
-        trimmed: realms.map(|(realm, count)| (realm_name(realm), count)).collect(),
+        trimmed: realms
+            .into_iter()
+            .map(|(realm, count)| (realm_name(realm), count))
+            .collect(),
         open_fds: platform::open_descriptors(),
         resident_bytes: platform::process_usage(std::process::id())
             .ok()

@@ -82,7 +82,7 @@ pub struct Shard {
     bytes_received: u64,
     /// Publications written in rounds, by transport; counted once per turn of the loop.
     delivered: [u64; Transport::ALL.len()],
-    counted_subscriptions: usize,
+    counted_subscriptions: (usize, usize),
     draining: bool,
 }
 
@@ -118,7 +118,7 @@ impl Shard {
             bytes_sent: 0,
             bytes_received: 0,
             delivered: [0; Transport::ALL.len()],
-            counted_subscriptions: 0,
+            counted_subscriptions: (0, 0),
             draining: false,
         }
     }
@@ -649,14 +649,19 @@ impl Shard {
                 metrics.deliveries.of(*transport).add(delivered);
             }
         }
-        let subscriptions = self.fanout.subscriptions();
-        let counter = metrics.subscriptions.of(Subscription::Exact);
-        match subscriptions.checked_sub(self.counted_subscriptions) {
-            Some(0) => {}
-            Some(more) => counter.add(more as u64),
-            None => counter.sub((self.counted_subscriptions - subscriptions) as u64),
+        let (now, before) = (self.fanout.subscriptions(), self.counted_subscriptions);
+        for (kind, now, before) in [
+            (Subscription::Exact, now.0, before.0),
+            (Subscription::Pattern, now.1, before.1),
+        ] {
+            let counter = metrics.subscriptions.of(kind);
+            match now.checked_sub(before) {
+                Some(0) => {}
+                Some(more) => counter.add(more as u64),
+                None => counter.sub((before - now) as u64),
+            }
         }
-        self.counted_subscriptions = subscriptions;
+        self.counted_subscriptions = now;
         (self.bytes_sent, self.bytes_received) = (0, 0);
         self.delivered = Default::default();
     }

@@ -271,15 +271,15 @@ impl Shared {
     ) -> Result<(), (Socket, &'static str)> {
         let settings = self.settings();
         let limits = &settings.config.limits;
-        if self.connections.load(Ordering::Relaxed) >= limits.connections {
+        // The site's own code, and monitoring, get in however many visitors there are.
+        let is_public = self.doors[door].role == crate::listener::Role::Public;
+        if is_public && self.connections.load(Ordering::Relaxed) >= limits.connections {
             return Err((
                 socket,
                 "the server has as many connections as limits.connections allows",
             ));
         }
-        let counted = address.filter(|_| {
-            limits.connections_per_address.is_some() && self.doors[door].role == crate::listener::Role::Public
-        });
+        let counted = address.filter(|_| limits.connections_per_address.is_some() && is_public);
         if let (Some(address), Some(max)) = (counted, limits.connections_per_address) {
             let mut addresses = lock(&self.addresses);
             let count = addresses.entry(address).or_default();

@@ -479,11 +479,11 @@ fn channels_are_listed_by_pattern_and_page_by_page() {
         (&json!(2), &json!(2), &json!(false))
     );
     assert!(y["bytes"].as_u64().unwrap() >= 8, "{y}");
-    assert_eq!((&y["subscribers"], &y["members"]), (&json!(0), &json!(0)));
+    assert_eq!((&y["listened"], &y["members"]), (&json!(false), &json!(0)));
     let x = backend.get("/v1/channels?pattern=x/1&values=1").json()["channels"][0].clone();
     assert_eq!(
-        (&x["subscribers"], &x["value"]["data"]),
-        (&json!(1), &json!("1234"))
+        (&x["listened"], &x["value"]["data"]),
+        (&json!(true), &json!("1234"))
     );
     assert_eq!(y.get("value"), None);
     // Page by page, each channel once.
@@ -791,35 +791,195 @@ fn a_poll_is_asked_about_by_its_etag() {
 fn a_number_that_is_none_is_refused_before_anything_is_held() {
     let server = TestServer::start(OPEN);
     let mut client = server.public();
-    let socket_headers = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
-    for target in [
-        "/v1/poll?channel=a&wait_ms=long",
-        "/v1/poll?channel=a&limit=x",
-        "/v1/sse?channel=a&limit=x",
+    for (target, word) in [
+        ("/v1/poll?channel=a&wait_ms=long", "wait_ms"),
+        ("/v1/poll?channel=a&limit=x", "limit"),
+        ("/v1/sse?channel=a&limit=x", "limit"),
+        ("/v1/stream?channel=a&presence=x", "presence"),
+        ("/v1/stream?channel=a&session=", "session"),
+        ("/v1/stream?channel=a&info={", "info"),
+        ("/v1/stream", "channel"),
     ] {
         let answer = client.get(target);
-        let word = if target.contains("wait_ms") {
-            "wait_ms"
-        } else {
-            "limit"
-        };
-        if target.contains("poll") {
-            assert_eq!(answer.problem_naming(400, word), "bad_request", "{target}");
-        } else {
-            assert_eq!(answer.status, 400, "{target}");
-        }
+        assert_eq!(answer.problem_naming(400, word), "bad_request", "{target}");
     }
-    drop(client);
-    let _ = socket_headers;
+    let refused = server
+        .public()
+        .try_websocket("/v1/ws?channel=a&limit=x")
+        .err()
+        .unwrap();
+    assert_eq!(refused.problem(400), "bad_request");
     assert_eq!(server.shared.held(), 0);
     assert_eq!(server.stat("/holds"), 0);
-    let list = server.backend().get("/v1/channels").json();
-    assert!(
-        list["channels"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|c| c["subscribers"] == 0),
-        "{list}"
+    assert_eq!(server.stat("/subscriptions/exact"), 0);
+}
+
+#[test]
+fn a_channel_named_twice_is_listened_to_once() {
+    let server = TestServer::start(OPEN);
+    let mut stream = server
+        .public()
+        .stream("/v1/stream?channel=a&channel=a&pattern=*&pattern=*");
+    stream.object().unwrap();
+    let mut socket = server.public().websocket("/v1/ws");
+    socket.ask(&json!({"type": "subscribe", "id": 1, "channels": ["a", "a"], "patterns": ["*", "*"]}));
+    for data in ["1", "2"] {
+        server.publish("a", data);
+        assert_eq!(stream.object().unwrap()["data"], data);
+        assert_eq!(socket.next_of("publication")["data"], data);
+    }
+    let receipt = server
+        .backend()
+        .post_json("/v1/publish", &json!({"channels": ["a", "a"], "data": 3}));
+    assert_eq!(receipt.json()["channels"].as_array().unwrap().len(), 1);
+    assert_eq!(stream.object().unwrap()["data"], 3);
+    server.publish("a", "4");
+    assert_eq!(stream.object().unwrap()["data"], "4");
+}
+
+#[test]
+fn a_websocket_speaks_every_command_of_the_protocol() {
+    let server = TestServer::start(OPEN);
+    let mut socket = server.public().websocket("/v1/ws?session=me");
+    assert_eq!(socket.object()["type"], "cursor", "the first object");
+    let publish = json!({
+        "type": "publish", "id": 1, "channel": "a", "data": {"n": 1}, "event": "e", "message_id": "mine", "retain": true,
+        "tags": {"a": "b"},
+    });
+    let published = socket.ask(&publish);
+    assert_eq!(
+        (&published["type"], &published["channels"][0]["offset"]),
+        (&json!("published"), &json!(1))
     );
+    let before = published["cursor"].clone();
+    socket
+        .send(&json!({"type": "subscribe", "id": "s", "channel": "a", "presence": "join", "info": {"x": 1}}));
+    let retained = socket.next_of("publication");
+    assert_eq!(
+        (&retained["id"], &retained["event"]),
+        (&json!("mine"), &json!("e"))
+    );
+    assert_eq!(retained.get("cursor"), None, "it only catches up");
+    let subscribed = socket.next_of("subscribed");
+    assert_eq!(
+        (&subscribed["id"], &subscribed["channel"], &subscribed["offset"]),
+        (&json!("s"), &json!("a"), &json!(1))
+    );
+    assert_eq!(
+        (&subscribed["epoch"], &subscribed["members"]),
+        (&published["channels"][0]["epoch"], &json!(1))
+    );
+    let presence = socket.ask(&json!({"type": "presence", "id": 3, "channel": "a"}));
+    assert_eq!(
+        (&presence["type"], &presence["count"]),
+        (&json!("presence"), &json!(1))
+    );
+    assert_eq!(presence["members"][0]["info"], json!({"x": 1}));
+    // Not to itself, if it does not want that; but to others.
+    let mut other = server.public().websocket("/v1/ws?channel=a&retained=0");
+    other.object();
+    socket.send(&json!({"type": "publish", "channel": "a", "data": 2, "echo": false}));
+    socket.send(&json!({"type": "publish", "channel": "a", "data": 3}));
+    assert_eq!(socket.next_of("publication")["data"], 3);
+    assert_eq!(other.next_of("publication")["data"], 2);
+    let history =
+        socket.ask(&json!({"type": "history", "id": 4, "channel": "a", "since": before, "limit": 1}));
+    assert_eq!(
+        (&history["type"], &history["offset"]),
+        (&json!("history"), &json!(3))
+    );
+    assert_eq!(history["publications"][0]["data"], 2);
+    assert_eq!(
+        socket.ask(&json!({"type": "ping", "id": 5})),
+        json!({"type": "pong", "id": 5})
+    );
+    let answer = socket.ask(&json!({"type": "unsubscribe", "id": 6, "channel": "a"}));
+    assert_eq!(answer, json!({"type": "unsubscribed", "id": 6}));
+    server.publish("a", "unseen");
+    assert_eq!(
+        socket.ask(&json!({"type": "ping", "id": 7}))["type"],
+        "pong",
+        "nothing before it"
+    );
+    for (command, word) in [
+        (json!({"type": "dance", "id": 8}), "`type`"),
+        (json!({"type": "subscribe", "id": 8}), "`channel`"),
+        (json!({"type": "history", "id": 8}), "`channel`"),
+        (json!({"type": "publish", "id": 8, "channel": "a"}), "`data`"),
+        (json!({"type": "authorize", "id": 8}), "`token`"),
+    ] {
+        let error = socket.ask(&command);
+        assert_eq!(
+            (&error["type"], &error["code"]),
+            (&json!("error"), &json!("bad_request")),
+            "{command}"
+        );
+        assert!(error["message"].as_str().unwrap().contains(word), "{error}");
+    }
+    let error = socket.ask(&json!({"type": "subscribe", "id": 9, "channel": "a", "since": "x"}));
+    assert_eq!(error["code"], "bad_cursor");
+    socket.send_frame(1, b"no JSON");
+    assert_eq!(socket.next_of("error")["code"], "bad_request");
+    assert_eq!(
+        socket.ask(&json!({"type": "ping", "id": 10}))["type"],
+        "pong",
+        "the connection stays"
+    );
+}
+
+#[test]
+fn a_subscription_is_answered_once_under_its_own_id() {
+    let server = TestServer::start(OPEN);
+    let mut socket = server.public().websocket("/v1/ws");
+    socket.object();
+    socket.send(&json!({"type": "subscribe", "id": 1, "channel": "a"}));
+    socket.send(&json!({"type": "unsubscribe", "id": 2, "channel": "a"}));
+    socket.send(&json!({"type": "subscribe", "id": 3, "channel": "a"}));
+    socket.send(&json!({"type": "subscribe", "id": 4, "channel": "b"}));
+    let mut answers = Vec::new();
+    while answers.last() != Some(&json!(4)) {
+        answers.push(socket.object()["id"].clone());
+    }
+    let of_a = answers.iter().rposition(|id| *id == json!(3));
+    assert!(
+        of_a > answers.iter().position(|id| *id == json!(2)),
+        "{answers:?}"
+    );
+}
+
+#[test]
+fn binary_frames_carry_payloads_as_they_are() {
+    let server = TestServer::start(OPEN);
+    let mut socket = server.public().websocket("/v1/ws?channel=a&format=binary");
+    let mut object = || match socket.frame() {
+        api_support::Frame::Binary(bytes) => {
+            let length = u32::from_be_bytes(bytes[..4].try_into().unwrap()) as usize;
+            let head: Value = serde_json::from_slice(&bytes[4..4 + length]).unwrap();
+            (head, bytes[4 + length..].to_vec())
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(object().0["type"], "cursor");
+    server.backend().post("/v1/publish?channel=a", b"\xff\0");
+    let (head, payload) = object();
+    assert_eq!(
+        (&head["type"], &head["kind"], head.get("data")),
+        (&json!("publication"), &json!("binary"), None)
+    );
+    assert!(head["cursor"].is_string());
+    assert_eq!(payload, b"\xff\0");
+    let mut publisher = server.public().websocket("/v1/ws?format=binary");
+    let command = json!({"type": "publish", "channel": "a"}).to_string();
+    let frame = [
+        &u32::try_from(command.len()).unwrap().to_be_bytes()[..],
+        command.as_bytes(),
+        b"\0raw",
+    ]
+    .concat();
+    publisher.send_frame(2, &frame);
+    let (head, payload) = object();
+    assert_eq!((&head["kind"], &payload[..]), (&json!("binary"), &b"\0raw"[..]));
+    let command = json!({"type": "publish", "channel": "a", "data": "text", "kind": "text"});
+    publisher.send(&command);
+    assert_eq!(object().1, b"text", "text frames stay allowed");
 }

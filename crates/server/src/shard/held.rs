@@ -945,8 +945,11 @@ impl Shard {
         let mut out = Vec::new();
         if items.is_empty() && conditional {
             let cors = subscriber.cors.clone();
+            // The next one may start here: on a quiet channel an old cursor would one day be too old.
+            let tag = format!("\"{}\"", self.hub.cursor(position));
             cors.write(Head::new(&mut out, terms, 304))
                 .header("Cache-Control", "private, no-cache")
+                .header("ETag", tag)
                 .no_body();
         } else {
             self.poll_answer(slot, items, position, &mut out);

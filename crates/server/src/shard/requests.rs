@@ -15,7 +15,7 @@ use crate::endpoint::{Endpoint, NoEndpoint};
 use crate::http::cors::{self, Cors};
 use crate::http::response::{CONTINUE, Head, Terms};
 use crate::http::{self, Limits, Parse, Request, query};
-use crate::listener::Role;
+use crate::listener::{DoorAddress, Role};
 use crate::metrics::{Door, DropReason, Refusal, Transport};
 use crate::seed::{self, Detect};
 use crate::shared::{ConnectionId, Mail};
@@ -397,17 +397,29 @@ impl Shard {
     ) -> Result<Grant, Refused> {
         let access = &self.settings.access;
         let door = &self.shared.doors[self.connections[slot].door];
-        let host = request.host().map(str::as_bytes);
+        // A page may give its own name this machine's address, and be of our host then: behind the doors of the site's
+        // own code no name counts as our own.
+        let host = request.host().filter(|_| door.role == Role::Public);
         // A browser adds no header of ours by itself, but it does reach loopback: what changes something, or is kept
         // open across origins, is only for pages of known origins.
         let reads = matches!(request.method, http::Method::Get | http::Method::Head);
         if (!reads || endpoint == Endpoint::WebSocket)
-            && !cors::origin_allowed(&access.origins, host, request.header("origin"))
+            && !cors::origin_allowed(&access.origins, host.map(str::as_bytes), request.header("origin"))
         {
             return Err(Refused::new(
                 403,
                 "origin_refused",
                 "this page's origin may not do that: add it to public.origins in the configuration",
+            ));
+        }
+        if door.role == Role::Backend
+            && matches!(door.address, DoorAddress::Tcp(_))
+            && !request.host().is_none_or(is_this_machine)
+        {
+            return Err(Refused::new(
+                403,
+                "origin_refused",
+                "this door is for this machine only: call it by its address, or `localhost`",
             ));
         }
         if endpoint.is_open() {
@@ -424,10 +436,13 @@ impl Shard {
                 ));
             }
             Role::Public => {
-                let token = api::text(parameters, "token");
-                access
-                    .grant(access::credential(request, token), self.wall)
-                    .map_err(|denied| Refused::new(401, denied.code(), denied.to_string()))?
+                let shown = access::credential(request);
+                let token = api::text(parameters, "token").filter(|token| !token.is_empty());
+                let grant = match (shown, token) {
+                    (None, Some(token)) => access.grant_by_token(token, self.wall),
+                    _ => access.grant(shown, self.wall),
+                };
+                grant.map_err(|denied| Refused::new(401, denied.code(), denied.to_string()))?
             }
         };
         if let Some(action) = endpoint.needs()
@@ -604,4 +619,14 @@ impl Shard {
 fn completion(shared: &std::sync::Arc<crate::shared::Shared>, id: ConnectionId) -> Completion {
     let shared = shared.clone();
     Box::new(move |result| shared.mailboxes[id.shard as usize].send(Mail::Published(id, result)))
+}
+
+/// Is the host named by an address, or by the one name that nobody else can give an address?
+fn is_this_machine(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    address.parse::<std::net::IpAddr>().is_ok() || name.eq_ignore_ascii_case("localhost")
 }

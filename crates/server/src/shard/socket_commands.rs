@@ -7,6 +7,7 @@ use bytes::Bytes;
 use cometserver_core::action::Action;
 use cometserver_core::fanout::{Target, Wants};
 use cometserver_core::hub::{Completion, HistoryQuery, Published, Start};
+use cometserver_core::pattern::Pattern;
 use cometserver_core::protocol::native::command::{self, Command, Publish};
 use cometserver_core::protocol::native::{self};
 use cometserver_core::publication::Payload;
@@ -285,6 +286,18 @@ impl Shard {
         }
     }
 
+    /// Who unsubscribes before that gets no answer: the next subscription to the same must not get this one's.
+    fn forget_reply(&mut self, slot: usize, target: &[u8], pattern: bool) {
+        if let Some(socket) = self.connections[slot]
+            .subscriber()
+            .and_then(|s| s.socket.as_mut())
+        {
+            socket
+                .replies
+                .retain(|(own, kind, _)| **own != *target || *kind != pattern);
+        }
+    }
+
     /// A subscription has caught up.
     pub(super) fn write_subscribed(
         &mut self,
@@ -352,6 +365,7 @@ impl Shard {
             let Some(channel) = self.fanout.unsubscribe(reader, &name, self.wall) else {
                 continue;
             };
+            self.forget_reply(slot, name.as_bytes(), false);
             let (hub, wall) = (self.hub.clone(), self.wall);
             let Some(subscriber) = self.connections[slot].subscriber() else {
                 return Ok(());
@@ -366,6 +380,7 @@ impl Shard {
         for text in command.patterns() {
             let pattern = api::pattern(text.as_bytes(), &self.settings)?;
             self.fanout.unsubscribe_pattern(reader, &pattern, self.wall);
+            self.forget_reply(slot, pattern.as_bytes(), true);
         }
         let open = self.opening("unsubscribed", id);
         self.reply(slot, &open, out);
@@ -566,11 +581,11 @@ impl Shard {
                 "the token does not cover what this connection listens to",
             ));
         }
-        let patterns: Vec<_> = self.fanout.patterns(reader).cloned().collect();
-        if patterns
-            .iter()
-            .any(|pattern| !grant.covers(Action::Subscribe, pattern))
-        {
+        // A pattern of which only the public part is listened to needs no token, before or after.
+        let covered = |(pattern, wants): (&Arc<Pattern>, Wants)| {
+            wants.public_only || grant.covers(Action::Subscribe, pattern)
+        };
+        if !self.fanout.patterns(reader).all(covered) {
             return Err(Refused::new(
                 403,
                 "forbidden",

@@ -153,14 +153,8 @@ impl Publish<'_> {
                     "`channel` is missing: name the channel to publish in",
                 ));
             }
-            (None, false) if self.channels.len() > limits.channels => {
-                return Err(RequestError::TooLarge(format!(
-                    "{} channels in one publication: at most {} are allowed",
-                    self.channels.len(),
-                    limits.channels
-                )));
-            }
             (None, false) => {
+                check_channels(self.channels.len(), limits)?;
                 let names = self
                     .channels
                     .iter()
@@ -252,6 +246,20 @@ pub fn check_size(size: usize, limits: &Limits) -> Result<(), RequestError> {
         return Err(RequestError::TooLarge(format!(
             "the payload has {size} bytes: at most {} are allowed (limits.message_size)",
             limits.message_size
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses more channels for one publication than the limit.
+///
+/// # Errors
+/// [`RequestError::TooLarge`].
+pub fn check_channels(count: usize, limits: &Limits) -> Result<(), RequestError> {
+    if count > limits.channels {
+        return Err(RequestError::TooLarge(format!(
+            "{count} channels in one publication: at most {} are allowed (limits.subscriptions)",
+            limits.channels
         )));
     }
     Ok(())
