@@ -163,6 +163,8 @@ pub struct Connection {
     pub readable: bool,
     /// Close when everything is sent.
     pub closing: bool,
+    /// The peer has ended its side: behind what it sent there is an end to be read, and no other edge will tell.
+    pub ending: bool,
     /// The peer will send nothing more.
     pub ended: bool,
     /// As what it is counted.
@@ -200,6 +202,7 @@ impl Connection {
             stuck: 0,
             readable: false,
             closing: false,
+            ending: false,
             ended: false,
             counted: Transport::Http,
             bucket: Bucket { tokens: 0, since: 0 },

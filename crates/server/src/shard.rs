@@ -139,6 +139,11 @@ impl Shard {
                 if event.is_writable() {
                     self.writable(slot);
                 }
+                if event.is_read_closed()
+                    && let Some(connection) = self.connections.get_mut(slot)
+                {
+                    connection.ending = true;
+                }
                 if event.is_readable() || event.is_read_closed() || event.is_error() {
                     self.readable(slot);
                 }

@@ -63,6 +63,10 @@ impl Shard {
                     let generation = connection.generation;
                     self.came(slot, &mut input[..read]);
                     match self.connections.get(slot) {
+                        // There is an end still to be read.
+                        Some(connection) if connection.generation == generation && connection.ending => {
+                            continue;
+                        }
                         Some(connection) if connection.generation == generation => {}
                         _ => return,
                     }
