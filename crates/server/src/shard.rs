@@ -611,8 +611,15 @@ impl Shard {
         for slot in slots {
             match &self.connections[slot].state {
                 State::Reading(_) => self.send_away(slot),
-                State::Fresh | State::Http | State::Seed(_) if self.connections[slot].input.is_empty() => {
-                    self.finish(slot);
+                State::Fresh | State::Http if self.connections[slot].input.is_empty() => {
+                    // A request that came in time is answered, also if it lies in the socket yet.
+                    self.readable(slot);
+                    if let Some(connection) = self.connections.get(slot)
+                        && matches!(connection.state, State::Fresh | State::Http)
+                        && connection.input.is_empty()
+                    {
+                        self.finish(slot);
+                    }
                 }
                 _ => {}
             }
