@@ -742,9 +742,9 @@ impl Hub {
         self.state().summaries(pattern, after, limit)
     }
 
-    /// The namespace that holds for a name: that of the channel, if it exists, else the first that matches now.
+    /// The namespace whose rules hold for a name now: who may do what. How much a channel keeps was settled when it was made.
     pub fn namespace_of(&self, name: &ChannelName) -> Arc<crate::namespace::Namespace> {
-        self.state().namespace_of(name)
+        self.state().rules_of(name)
     }
 
     /// Namespaces for the channels made from now on.

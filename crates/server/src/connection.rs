@@ -183,6 +183,8 @@ pub struct Connection {
     pub unread: bool,
     /// Close when everything is sent.
     pub closing: bool,
+    /// The peer has ended its side: behind what it sent there is an end to be read, and no other edge will tell.
+    pub ending: bool,
     /// The peer will send nothing more.
     pub ended: bool,
     /// The shard is told when there is room to write.
@@ -224,6 +226,7 @@ impl Connection {
             readable: false,
             unread: false,
             closing: false,
+            ending: false,
             ended: false,
             watched: false,
             counted: Transport::Http,

@@ -114,7 +114,7 @@ pub struct Server {
     paused: Option<Instant>,
     draining_until: Option<Instant>,
     idle_since: Option<Instant>,
-    sockets: Vec<PathBuf>,
+    sockets: Sockets,
     /// Held for life.
     _lock: Lock,
 }
@@ -138,7 +138,8 @@ impl Server {
         let mut lock = folder.lock(&config.socket)?;
         let poll = Poll::new().map_err(system("an event queue"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(system("a waker"))?;
-        let (bound, inherited) = bind_all(&config, &lock)?;
+        let mut sockets = Sockets::default();
+        let bound = bind_all(&config, &lock, &mut sockets)?;
         lock.write_pid()?;
         let (doors, mut listeners): (Vec<Door>, Vec<Listener>) = bound.into_iter().unzip();
         for (index, listener) in listeners.iter_mut().enumerate() {
@@ -166,14 +167,6 @@ impl Server {
         }
         let hub = Arc::new(Hub::new(hub_options(&config)?));
         let addresses = addresses(&config, &doors);
-        // Whoever opened a listener for us goes on listening there when we are gone.
-        let sockets = doors[inherited..]
-            .iter()
-            .filter_map(|door| match &door.address {
-                DoorAddress::Unix(path) => Some(path.clone()),
-                DoorAddress::Tcp(_) => None,
-            })
-            .collect();
         let settings = settings(config).map_err(StartError::Config)?;
         let shared = Arc::new(Shared::new(
             hub,
@@ -339,7 +332,7 @@ impl Server {
         }
         if stop && self.draining_until.is_some() {
             tracing::warn!("stopped at once by a second signal");
-            self.remove_sockets();
+            self.sockets.remove();
             return true;
         }
         if stop {
@@ -363,16 +356,9 @@ impl Server {
         for listener in &mut self.listeners {
             *listener = None;
         }
-        self.remove_sockets();
+        self.sockets.remove();
         for mailbox in &self.shared.mailboxes {
             mailbox.send(Mail::Drain);
-        }
-    }
-
-    fn remove_sockets(&mut self) {
-        for path in self.sockets.drain(..) {
-            // Somebody else may have removed it; nothing depends on it.
-            let _ = std::fs::remove_file(path);
         }
     }
 
@@ -415,9 +401,23 @@ impl Drop for StopOnPanic {
     }
 }
 
-impl Drop for Server {
+/// The sockets that this server made, which go with it: also if it fails to start. Not those that it inherited: whoever
+/// opened one goes on listening there when we are gone.
+#[derive(Default)]
+struct Sockets(Vec<PathBuf>);
+
+impl Sockets {
+    fn remove(&mut self) {
+        for path in self.0.drain(..) {
+            // Somebody else may have removed it; nothing depends on it.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Drop for Sockets {
     fn drop(&mut self) {
-        self.remove_sockets();
+        self.remove();
     }
 }
 
@@ -459,10 +459,12 @@ fn check_descriptors(config: &Config) {
     }
 }
 
-/// Binds every door of the configuration behind the inherited listeners, whose number is the second part of the answer.
-///
-/// An inherited Unix socket takes the place of the one with its path.
-fn bind_all(config: &Config, lock: &Lock) -> Result<(Vec<(Door, Listener)>, usize), StartError> {
+/// Binds every door of the configuration; an inherited Unix socket takes the place of the one with its path.
+fn bind_all(
+    config: &Config,
+    lock: &Lock,
+    sockets: &mut Sockets,
+) -> Result<Vec<(Door, Listener)>, StartError> {
     let mut bound: Vec<(Door, Listener)> = Vec::new();
     for inherited in platform::inherited_listeners().map_err(system("the inherited listeners"))? {
         let (listener, address) =
@@ -474,7 +476,6 @@ fn bind_all(config: &Config, lock: &Lock) -> Result<(Vec<(Door, Listener)>, usiz
         };
         bound.push((door(config, role, address), listener));
     }
-    let inherited = bound.len();
     let has = |bound: &[(Door, Listener)], path: &std::path::Path| {
         bound
             .iter()
@@ -488,13 +489,14 @@ fn bind_all(config: &Config, lock: &Lock) -> Result<(Vec<(Door, Listener)>, usiz
                 .ok_or_else(|| StartError::NoGroup(name.clone()))?,
         ),
     };
-    let sockets = [(Some(&config.socket), Role::Backend, config.socket_mode, group)];
+    let backend = [(Some(&config.socket), Role::Backend, config.socket_mode, group)];
     let public = [(config.public.socket.as_ref(), Role::Public, 0o666, None)];
-    for (path, role, mode, group) in sockets.into_iter().chain(public) {
+    for (path, role, mode, group) in backend.into_iter().chain(public) {
         let Some(path) = path.filter(|path| !has(&bound, path)) else {
             continue;
         };
         lock.remove_stale_socket(path)?;
+        sockets.0.push(path.clone());
         let listener = Listener::unix(path, mode, group).map_err(StartError::Listen)?;
         bound.push((door(config, role, DoorAddress::Unix(path.clone())), listener));
     }
@@ -509,7 +511,7 @@ fn bind_all(config: &Config, lock: &Lock) -> Result<(Vec<(Door, Listener)>, usiz
             bound.push((door(config, role, DoorAddress::Tcp(address)), listener));
         }
     }
-    Ok((bound, inherited))
+    Ok(bound)
 }
 
 fn door(config: &Config, role: Role, address: DoorAddress) -> Door {

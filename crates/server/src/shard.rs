@@ -145,9 +145,13 @@ impl Shard {
                 if event.is_writable() {
                     self.writable(slot);
                 }
-                let ended = event.is_read_closed() || event.is_error();
-                if event.is_readable() || ended {
-                    self.readable(slot, ended);
+                if event.is_read_closed()
+                    && let Some(connection) = self.connections.get_mut(slot)
+                {
+                    connection.ending = true;
+                }
+                if event.is_readable() || event.is_read_closed() || event.is_error() {
+                    self.readable(slot);
                 }
             }
             self.take_up_unread();
@@ -677,8 +681,15 @@ impl Shard {
         for slot in slots {
             match &self.connections[slot].state {
                 State::Reading(_) => self.send_away(slot),
-                State::Fresh | State::Http | State::Seed(_) if self.connections[slot].input.is_empty() => {
-                    self.finish(slot);
+                State::Fresh | State::Http if self.connections[slot].input.is_empty() => {
+                    // A request that came in time is answered, also if it lies in the socket yet.
+                    self.readable(slot);
+                    if let Some(connection) = self.connections.get(slot)
+                        && matches!(connection.state, State::Fresh | State::Http)
+                        && connection.input.is_empty()
+                    {
+                        self.finish(slot);
+                    }
                 }
                 _ => {}
             }

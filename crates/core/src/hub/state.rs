@@ -232,6 +232,11 @@ impl State {
         }
     }
 
+    /// The rules of now, also for a channel that was made under others.
+    pub(super) fn rules_of(&self, name: &ChannelName) -> Arc<Namespace> {
+        self.options.namespaces.of(name).clone()
+    }
+
     pub(super) fn set_namespaces(&mut self, namespaces: Namespaces) {
         self.options.namespaces = namespaces;
     }

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::platform::MAX_SOCKET_PATH;
+
 use super::ClientError;
 
 /// Where a server is.
@@ -82,6 +84,16 @@ impl Address {
                 ClientError::NotRunning { address }
             }
             (Self::Unix(path), io::ErrorKind::PermissionDenied) => denied(path),
+            (Self::Unix(path), io::ErrorKind::InvalidInput) => ClientError::Broken {
+                address,
+                reason: match path.as_os_str().len() {
+                    length if length > MAX_SOCKET_PATH => format!(
+                        "the path is {length} bytes long, at most {MAX_SOCKET_PATH} are possible: name a shorter one \
+                         with COMETSERVER_SOCKET or COMETSERVER_DATA_DIR"
+                    ),
+                    _ => error.to_string(),
+                },
+            },
             (_, io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => ClientError::Timeout {
                 address,
                 after: super::CONNECT_TIMEOUT,

@@ -35,13 +35,13 @@ pub(super) type Parameters<'a> = [api::Pair<'a>];
 
 impl Shard {
     /// Something came, or the peer went.
-    pub(super) fn readable(&mut self, slot: usize, ended: bool) {
+    pub(super) fn readable(&mut self, slot: usize) {
         let mut input = std::mem::take(&mut self.input);
-        self.read_all(slot, &mut input, ended);
+        self.read_all(slot, &mut input);
         self.input = input;
     }
 
-    fn read_all(&mut self, slot: usize, input: &mut [u8], ended: bool) {
+    fn read_all(&mut self, slot: usize, input: &mut [u8]) {
         for _ in 0..READS {
             let Some(connection) = self.connections.get_mut(slot) else {
                 return;
@@ -63,11 +63,14 @@ impl Shard {
                     let generation = connection.generation;
                     self.came(slot, &mut input[..read]);
                     match self.connections.get(slot) {
+                        // There is an end still to be read.
+                        Some(connection) if connection.generation == generation && connection.ending => {
+                            continue;
+                        }
                         Some(connection) if connection.generation == generation => {}
                         _ => return,
                     }
-                    // Of an end that came with the last bytes no other edge tells.
-                    if read < input.len() && !ended {
+                    if read < input.len() {
                         // Less than asked for: the next edge tells when there is more.
                         self.connections[slot].readable = false;
                         return;
@@ -104,7 +107,7 @@ impl Shard {
             // Without requests left the rest is for the socket; the next turn, if this one ended for want of room.
             let rest = self.slot_of(id).map(|slot| &self.connections[slot]);
             if rest.is_some_and(|connection| connection.readable && !connection.has_requests()) {
-                self.readable(slot, true);
+                self.readable(slot);
             }
         }
     }
