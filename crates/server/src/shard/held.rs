@@ -99,8 +99,14 @@ impl Shard {
             self.stream_head(endpoint, terms, cors, out);
             return Ok(());
         }
-        let route = route(endpoint);
-        if !self.take_hold(slot, endpoint, route, parameters) {
+        // Whatever may be wrong with the request is found before it takes anything that would have to be given back.
+        let ends = self.ends(endpoint, parameters)?;
+        let limit = api::number(parameters, "limit")?
+            .unwrap_or(POLL_LIMIT.0)
+            .clamp(1, POLL_LIMIT.1);
+        let held = self.role(slot) == Role::Public && !self.is_immediate(parameters, endpoint);
+        let route = route(endpoint).filter(|_| held);
+        if !self.take_hold(route) {
             return self.turn_away(slot, endpoint, &wish, accept, terms, cors, out);
         }
         let mut format = endpoint.format(terms.version == crate::http::Version::Http11);
@@ -112,7 +118,9 @@ impl Shard {
         let subscribed = self.subscribe_all(reader, &wish, &grant);
         if let Err(refused) = subscribed {
             self.fanout.close(reader, self.wall);
-            self.give_back(slot, route);
+            if let Some(route) = route {
+                self.release_hold(route);
+            }
             return Err(refused);
         }
         self.fanout.begin(reader, wish.begin, wish.retained);
@@ -127,15 +135,10 @@ impl Shard {
             self.stream_head(endpoint, terms, cors, out);
         }
         let member = self.membership(slot, &wish, &grant);
-        let ends = self.ends(endpoint, parameters)?;
-        let held = self.role(slot) == Role::Public && !self.is_immediate(parameters, endpoint);
-        let limit = api::number(parameters, "limit")?
-            .unwrap_or(POLL_LIMIT.0)
-            .clamp(1, POLL_LIMIT.1);
         let subscriber = Subscriber {
             reader,
             format,
-            route: route.filter(|_| held),
+            route,
             grant,
             terms,
             cors: cors.clone(),
@@ -334,20 +337,12 @@ impl Shard {
         endpoint == Endpoint::Poll && api::bytes(parameters, "wait_ms") == Some(b"0")
     }
 
-    fn take_hold(
-        &self,
-        slot: usize,
-        endpoint: Endpoint,
-        route: Option<Route>,
-        parameters: &Parameters,
-    ) -> bool {
+    /// Takes a place in the budget of a route, if it has one and there is room.
+    fn take_hold(&self, route: Option<Route>) -> bool {
         if self.draining {
             return false;
         }
         let Some(route) = route else { return true };
-        if self.role(slot) != Role::Public || self.is_immediate(parameters, endpoint) {
-            return true;
-        }
         let held = &self.settings.config.held;
         let max = match route {
             Route::Poll => held.poll_max,
@@ -360,14 +355,6 @@ impl Shard {
             self.metrics().holds.add(1);
         }
         taken
-    }
-
-    fn give_back(&self, slot: usize, route: Option<Route>) {
-        if let Some(route) = route
-            && self.role(slot) == Role::Public
-        {
-            self.release_hold(route);
-        }
     }
 
     fn release_hold(&self, route: Route) {
