@@ -6,7 +6,7 @@ use cometserver_core::fanout::{Begin, Progress, Step, Target, Wants};
 use cometserver_core::grant::Grant;
 use cometserver_core::hub::ReadLimits;
 use cometserver_core::protocol::native;
-use cometserver_core::{ChannelName, Position};
+use cometserver_core::{ChannelName, Cursor, Position};
 use std::sync::Arc;
 
 use super::Shard;
@@ -383,15 +383,7 @@ impl Shard {
         let cursor = self.hub.cursor(position);
         match endpoint {
             Endpoint::Poll => {
-                let mut body = b"{\"publications\":[],\"retry_ms\":".to_vec();
-                native::json_number(after, &mut body);
-                body.extend_from_slice(b",\"cursor\":\"");
-                cursor.write(&mut body);
-                body.extend_from_slice(b"\"}");
-                let head = cors.write(Head::new(out, terms, 200));
-                head.header("Content-Type", "application/json")
-                    .header("Cache-Control", "no-store")
-                    .body(&body);
+                come_back_later(after, cursor, terms, cors, out);
             }
             Endpoint::WebSocket => {
                 if let Some(accept) = accept {
@@ -890,6 +882,24 @@ impl Shard {
         self.end(slot, after, code::RESTART, "come back later");
     }
 
+    fn send_poll_away(&mut self, slot: usize, after: u64) {
+        let draining = self.draining;
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
+        let terms = match draining {
+            true => subscriber.terms.closing(),
+            false => subscriber.terms,
+        };
+        let (reader, cors) = (subscriber.reader, subscriber.cors.clone());
+        let cursor = self.hub.cursor(self.fanout.position(reader));
+        let mut out = Vec::new();
+        come_back_later(after, cursor, terms, &cors, &mut out);
+        self.release_reader(slot);
+        self.connections[slot].state = State::Http;
+        self.send_answer(slot, &out, terms);
+    }
+
     /// Ends a held request of any kind, in its own way.
     pub(super) fn end(&mut self, slot: usize, after: u64, close_code: u16, reason: &str) {
         let Some(subscriber) = self.connections[slot].subscriber() else {
@@ -897,7 +907,7 @@ impl Shard {
         };
         let (reader, format, terms) = (subscriber.reader, subscriber.format, subscriber.terms);
         if format == Format::Poll {
-            self.answer_poll(slot, &[]);
+            self.send_poll_away(slot, after);
             return;
         }
         let is_socket = subscriber.socket.is_some();
@@ -967,6 +977,19 @@ pub(super) fn too_many(channels: usize, patterns: usize) -> Refused {
             "one connection may have {channels} channels (limits.subscriptions) and {patterns} patterns (limits.patterns)"
         ),
     )
+}
+
+/// The answer to a poll for which there is no place.
+fn come_back_later(after: u64, cursor: Cursor, terms: Terms, cors: &Cors, out: &mut Vec<u8>) {
+    let mut body = b"{\"publications\":[],\"retry_ms\":".to_vec();
+    native::json_number(after, &mut body);
+    body.extend_from_slice(b",\"cursor\":\"");
+    cursor.write(&mut body);
+    body.extend_from_slice(b"\"}");
+    let head = cors.write(Head::new(out, terms, 200));
+    head.header("Content-Type", "application/json")
+        .header("Cache-Control", "no-store")
+        .body(&body);
 }
 
 /// Which channel or pattern, as a member of an object.
