@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::websocket::Frame;
-use support::{Answer, Door, Http, Listener, TestServer, Transport, WebSocket};
+use support::{Answer, DOORS, Door, Http, Listener, TestServer, Transport, WebSocket};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -307,5 +307,20 @@ fn a_stream_whose_lifetime_is_over_is_told_to_reconnect_and_loses_nothing() {
         server.publish("news", "meanwhile");
         let mut again = server.listen(Door::Tcp, transport, &format!("channel=news&cursor={cursor}"));
         assert_eq!(again.data(1), ["meanwhile"], "{transport:?}");
+    }
+}
+
+#[test]
+fn what_was_published_before_a_poll_that_does_not_wait_is_in_it() {
+    let server = TestServer::start();
+    let mut polls: Vec<Http> = DOORS.map(|door| server.place(door).connect()).into();
+    for number in 0..300 {
+        let cursor = server.now();
+        server.publish("news", number);
+        for poll in &mut polls {
+            let target = format!("/v1/poll?channel=news&wait_ms=0&cursor={cursor}");
+            let answer = poll.request("GET", &target, &[], b"").json();
+            assert_eq!(answer["publications"][0]["data"], number, "{answer}");
+        }
     }
 }

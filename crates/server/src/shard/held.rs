@@ -768,7 +768,9 @@ impl Shard {
         let ends = self.connections[slot]
             .subscriber()
             .map_or(0, |subscriber| subscriber.ends);
-        if steps.is_empty() && ends > now {
+        // What was answered to its publisher before this poll came must be in it, even if this shard has yet to tell of it.
+        let is_late = self.hub.now().sequence() != self.fanout.seen().sequence();
+        if steps.is_empty() && (ends > now || is_late) {
             self.schedule(slot);
             return;
         }
