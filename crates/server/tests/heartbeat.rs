@@ -64,7 +64,7 @@ fn a_websocket_that_does_not_answer_is_taken_for_dead() {
     let server = TestServer::with(quick);
     let mut silent = server.websocket("channel=news");
     // Read as bytes: nobody answers the pings.
-    silent.http.to_end();
+    silent.http.read_to_end();
     assert_eq!(server.metric("cometserver_drops_total", "timeout"), 1.0);
 }
 

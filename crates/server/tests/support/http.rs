@@ -121,7 +121,7 @@ impl Http {
                 body
             }
             None if answer.status == 204 || answer.status == 304 || answer.status < 200 => Vec::new(),
-            None => self.to_end(),
+            None => self.read_to_end(),
         };
         answer
     }
@@ -188,7 +188,7 @@ impl Http {
     }
 
     /// Everything until the peer closes.
-    pub fn to_end(&mut self) -> Vec<u8> {
+    pub fn read_to_end(&mut self) -> Vec<u8> {
         while self.fill() {}
         self.input.split_off(std::mem::take(&mut self.at))
     }

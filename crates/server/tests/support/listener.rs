@@ -124,7 +124,7 @@ impl Listener {
                     answer.status,
                     200,
                     "{answer:?}: {}",
-                    String::from_utf8_lossy(&http.to_end())
+                    String::from_utf8_lossy(&http.read_to_end())
                 );
                 self.read();
             }
