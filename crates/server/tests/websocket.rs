@@ -375,3 +375,22 @@ fn limits_on_subscriptions_hold_for_commands_too() {
         "subscribed"
     );
 }
+
+#[test]
+fn an_answer_names_the_command_that_brought_it_about_and_no_older_one() {
+    let server = TestServer::start();
+    let mut socket = server.websocket("");
+    // Several commands in one piece: the first subscription is over before it has caught up.
+    let mut piece = Vec::new();
+    for command in [
+        json!({"type": "subscribe", "id": 5, "channel": "c"}),
+        json!({"type": "unsubscribe", "id": 6, "channel": "c"}),
+        json!({"type": "subscribe", "id": 7, "channel": "c"}),
+    ] {
+        piece.extend_from_slice(&support::websocket::masked(1, command.to_string().as_bytes()));
+    }
+    socket.http.send(&piece);
+    assert_eq!(socket.expect("unsubscribed")["id"], 6);
+    assert_eq!(socket.expect("subscribed")["id"], 7);
+    assert_eq!(socket.settle(), Vec::<Value>::new());
+}

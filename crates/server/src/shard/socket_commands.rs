@@ -243,8 +243,8 @@ impl Shard {
             public_only: false,
         };
         for name in names {
-            self.note_reply(slot, name.as_bytes(), false, id);
             self.fanout.subscribe(reader, &name, begin, wants, self.wall)?;
+            self.note_reply(slot, name.as_bytes(), false, id);
             if join {
                 let channel = self
                     .fanout
@@ -261,8 +261,8 @@ impl Shard {
                 public_only: !grant.covers(&pattern),
                 ..wants
             };
-            self.note_reply(slot, pattern.as_bytes(), true, id);
             self.fanout.subscribe_pattern(reader, &pattern, begin, wants)?;
+            self.note_reply(slot, pattern.as_bytes(), true, id);
         }
         self.read_on_soon(slot);
         Ok(())
@@ -276,6 +276,18 @@ impl Shard {
             && let Some(id) = id
         {
             socket.replies.push((target.into(), pattern, id.into()));
+        }
+    }
+
+    /// A subscription ended before it had caught up: nothing will answer its commands.
+    fn forget_replies(&mut self, slot: usize, target: &[u8], pattern: bool) {
+        if let Some(socket) = self.connections[slot]
+            .subscriber()
+            .and_then(|s| s.socket.as_mut())
+        {
+            socket
+                .replies
+                .retain(|(own, kind, _)| **own != *target || *kind != pattern);
         }
     }
 
@@ -342,6 +354,7 @@ impl Shard {
             let Some(channel) = self.fanout.unsubscribe(reader, &name, self.wall) else {
                 continue;
             };
+            self.forget_replies(slot, name.as_bytes(), false);
             let (hub, wall) = (self.hub.clone(), self.wall);
             let Some(subscriber) = self.connections[slot].subscriber() else {
                 return Ok(());
@@ -356,6 +369,7 @@ impl Shard {
         for text in command.patterns() {
             let pattern = api::pattern(text.as_bytes(), &self.settings)?;
             self.fanout.unsubscribe_pattern(reader, &pattern, self.wall);
+            self.forget_replies(slot, pattern.as_bytes(), true);
         }
         let open = self.opening("unsubscribed", id);
         self.reply(slot, &open, out);
