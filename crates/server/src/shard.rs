@@ -676,6 +676,8 @@ impl Shard {
 
     /// The server is going away: nothing new, and everybody is told when to come back.
     fn drain(&mut self) {
+        // What was answered to its publisher goes out first: the next server may not have it.
+        self.rounds();
         self.draining = true;
         let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).collect();
         for slot in slots {

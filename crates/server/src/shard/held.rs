@@ -418,15 +418,7 @@ impl Shard {
         });
         match endpoint {
             Endpoint::Poll => {
-                let mut body = b"{\"publications\":[],\"retry_ms\":".to_vec();
-                native::json_number(after, &mut body);
-                body.extend_from_slice(b",\"cursor\":\"");
-                cursor.write(&mut body);
-                body.extend_from_slice(b"\"}");
-                let head = cors.write(Head::new(out, terms, 200));
-                head.header("Content-Type", "application/json")
-                    .header("Cache-Control", "no-store")
-                    .body(&body);
+                come_back_later(after, cursor, terms, cors, out);
             }
             Endpoint::WebSocket => {
                 if let Some(accept) = accept {
@@ -849,7 +841,9 @@ impl Shard {
         let ends = self.connections[slot]
             .subscriber()
             .map_or(0, |subscriber| subscriber.ends);
-        if steps.is_empty() && ends > now {
+        // What was answered to its publisher before this poll came must be in it, even if this shard has yet to tell of it.
+        let is_late = self.hub.now().sequence() != self.fanout.seen().sequence();
+        if steps.is_empty() && (ends > now || is_late) {
             self.schedule(slot);
             return;
         }
@@ -968,6 +962,24 @@ impl Shard {
         self.end(slot, after, code::RESTART, "come back later");
     }
 
+    fn send_poll_away(&mut self, slot: usize, after: u64) {
+        let draining = self.draining;
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
+        let terms = match draining {
+            true => subscriber.terms.closing(),
+            false => subscriber.terms,
+        };
+        let (reader, cors) = (subscriber.reader, subscriber.cors.clone());
+        let cursor = self.hub.cursor(self.fanout.position(reader));
+        let mut out = Vec::new();
+        come_back_later(after, cursor, terms, &cors, &mut out);
+        self.release_reader(slot);
+        self.connections[slot].state = State::Http;
+        self.send_answer(slot, &out, terms);
+    }
+
     /// Ends a held request of any kind, in its own way.
     pub(super) fn end(&mut self, slot: usize, after: u64, close_code: u16, reason: &str) {
         let Some(subscriber) = self.connections[slot].subscriber() else {
@@ -975,7 +987,7 @@ impl Shard {
         };
         let (reader, format) = (subscriber.reader, subscriber.format);
         if format == Format::Poll {
-            self.answer_poll(slot, &[]);
+            self.send_poll_away(slot, after);
             return;
         }
         let is_socket = subscriber.socket.is_some();
@@ -1039,6 +1051,19 @@ pub(super) fn too_many(channels: usize, patterns: usize) -> Refused {
             "one connection may have {channels} channels (limits.subscriptions) and {patterns} patterns (limits.patterns)"
         ),
     )
+}
+
+/// The answer to a poll for which there is no place.
+fn come_back_later(after: u64, cursor: Cursor, terms: Terms, cors: &Cors, out: &mut Vec<u8>) {
+    let mut body = b"{\"publications\":[],\"retry_ms\":".to_vec();
+    native::json_number(after, &mut body);
+    body.extend_from_slice(b",\"cursor\":\"");
+    cursor.write(&mut body);
+    body.extend_from_slice(b"\"}");
+    let head = cors.write(Head::new(out, terms, 200));
+    head.header("Content-Type", "application/json")
+        .header("Cache-Control", "no-store")
+        .body(&body);
 }
 
 /// Which channel or pattern, as a member of an object.

@@ -132,7 +132,7 @@ impl Listener {
         }
         self.settle_cursor();
         assert!(
-            !self.cursor.is_empty(),
+            !self.next_cursor.is_empty(),
             "{:?}: no cursor at first",
             self.transport
         );

@@ -191,25 +191,30 @@ impl WebSocket {
 
     /// Sends one masked frame.
     pub fn send(&mut self, opcode: u8, content: &[u8]) {
-        let mut frame = vec![0x80 | opcode];
-        match content.len() {
-            short @ 0..126 => frame.push(0x80 | short as u8),
-            middle @ 126..65_536 => {
-                frame.push(0x80 | 126);
-                frame.extend_from_slice(&(middle as u16).to_be_bytes());
-            }
-            long => {
-                frame.push(0x80 | 127);
-                frame.extend_from_slice(&(long as u64).to_be_bytes());
-            }
-        }
-        frame.extend_from_slice(&MASK);
-        frame.extend(
-            content
-                .iter()
-                .enumerate()
-                .map(|(index, byte)| byte ^ MASK[index % 4]),
-        );
-        self.http.send(&frame);
+        self.http.send(&masked(opcode, content));
     }
+}
+
+/// One masked frame.
+pub fn masked(opcode: u8, content: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode];
+    match content.len() {
+        short @ 0..126 => frame.push(0x80 | short as u8),
+        middle @ 126..65_536 => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(&(middle as u16).to_be_bytes());
+        }
+        long => {
+            frame.push(0x80 | 127);
+            frame.extend_from_slice(&(long as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&MASK);
+    frame.extend(
+        content
+            .iter()
+            .enumerate()
+            .map(|(index, byte)| byte ^ MASK[index % 4]),
+    );
+    frame
 }
