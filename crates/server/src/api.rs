@@ -282,10 +282,7 @@ pub fn message(
 }
 
 /// The channels of a publication whose channels are in the query: at least one.
-fn channels_named(
-    parameters: &[(Cow<'_, [u8]>, Cow<'_, [u8]>)],
-    settings: &Settings,
-) -> Result<Vec<ChannelName>, Refused> {
+fn channels_named(parameters: &[Pair<'_>], settings: &Settings) -> Result<Vec<ChannelName>, Refused> {
     let limits = limits(settings);
     let named = parameters.iter().filter(|(name, _)| name.as_ref() == b"channel");
     let names = named
