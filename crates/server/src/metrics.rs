@@ -138,6 +138,8 @@ label! {
         Conflict = "conflict",
         /// A message over its limit.
         TooLarge = "too_large",
+        /// A configuration file with a mistake.
+        BadConfiguration = "bad_configuration",
         /// A limit on numbers.
         LimitReached = "limit_reached",
         /// Later, please.
