@@ -138,7 +138,7 @@ label! {
         Conflict = "conflict",
         /// A message over its limit.
         TooLarge = "too_large",
-        /// A configuration file with a mistake.
+        /// A configuration with a mistake in it.
         BadConfiguration = "bad_configuration",
         /// A limit on numbers.
         LimitReached = "limit_reached",
