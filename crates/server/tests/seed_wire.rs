@@ -99,7 +99,7 @@ fn a_client_that_half_closes_after_its_request_gets_its_answer() {
 #[test]
 fn a_client_that_half_closes_within_its_request_is_closed_and_has_written_nothing() {
     let home = Home::new();
-    let _server = home.serve(&[]);
+    let _server = home.serve(&["limits.request_time=1h"]);
     for part in ["", "w", "write k", "write k v "] {
         let mut stream = home.connect();
         stream.write_all(part.as_bytes()).unwrap();

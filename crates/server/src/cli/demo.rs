@@ -29,6 +29,9 @@ const OPEN: [(&str, &str); 5] = [
     ("namespace_default.anonymous_presence", "true"),
 ];
 
+/// What is said at the start is for a newcomer: nothing of limits that no demo comes near, and no log but of trouble.
+const QUIET: [(&str, &str); 2] = [("log.level", "warn"), ("limits.connections", "10000")];
+
 pub(super) const EXAMPLES: &str = "\
 comet demo
 comet demo --listen 127.0.0.1:9000 --data-dir /tmp/demo";
@@ -45,6 +48,7 @@ impl Demo {
         };
         let settings = settings
             .with_defaults(&OPEN)
+            .with_defaults(&QUIET)
             .with_defaults(&[("public.listen", free_address())]);
         let settings = match folder.as_ref().and_then(|folder| folder.0.to_str()) {
             Some(path) => settings.with_defaults(&[("data_dir", path)]),
