@@ -9,6 +9,8 @@
 //! - Positions rise by exactly 1 and offsets rise by exactly 1 within a channel; both go on after a restart.
 //! - [`Broker::read`] never answers at once: it fetches, in a thread of its own, a bounded number at a time. What the hub still
 //!   has in memory is never asked for. Entries come in the order of positions, and what is gone is said to be gone.
+//! - [`Broker::publish`] and [`Broker::channel`] are called while the hub is locked: they must not call the hub, nor wait for
+//!   a lock that is held while [`Hub::commit`](crate::hub::Hub::commit) is called.
 //! - Every submission is answered once: committed, or failed. After a failure nothing of it is ever visible.
 
 use std::sync::Arc;
@@ -53,7 +55,7 @@ pub struct Committed {
 }
 
 /// What to fetch: what lies after one position, up to another, on these channels.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetch {
     /// Channels by name.
     pub channels: Vec<ChannelName>,
@@ -87,8 +89,12 @@ pub struct Page {
     pub stored: Vec<Stored>,
     /// Everything up to here has been looked at; below `until` there is more.
     pub reached: u64,
-    /// Channels of which something between `after` and `reached` is gone, with the position of the newest that is.
+    /// Channels of which something after `after` is gone, with the position of the newest that is, or `reached` if that is
+    /// lower: what another channel has kept below it is then shown after the gap.
     pub gaps: Vec<(ChannelName, u64)>,
+    /// What was asked for; the hub fills it in. A page that answers something else than what a reader needs by now is
+    /// not used.
+    pub asked: Option<Arc<Fetch>>,
 }
 
 /// What a broker knows of a channel when the hub makes it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::namespace::Namespace;
+use crate::namespace::{Durability, Namespace};
 
 /// The longest name of a channel, in bytes. Long enough for a Mercure topic, which is an IRI.
 pub const MAX_NAME: usize = 8 * 1024;
@@ -95,4 +95,11 @@ pub struct Channel {
     pub epoch: u64,
     /// The first configured namespace that matched when it was made.
     pub namespace: Arc<Namespace>,
+}
+
+impl Channel {
+    /// Is its history in the broker's store? If not, it is in memory alone.
+    pub fn is_stored(&self) -> bool {
+        self.namespace.durability != Durability::Memory
+    }
 }

@@ -15,6 +15,7 @@ use crate::broker::{Fetch, Page};
 use crate::channel::{Channel, ChannelId, ChannelName};
 use crate::hub::{Hub, Item, ListenError, Read, ReadLimits, Selected, Selection, Start, concerns};
 use crate::log::Trimmed;
+use crate::namespace::Namespace;
 use crate::pattern::Pattern;
 use crate::position::{Position, Source};
 use crate::publication::{Body, Publication};
@@ -58,7 +59,8 @@ pub enum Step {
     Publication(Arc<Publication>, usize, Option<Position>),
     /// Something is gone, of a channel or of a pattern; of its presence only, if so flagged.
     Gap(Target, bool, Option<Position>),
-    /// A subscription has caught up.
+    /// A subscription has caught up. It is the last step of its page, and has to carry [`Fanout::position`] as its cursor:
+    /// with an older one the client would be shown again what caught it up.
     Subscribed(Target),
 }
 
@@ -142,6 +144,8 @@ enum CatchUpTarget {
 enum CatchUpFrom {
     Retained,
     Position(Position),
+    /// The oldest kept: what is gone before that is not told.
+    Earliest(Position),
     /// A gap notice first.
     Lost(Position),
     Nothing,
@@ -155,6 +159,8 @@ struct Rare {
     lost_durable: bool,
     /// What was gone before a reader began with the oldest kept: it is not told.
     forgiven: Vec<(CatchUpTarget, Trimmed)>,
+    /// The same of what the store says is gone in the first page of all.
+    forgive_stored: bool,
     session: Option<Box<str>>,
     /// What was fetched from the store for the next page.
     page: Option<Page>,
@@ -228,6 +234,14 @@ impl Fanout {
         (self.subscriptions, self.pattern_subscriptions)
     }
 
+    /// The namespace that holds for a name, see [`Hub::namespace_of`]. A channel with readers is not looked up in the hub.
+    pub fn namespace_of(&self, name: &ChannelName) -> Arc<Namespace> {
+        match self.by_name.get(name) {
+            Some(slot) => self.slots[*slot as usize].channel.namespace.clone(),
+            None => self.hub.namespace_of(name),
+        }
+    }
+
     /// A new reader; `tag` is given back with everything that concerns it. It is told nothing before [`Fanout::begin`].
     pub fn open(&mut self, tag: u32, session: Option<&str>) -> ReaderId {
         let rare = session.map(|session| {
@@ -292,7 +306,9 @@ impl Fanout {
                 let forgiven = self.trimmed_now(reader);
                 let entry = &mut self.readers[reader as usize];
                 entry.at = Position::default();
-                entry.rare().forgiven = forgiven;
+                let rare = entry.rare();
+                rare.forgiven = forgiven;
+                rare.forgive_stored = true;
             }
             Begin::At(start) => {
                 let entry = &mut self.readers[reader as usize];
@@ -317,12 +333,11 @@ impl Fanout {
             return false;
         }
         let at = entry.at;
-        let reached = |p: Position| at.durable >= p.durable && at.memory >= p.memory;
-        (entry.patterns.is_empty() || reached(self.frontier(reader)))
+        (entry.patterns.is_empty() || at.reaches(self.frontier(reader)))
             && entry
                 .subscriptions
                 .iter()
-                .all(|s| reached(self.slots[s.slot as usize].last))
+                .all(|s| at.reaches(self.slots[s.slot as usize].last))
     }
 
     /// As far as rounds have told of everything: a reader behind this reads for itself.
@@ -402,7 +417,7 @@ impl Fanout {
             _ if known => CatchUpFrom::Nothing,
             Begin::Now if wants.retained => CatchUpFrom::Retained,
             Begin::Now => CatchUpFrom::Nothing,
-            Begin::Earliest => CatchUpFrom::Position(Position {
+            Begin::Earliest => CatchUpFrom::Earliest(Position {
                 durable: trimmed.durable,
                 memory: trimmed.memory.memory,
             }),
@@ -442,7 +457,7 @@ impl Fanout {
         let from = match begin {
             Begin::Now => CatchUpFrom::Nothing,
             _ if known => CatchUpFrom::Nothing,
-            Begin::Earliest => CatchUpFrom::Position(Position {
+            Begin::Earliest => CatchUpFrom::Earliest(Position {
                 durable: trimmed.durable,
                 memory: trimmed.memory.memory,
             }),
@@ -464,11 +479,10 @@ impl Fanout {
             .as_ref()
             .and_then(|rare| rare.catch_up.back())
             .map(|last| last.until);
-        let until = [Some(position), Some(since), queued]
-            .into_iter()
-            .flatten()
-            .max_by_key(|p| p.sequence())
-            .unwrap_or(position);
+        // Not the one with the higher sequence: a position read from the store alone is no cut through the order.
+        let until = position.max(since).max(queued.unwrap_or_default());
+        // The first page now holds what did not begin with the oldest kept.
+        entry.rare().forgive_stored = false;
         entry.rare().catch_up.push_back(CatchUp {
             target,
             from,
@@ -557,16 +571,16 @@ impl Fanout {
         if !entry.live {
             return entry.at;
         }
-        Position {
-            durable: entry.at.durable.max(self.seen.durable),
-            memory: entry.at.memory.max(self.seen.memory),
-        }
+        entry.at.max(self.seen)
     }
 
-    /// The reader could be handed things up to `at` only; from there it reads on by itself.
+    /// The reader could be handed things of a round up to `at` only; from there it reads on by itself.
+    ///
+    /// `at` is the position of the last one, or where the shard stood before the round, if there was none; a reader that
+    /// began after that does not go back.
     pub fn stall(&mut self, reader: ReaderId, at: Position) {
         let entry = &mut self.readers[reader as usize];
-        entry.at = at;
+        entry.at = entry.at.max(at);
         entry.live = false;
     }
 
@@ -594,10 +608,7 @@ impl Fanout {
         for (_, reader) in &mut self.readers {
             if reader.live {
                 reader.live = false;
-                reader.at = Position {
-                    durable: reader.at.durable.max(seen.durable),
-                    memory: reader.at.memory.max(seen.memory),
-                };
+                reader.at = reader.at.max(seen);
             }
         }
         // What a slot knows to be the newest may be outdated now.
@@ -674,7 +685,7 @@ impl Fanout {
         let frontier = self.frontier(reader);
         let entry = &self.readers[reader as usize];
         match entry.rare.as_ref().and_then(|rare| rare.catch_up.front()) {
-            Some(catch_up) if entry.at.sequence() < catch_up.until.sequence() => {
+            Some(catch_up) if !entry.at.reaches(catch_up.until) => {
                 let until = catch_up.until;
                 match self.page(reader, until, limits, out) {
                     Ok(_) => Progress::More,
@@ -707,6 +718,26 @@ impl Fanout {
         }
     }
 
+    /// Would its position, given as a cursor now, hide something that it has not been shown yet: a retained value, a
+    /// late subscription's past, the news that a source was lost?
+    pub fn owes(&self, reader: ReaderId) -> bool {
+        let rare = self.readers[reader as usize].rare.as_ref();
+        rare.is_some_and(|rare| !rare.catch_up.is_empty() || rare.lost_memory || rare.lost_durable)
+    }
+
+    /// Gives up what [`Fanout::owes`] says is still owed, and returns whose it was: they have to be told of a gap.
+    pub fn give_up(&mut self, reader: ReaderId) -> Vec<Target> {
+        let entry = &mut self.readers[reader as usize];
+        let owed = entry
+            .rare
+            .as_mut()
+            .map(|rare| std::mem::take(&mut rare.catch_up))
+            .unwrap_or_default();
+        owed.into_iter()
+            .filter_map(|catch_up| self.target(catch_up.target))
+            .collect()
+    }
+
     /// Another incarnation of a source is a gap for that source's channels.
     fn tell_lost(&mut self, reader: ReaderId, out: &mut Vec<Step>) {
         let entry = &mut self.readers[reader as usize];
@@ -718,20 +749,29 @@ impl Fanout {
         if !memory && !durable {
             return;
         }
-        let at = entry.at;
+        let (at, first) = (entry.at, out.len());
         for subscription in &entry.subscriptions {
             let channel = &self.slots[subscription.slot as usize].channel;
             let durability = channel.namespace.durability;
+            let target = || Target::Channel(channel.clone());
             if memory && concerns(Source::Memory, durability)
                 || durable && concerns(Source::Durable, durability)
             {
-                out.push(Step::Gap(Target::Channel(channel.clone()), false, Some(at)));
+                out.push(Step::Gap(target(), false, None));
+            }
+            // Members are in memory, whatever the durability of the channel.
+            if memory && subscription.presence {
+                out.push(Step::Gap(target(), true, None));
             }
         }
         for pattern in &entry.patterns {
             if let Some(slot) = self.patterns.get(&pattern.id) {
-                out.push(Step::Gap(Target::Pattern(slot.pattern.clone()), false, Some(at)));
+                out.push(Step::Gap(Target::Pattern(slot.pattern.clone()), false, None));
             }
+        }
+        // The cursor no longer tells of the loss: only the last notice carries it.
+        if let Some(Step::Gap(_, _, cursor)) = out[first..].last_mut() {
+            *cursor = Some(at);
         }
     }
 
@@ -745,6 +785,10 @@ impl Fanout {
     ) -> Result<bool, Fetch> {
         let entry = &mut self.readers[reader as usize];
         let page = entry.rare.as_mut().and_then(|rare| rare.page.take());
+        let forgive = entry
+            .rare
+            .as_mut()
+            .is_some_and(|rare| std::mem::take(&mut rare.forgive_stored));
         let from = entry.at;
         let channels: Vec<Selected> = entry
             .subscriptions
@@ -765,6 +809,7 @@ impl Fanout {
             channels: &channels,
             patterns: &patterns,
         };
+        let page = page.filter(|page| self.answers(page, &selection, from));
         let mut items = std::mem::take(&mut self.items);
         let read = match &page {
             Some(page) => self
@@ -772,8 +817,11 @@ impl Fanout {
                 .read_fetched(&selection, from, until, limits, page, &mut items),
             None => self.hub.read(&selection, from, until, limits, &mut items),
         };
+        let mut begun = Vec::new();
         for item in items.drain(..) {
-            self.show(reader, item, true, out);
+            if !(forgive && is_stored_before(&item, &mut begun)) {
+                self.show(reader, item, None, out);
+            }
         }
         self.items = items;
         match read {
@@ -781,8 +829,31 @@ impl Fanout {
                 self.readers[reader as usize].at = reached;
                 Ok(more)
             }
-            Read::Cold(fetch) => Err(fetch),
+            Read::Cold(fetch) => {
+                self.readers[reader as usize].rare().forgive_stored = forgive;
+                Err(fetch)
+            }
         }
+    }
+
+    /// Was this page fetched for what is read now? The reader may have subscribed to something else meanwhile.
+    fn answers(&self, page: &Page, selection: &Selection<'_>, from: Position) -> bool {
+        let Some(asked) = &page.asked else { return true };
+        let channels = selection
+            .channels
+            .iter()
+            .filter_map(|s| self.by_id.get(&s.channel));
+        let channels = channels.map(|slot| &self.slots[*slot as usize].channel);
+        let names = channels
+            .filter(|channel| channel.is_stored())
+            .map(|channel| &channel.name);
+        let patterns = selection
+            .patterns
+            .iter()
+            .filter_map(|(id, _)| self.patterns.get(id));
+        asked.after == from.durable
+            && asked.channels.iter().eq(names)
+            && asked.patterns.iter().eq(patterns.map(|slot| &slot.pattern))
     }
 
     /// Shows what a late subscription has missed, without cursors. Returns what has to be fetched.
@@ -790,19 +861,21 @@ impl Fanout {
         let rare = self.readers[reader as usize].rare();
         let page = rare.page.take();
         let mut catch_up = rare.catch_up.pop_front()?;
+        let forgive = matches!(catch_up.from, CatchUpFrom::Earliest(_));
         let from = match catch_up.from {
             CatchUpFrom::Nothing => None,
             CatchUpFrom::Retained => {
                 if let CatchUpTarget::Channel(id) = catch_up.target
                     && let Some(retained) = self.hub.retained_by_id(id)
                     && catch_up.until.covers(retained.source, retained.at)
+                    && !self.is_excluded(reader, &retained)
                 {
                     let place = retained.place_in(id).unwrap_or(0);
                     out.push(Step::Publication(retained, place, None));
                 }
                 None
             }
-            CatchUpFrom::Position(position) => Some(position),
+            CatchUpFrom::Position(position) | CatchUpFrom::Earliest(position) => Some(position),
             CatchUpFrom::Lost(position) => {
                 out.extend(
                     self.target(catch_up.target)
@@ -821,6 +894,7 @@ impl Fanout {
                 channels: &channels,
                 patterns: &patterns,
             };
+            let page = page.filter(|page| self.answers(page, &selection, from));
             let mut items = std::mem::take(&mut self.items);
             let read = match &page {
                 Some(page) => {
@@ -831,17 +905,21 @@ impl Fanout {
                     .hub
                     .read(&selection, from, catch_up.until, limits, &mut items),
             };
+            let mut begun = Vec::new();
             for item in items.drain(..) {
-                self.show(reader, item, false, out);
+                if !(forgive && is_stored_before(&item, &mut begun)) {
+                    self.show(reader, item, Some(catch_up.target), out);
+                }
             }
             self.items = items;
             let again = match read {
                 Read::Page { more: false, .. } => None,
-                Read::Page { reached, more: true } => Some((reached, None)),
-                Read::Cold(fetch) => Some((from, Some(fetch))),
+                Read::Page { reached, more: true } => Some((CatchUpFrom::Position(reached), None)),
+                Read::Cold(fetch) if forgive => Some((CatchUpFrom::Earliest(from), Some(fetch))),
+                Read::Cold(fetch) => Some((CatchUpFrom::Position(from), Some(fetch))),
             };
             if let Some((position, fetch)) = again {
-                catch_up.from = CatchUpFrom::Position(position);
+                catch_up.from = position;
                 self.readers[reader as usize].rare().catch_up.push_front(catch_up);
                 return fetch;
             }
@@ -892,16 +970,17 @@ impl Fanout {
         }
     }
 
-    /// Turns an item into a step, unless it is of no concern to this reader.
-    fn show(&self, reader: ReaderId, item: Item, cursor: bool, out: &mut Vec<Step>) {
+    /// Turns an item into a step, unless it is of no concern to this reader. What catches a subscription up is shown as seen
+    /// there and carries no cursor.
+    fn show(&self, reader: ReaderId, item: Item, catch_up: Option<CatchUpTarget>, out: &mut Vec<Step>) {
         let entry = &self.readers[reader as usize];
+        let cursor = catch_up.is_none();
         match item {
             Item::Publication { publication, at } => {
-                let excluded = excluded_session(&publication);
-                if excluded.is_some() && entry.rare.as_ref().and_then(|r| r.session.as_deref()) == excluded {
+                if self.is_excluded(reader, &publication) {
                     return;
                 }
-                if let Some(place) = self.place_for(entry, &publication) {
+                if let Some(place) = self.place_for(entry, &publication, catch_up) {
                     out.push(Step::Publication(publication, place, cursor.then_some(at)));
                 }
             }
@@ -929,32 +1008,67 @@ impl Fanout {
                         }
                     })
                 });
+                // The store names channels that a pattern matches: not those that this reader may not see.
+                let visible = channel.as_ref().is_none_or(|channel| {
+                    self.sees(entry, channel, presence, catch_up)
+                        || self.sees_by_pattern(entry, channel, presence, catch_up)
+                });
                 let target = channel.map(Target::Channel).or(pattern.map(Target::Pattern));
-                if !forgiven {
+                if visible && !forgiven {
                     out.extend(target.map(|target| Step::Gap(target, presence, cursor.then_some(at))));
                 }
             }
         }
     }
 
+    fn is_excluded(&self, reader: ReaderId, publication: &Publication) -> bool {
+        let excluded = excluded_session(publication);
+        let rare = self.readers[reader as usize].rare.as_ref();
+        excluded.is_some() && rare.and_then(|r| r.session.as_deref()) == excluded
+    }
+
     /// In which of its places does this reader see the publication?
-    fn place_for(&self, reader: &Reader, publication: &Publication) -> Option<usize> {
-        let exact = publication.places.iter().position(|place| {
-            reader
-                .subscriptions
-                .iter()
-                .any(|s| self.slots[s.slot as usize].channel.id == place.channel.id)
-        });
-        exact.or_else(|| {
-            publication.places.iter().position(|place| {
-                reader.patterns.iter().any(|p| {
-                    allowed(p.wants, &place.channel)
-                        && self
-                            .patterns
-                            .get(&p.id)
-                            .is_some_and(|slot| slot.pattern.matches(place.channel.name.as_bytes()))
-                })
-            })
+    fn place_for(
+        &self,
+        reader: &Reader,
+        publication: &Publication,
+        catch_up: Option<CatchUpTarget>,
+    ) -> Option<usize> {
+        let news = publication.body.is_presence();
+        let mut places = publication.places.iter();
+        let exact = places.position(|place| self.sees(reader, &place.channel, news, catch_up));
+        let mut places = publication.places.iter();
+        exact
+            .or_else(|| places.position(|place| self.sees_by_pattern(reader, &place.channel, news, catch_up)))
+    }
+
+    /// Does it see this channel by name: one that has caught up, or the one that is catching up right now?
+    fn sees(&self, reader: &Reader, channel: &Channel, news: bool, catch_up: Option<CatchUpTarget>) -> bool {
+        if catch_up.is_some_and(|own| own != CatchUpTarget::Channel(channel.id)) {
+            return false;
+        }
+        reader.subscriptions.iter().any(|s| {
+            (s.active || catch_up.is_some())
+                && (s.presence || !news)
+                && self.slots[s.slot as usize].channel.id == channel.id
+        })
+    }
+
+    fn sees_by_pattern(
+        &self,
+        reader: &Reader,
+        channel: &Channel,
+        news: bool,
+        catch_up: Option<CatchUpTarget>,
+    ) -> bool {
+        reader.patterns.iter().any(|p| {
+            catch_up.map_or(p.active, |own| own == CatchUpTarget::Pattern(p.id))
+                && (p.wants.presence || !news)
+                && allowed(p.wants, channel)
+                && self
+                    .patterns
+                    .get(&p.id)
+                    .is_some_and(|slot| slot.pattern.matches_name(&channel.name))
         })
     }
 
@@ -1097,6 +1211,22 @@ fn excluded_session(publication: &Publication) -> Option<&str> {
             ..
         } => attributes.exclude_session.as_deref(),
         _ => None,
+    }
+}
+
+/// Is it a gap of which the store told, before the first that it keeps? `begun` holds the channels of what came so far.
+fn is_stored_before(item: &Item, begun: &mut Vec<ChannelId>) -> bool {
+    match item {
+        Item::Publication { publication, .. } => {
+            begun.extend(publication.places.iter().map(|place| place.channel.id));
+            false
+        }
+        Item::Gap {
+            channel: Some(channel),
+            lost: (Source::Durable, _),
+            ..
+        } => channel.is_stored() && !begun.contains(&channel.id),
+        Item::Gap { .. } => false,
     }
 }
 

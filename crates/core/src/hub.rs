@@ -394,7 +394,8 @@ impl Hub {
         }
         let result = match self.durability(&state, &message) {
             Durability::Memory => self.publish_memory(&mut state, &message, now),
-            durability => self.submit(&mut state, &message, durability, now, later),
+            // Buffered is answered when visible as well: what a setting may do earlier belongs to the store.
+            Durability::Buffered | Durability::Committed => self.submit(&mut state, &message, now, later),
         };
         let waiting = match (&message.idempotency_key, &result) {
             (Some(key), Ok((Published::Visible(receipt), _))) => {
@@ -442,7 +443,6 @@ impl Hub {
         &self,
         state: &mut State,
         message: &Message,
-        durability: Durability,
         now: Time,
         later: &mut dyn FnMut() -> Completion,
     ) -> Result<(Published, u64), PublishError> {
@@ -455,8 +455,6 @@ impl Hub {
         state.open_all(&message.channels, &known, now)?;
         let ticket = state.next_ticket();
         let message = Arc::new(message.clone());
-        // Buffered is answered when visible as well: what a setting may do earlier belongs to the store.
-        let _ = durability;
         state.submitted.insert(ticket, (message.clone(), later()));
         if let Err(error) = broker.publish(Submission {
             ticket,
@@ -471,6 +469,7 @@ impl Hub {
 
     /// The broker tells what became of submissions, in the order of their positions.
     pub fn commit(&self, batch: Vec<Committed>, now: Time) {
+        let known = |name: &ChannelName| self.broker.as_ref().and_then(|broker| broker.channel(name));
         let mut answers: Vec<(Completion, Result<Receipt, PublishError>)> = Vec::new();
         let mut audience = 0;
         let mut state = self.state();
@@ -481,7 +480,7 @@ impl Hub {
             };
             let result = match committed.result {
                 Ok((position, offsets)) => {
-                    let (receipt, shards) = state.append_durable(&message, position, &offsets, now);
+                    let (receipt, shards) = state.append_durable(&message, (position, &offsets), &known, now);
                     audience |= shards;
                     Ok(receipt)
                 }
@@ -529,6 +528,7 @@ impl Hub {
         let since = state.visible;
         let entry = state.channel_mut(id).expect("just opened");
         entry.shards |= 1 << shard;
+        entry.idle = None;
         Ok(Listening {
             channel: entry.channel.clone(),
             since,
@@ -555,7 +555,7 @@ impl Hub {
     /// [`ListenError::TooManyPatterns`].
     pub fn listen_pattern(&self, shard: u8, pattern: &Arc<Pattern>) -> Result<(u32, Position), ListenError> {
         let mut state = self.state();
-        let (trimmed, limit) = (state.trimmed, state.options.patterns);
+        let (trimmed, limit) = ((state.trimmed, state.trimmed_news), state.options.patterns);
         let id = state
             .patterns
             .listen(pattern, shard, trimmed, limit)
@@ -600,11 +600,29 @@ impl Hub {
         page: &Page,
         out: &mut Vec<Item>,
     ) -> Read {
-        self.state().read(selection, from, until, limits, Some(page), out)
+        let known = |name: &ChannelName| self.broker.as_ref().and_then(|broker| broker.channel(name));
+        let mut state = self.state();
+        let now = state.last_time;
+        // A pattern finds channels in the store that nobody has named since the start.
+        let stored = page.stored.iter().flat_map(|stored| &stored.places);
+        for name in stored
+            .map(|(name, _)| name)
+            .chain(page.gaps.iter().map(|(name, _)| name))
+        {
+            state.open_stored(name, &known, now);
+        }
+        state.read(selection, from, until, limits, Some(page), out)
     }
 
     /// Asks the store for what [`Read::Cold`] names.
     pub fn fetch(&self, fetch: Fetch, fetched: crate::broker::Fetched) {
+        let asked = Arc::new(fetch.clone());
+        let fetched: crate::broker::Fetched = Box::new(move |page| {
+            fetched(page.map(|page| Page {
+                asked: Some(asked),
+                ..page
+            }));
+        });
         match &self.broker {
             Some(broker) => broker.read(fetch, fetched),
             None => fetched(Ok(Page {

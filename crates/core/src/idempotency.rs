@@ -18,6 +18,8 @@ enum State {
 }
 
 struct Entry {
+    /// When it was first used; a line in `ages` with another time is of an earlier use that failed.
+    since: Time,
     /// Of the payload: another payload under the same key is a conflict. Keyed at random, so nobody makes two that agree.
     digest: u64,
     state: State,
@@ -68,6 +70,7 @@ impl Keys {
                 self.entries.insert(
                     scope,
                     Entry {
+                        since: now,
                         digest,
                         state: State::Pending(Vec::new()),
                     },
@@ -130,17 +133,18 @@ impl Keys {
             match self.entries.get(scope) {
                 Some(Entry {
                     state: State::Pending(_),
+                    since: own,
                     ..
-                }) => {
+                }) if own == since => {
                     // Goes to the end of the line, under its old time.
                     self.ages.rotate_left(1);
                     pending += 1;
                 }
-                Some(_) => {
+                Some(entry) if entry.since == *since => {
                     self.entries.remove(scope);
                     self.ages.pop_front();
                 }
-                None => {
+                _ => {
                     self.ages.pop_front();
                 }
             }

@@ -42,22 +42,16 @@ impl Trimmed {
         both
     }
 
-    /// Where a reader that stands at `position` has to be told of a gap: the last place that it can no longer read.
-    pub fn gap_after(&self, position: Position) -> Option<(Source, Position)> {
-        let durable = (self.durable > position.durable).then_some((
-            Source::Durable,
-            Position {
-                durable: self.durable,
-                memory: 0,
-            },
-        ));
+    /// Where a reader that stands at `position` has to be told of a gap: the last place in each source that it can no
+    /// longer read. Not one notice for both, at the later place: that would let what lies between pass unseen.
+    pub fn gaps_after(&self, position: Position) -> impl Iterator<Item = (Source, Position)> + use<> {
+        let at = Position {
+            durable: self.durable,
+            memory: 0,
+        };
+        let durable = (self.durable > position.durable).then_some((Source::Durable, at));
         let memory = (self.memory.memory > position.memory).then_some((Source::Memory, self.memory));
-        match (durable, memory) {
-            // One notice for both, at the later place, would be simpler, but would let what lies between pass unseen.
-            (Some(d), Some(m)) if Position::visibility(m, d).is_lt() => Some(m),
-            (Some(d), _) => Some(d),
-            (None, m) => m,
-        }
+        durable.into_iter().chain(memory)
     }
 }
 
@@ -73,7 +67,7 @@ pub struct Log {
     protected_from: u64,
     /// Memory that the protected entries keep, in bytes.
     protected_bytes: usize,
-    /// The newest that left.
+    /// The newest that left and that nobody else can be asked for; whoever trims takes note of it.
     pub trimmed: Trimmed,
 }
 
@@ -94,20 +88,17 @@ impl Log {
         self.entries.push_back(publication);
     }
 
-    /// Makes this the retained value; returns the one it replaces.
-    pub fn retain(&mut self, publication: Arc<Publication>) -> Option<Arc<Publication>> {
+    /// Makes this the retained value; returns the one it replaces, as [`Log::release_retained`] does.
+    pub fn retain(&mut self, publication: Arc<Publication>) -> Option<(Arc<Publication>, bool)> {
         let previous = self.release_retained();
         self.retained = Some(publication);
         previous
     }
 
-    /// Forgets the retained value, and returns it. If it had outlived its neighbours, it is now gone.
-    pub fn release_retained(&mut self) -> Option<Arc<Publication>> {
-        if let Some(gone) = self.retained_outside() {
-            let (source, at) = (gone.source, gone.at);
-            self.note_gone(source, at);
-        }
-        self.retained.take()
+    /// Forgets the retained value, and returns it with whether it had outlived its neighbours: then it is now gone.
+    pub fn release_retained(&mut self) -> Option<(Arc<Publication>, bool)> {
+        let outside = self.retained_outside().is_some();
+        self.retained.take().map(|released| (released, outside))
     }
 
     /// The retained value.
@@ -125,8 +116,7 @@ impl Log {
 
     /// What lies after a position, oldest first. A retained value that outlived its neighbours is among it.
     pub fn beyond(&self, position: Position) -> impl Iterator<Item = &Arc<Publication>> {
-        let covered =
-            |p: &Arc<Publication>| p.at.durable <= position.durable && p.at.memory <= position.memory;
+        let covered = |p: &Arc<Publication>| position.reaches(p.at);
         let from = match self.entries.back() {
             Some(last) if covered(last) => self.entries.len(),
             _ => self.entries.partition_point(covered),
@@ -220,16 +210,6 @@ impl Log {
             self.entries.shrink_to(self.entries.len() * 2);
         }
         let retained = self.retained.as_ref().is_some_and(|r| Arc::ptr_eq(r, &first));
-        if !retained {
-            self.note_gone(first.source, first.at);
-        }
         Some((first, retained))
-    }
-
-    /// A durable publication that leaves memory is still in the store: the store says what is gone.
-    fn note_gone(&mut self, source: Source, at: Position) {
-        if source == Source::Memory {
-            self.trimmed.note(source, at);
-        }
     }
 }

@@ -79,7 +79,7 @@ impl Namespaces {
     pub fn of(&self, channel: &ChannelName) -> &Arc<Namespace> {
         self.listed
             .iter()
-            .find(|(pattern, _)| pattern.realm() == channel.realm() && pattern.matches(channel.as_bytes()))
+            .find(|(pattern, _)| pattern.matches_name(channel))
             .map_or(&self.fallback, |(_, namespace)| namespace)
     }
 }

@@ -48,13 +48,6 @@ impl Order {
         });
     }
 
-    /// One more place keeps this publication.
-    pub fn keep(&mut self, sequence: u64) {
-        if let Ok(at) = self.find(sequence) {
-            self.entries[at].keepers += 1;
-        }
-    }
-
     /// One place less keeps this publication.
     pub fn release(&mut self, sequence: u64) {
         let Ok(at) = self.find(sequence) else { return };
@@ -96,6 +89,17 @@ impl Order {
             .find_map(|entry| entry.publication.as_ref())
     }
 
+    /// Goes past the holes before [`Order::window_front`], so that they are looked at once only.
+    pub fn skip_holes(&mut self) {
+        while self
+            .entries
+            .get(self.window)
+            .is_some_and(|entry| entry.publication.is_none())
+        {
+            self.window += 1;
+        }
+    }
+
     /// [`Order::window_front`] leaves the live window; it stays in the order.
     pub fn leave_window(&mut self) {
         while let Some(entry) = self.entries.get(self.window) {
@@ -121,8 +125,7 @@ impl Order {
 
     /// Publications that `position` may not cover, oldest first: what it covers of one source lies between them.
     pub fn beyond(&self, position: Position) -> impl Iterator<Item = &Arc<Publication>> {
-        let covered = |at: Position| at.durable <= position.durable && at.memory <= position.memory;
-        let from = self.entries.partition_point(|entry| covered(entry.at));
+        let from = self.entries.partition_point(|entry| position.reaches(entry.at));
         self.entries
             .range(from..)
             .filter_map(|entry| entry.publication.as_ref())

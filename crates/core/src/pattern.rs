@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::channel::Realm;
+use crate::channel::{ChannelName, Realm};
 
 /// The most wildcards in one pattern.
 pub const MAX_WILDCARDS: usize = 8;
@@ -134,9 +134,14 @@ impl Pattern {
         }
     }
 
-    /// Does it match this name, as a whole?
+    /// Does it match these bytes of a name, as a whole? The realm is not looked at; see [`Pattern::matches_name`].
     pub fn matches(&self, name: &[u8]) -> bool {
         matches(&self.parts, name)
+    }
+
+    /// Does it match this name of its own realm?
+    pub fn matches_name(&self, name: &ChannelName) -> bool {
+        self.realm == name.realm() && self.matches(name.as_bytes())
     }
 
     /// Is everything that `other` matches certainly matched by this one too? May say no where the answer is yes.

@@ -57,6 +57,20 @@ impl Position {
         }
     }
 
+    /// The later of both, per source.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            durable: self.durable.max(other.durable),
+            memory: self.memory.max(other.memory),
+        }
+    }
+
+    /// Has whoever stands here read everything up to `other`?
+    pub fn reaches(self, other: Self) -> bool {
+        self.durable >= other.durable && self.memory >= other.memory
+    }
+
     /// Which of two stamped things became visible first?
     ///
     /// Something read back from disk no longer knows how many memory publications preceded it. It need not: a memory

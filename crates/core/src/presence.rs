@@ -1,11 +1,11 @@
 //! Who is on a channel.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 
 use crate::Time;
-use crate::log::Log;
+use crate::log::{Log, Trimmed};
 use crate::publication::Body;
 
 /// The node that a member is connected to; one until there is a cluster.
@@ -28,9 +28,13 @@ pub struct Member {
 #[derive(Debug, Default)]
 pub struct Presence {
     members: HashMap<Box<str>, Member>,
+    /// Who goes when the grace has passed, in the order of that; those who came back are found out when it is their turn.
+    leaving: VecDeque<(Time, Box<str>)>,
+    /// The hub comes to ask at this time.
+    asked: Option<Time>,
     /// Joins and leaves, within the live window only: they are read like messages, but they are no history.
     pub news: Log,
-    /// The number last announced, while the channel is crowded.
+    /// The number that follows from what was announced.
     announced: u32,
     /// A new number has to be announced, not before this time.
     count_due: Option<Time>,
@@ -58,6 +62,14 @@ impl Default for Limits {
 const COUNT_INTERVAL: Time = 1_000;
 
 impl Presence {
+    /// Nobody is there, and of earlier news so much is gone.
+    pub fn new(trimmed: Trimmed) -> Self {
+        Self {
+            news: Log::new(trimmed),
+            ..Self::default()
+        }
+    }
+
     /// A connection of `user` came. Returns what to announce.
     pub fn join(&mut self, user: &str, info: Option<Bytes>, now: Time, limits: &Limits) -> Option<Body> {
         if let Some(member) = self.members.get_mut(user) {
@@ -89,24 +101,32 @@ impl Presence {
     pub fn leave(&mut self, user: &str, now: Time, limits: &Limits) {
         if let Some(member) = self.members.get_mut(user) {
             member.connections = member.connections.saturating_sub(1);
-            if member.connections == 0 {
-                member.leaving = Some(now.saturating_add(limits.grace));
+            if member.connections == 0 && member.leaving.is_none() {
+                let at = now.saturating_add(limits.grace);
+                member.leaving = Some(at);
+                self.leaving.push_back((at, user.into()));
             }
         }
     }
 
-    /// What has to be announced now, and when to ask again.
-    pub fn due(&mut self, now: Time, limits: &Limits) -> (Vec<Body>, Option<Time>) {
-        let gone: Vec<Box<str>> = self
-            .members
-            .iter()
-            .filter(|(_, member)| member.leaving.is_some_and(|at| at <= now))
-            .map(|(user, _)| user.clone())
-            .collect();
+    /// What has to be announced now; the hub had been told to ask at `asked`.
+    pub fn due(&mut self, asked: Time, now: Time, limits: &Limits) -> Vec<Body> {
+        if self.asked == Some(asked) {
+            self.asked = None;
+        }
         let mut bodies = Vec::new();
-        for user in gone {
-            self.members.remove(&user);
-            bodies.extend(self.announce(Body::Leave { user }, now, limits));
+        while self.leaving.front().is_some_and(|(at, _)| *at <= now) {
+            let Some((at, user)) = self.leaving.pop_front() else {
+                break;
+            };
+            if self
+                .members
+                .get(&user)
+                .is_some_and(|member| member.leaving == Some(at))
+            {
+                self.members.remove(&user);
+                bodies.extend(self.announce(Body::Leave { user }, now, limits));
+            }
         }
         if self.count_due.is_some_and(|at| at <= now) {
             self.count_due = None;
@@ -116,30 +136,32 @@ impl Presence {
                 bodies.push(Body::Members { count });
             }
         }
-        let next = self
-            .members
-            .values()
-            .filter_map(|member| member.leaving)
-            .chain(self.count_due)
-            .min();
-        (bodies, next)
+        bodies
     }
 
     fn announce(&mut self, body: Body, now: Time, limits: &Limits) -> Option<Body> {
-        if self.members.len() <= limits.announce {
+        if self.members.len() <= limits.announce && self.count_due.is_none() {
+            self.announced = self.members.len() as u32;
             return Some(body);
         }
         self.count_due.get_or_insert(now.saturating_add(COUNT_INTERVAL));
         None
     }
 
-    /// When [`Presence::due`] has something to say, at the earliest.
-    pub fn deadline(&self) -> Option<Time> {
-        self.members
-            .values()
-            .filter_map(|member| member.leaving)
+    /// When to ask [`Presence::due`], if that is earlier than agreed so far.
+    pub fn ask(&mut self) -> Option<Time> {
+        let next = self
+            .leaving
+            .front()
+            .map(|(at, _)| *at)
+            .into_iter()
             .chain(self.count_due)
-            .min()
+            .min()?;
+        if self.asked.is_some_and(|asked| asked <= next) {
+            return None;
+        }
+        self.asked = Some(next);
+        Some(next)
     }
 
     /// The members, those within their grace included.
@@ -177,13 +199,15 @@ mod tests {
         );
         presence.leave("ann", 10, &LIMITS);
         presence.leave("ann", 10, &LIMITS);
-        assert_eq!(presence.due(5_009, &LIMITS), (vec![], Some(5_010)));
+        assert_eq!(presence.ask(), Some(5_010));
+        assert_eq!(presence.ask(), None, "agreed once");
+        assert_eq!(presence.due(5_010, 5_009, &LIMITS), vec![]);
         assert!(presence.join("ann", None, 5_009, &LIMITS).is_none());
-        assert_eq!(presence.due(9_999, &LIMITS), (vec![], None));
+        assert_eq!(presence.due(5_010, 9_999, &LIMITS), vec![]);
         presence.leave("ann", 10_000, &LIMITS);
         assert_eq!(
-            presence.due(15_000, &LIMITS),
-            (vec![Body::Leave { user: "ann".into() }], None)
+            presence.due(15_000, 15_000, &LIMITS),
+            vec![Body::Leave { user: "ann".into() }]
         );
     }
 
@@ -196,10 +220,11 @@ mod tests {
         for user in 0..1_000 {
             assert!(presence.join(&user.to_string(), None, 100, &LIMITS).is_none());
         }
-        assert_eq!(presence.due(1_099, &LIMITS), (vec![], Some(1_100)));
+        assert_eq!(presence.ask(), Some(1_100));
+        assert_eq!(presence.due(1_099, 1_099, &LIMITS), vec![]);
         assert_eq!(
-            presence.due(1_100, &LIMITS),
-            (vec![Body::Members { count: 1_002 }], None)
+            presence.due(1_100, 1_100, &LIMITS),
+            vec![Body::Members { count: 1_002 }]
         );
     }
 }

@@ -22,6 +22,8 @@ pub struct Listened {
     pub shards: u64,
     /// The newest that a matching channel has let go.
     pub trimmed: Trimmed,
+    /// The same of the news about members.
+    pub trimmed_news: Trimmed,
     /// Since when nobody listens.
     idle: Option<Time>,
 }
@@ -106,13 +108,13 @@ impl Patterns {
         self.entries.get_mut(&id)
     }
 
-    /// A shard has its first listener to this pattern. `trimmed` holds for a pattern not known so far. None: there are
-    /// `limit` patterns already.
+    /// A shard has its first listener to this pattern. `trimmed`, of messages and of news about members, holds for a
+    /// pattern not known so far. None: there are `limit` patterns already.
     pub fn listen(
         &mut self,
         pattern: &Arc<Pattern>,
         shard: u8,
-        trimmed: Trimmed,
+        (trimmed, trimmed_news): (Trimmed, Trimmed),
         limit: usize,
     ) -> Option<u32> {
         let id = match self.by_text.get(pattern) {
@@ -130,6 +132,7 @@ impl Patterns {
                         pattern: pattern.clone(),
                         shards: 0,
                         trimmed,
+                        trimmed_news,
                         idle: None,
                     },
                 );
@@ -243,7 +246,7 @@ mod tests {
         let mut patterns = Patterns::default();
         let mut listen = |text: &str| {
             let pattern = Arc::new(Pattern::new(text, 99).unwrap());
-            patterns.listen(&pattern, 0, Trimmed::default(), 99).unwrap()
+            patterns.listen(&pattern, 0, Default::default(), 99).unwrap()
         };
         let ids = ["**", "a/*", "a/b", "*/b", "a/**/c", "**c"].map(&mut listen);
         let again = listen("a/*");

@@ -146,24 +146,27 @@ pub fn lacking(grant: &Grant, action: Action) -> Refused {
     )
 }
 
+/// A parameter of a request, decoded.
+pub type Pair<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
+
 /// The parameter of this name, if it is UTF-8.
-pub fn text<'a>(parameters: &'a [(Vec<u8>, Vec<u8>)], name: &str) -> Option<&'a str> {
+pub fn text<'a>(parameters: &'a [Pair<'_>], name: &str) -> Option<&'a str> {
     bytes(parameters, name).and_then(|value| std::str::from_utf8(value).ok())
 }
 
 /// The parameter of this name.
-pub fn bytes<'a>(parameters: &'a [(Vec<u8>, Vec<u8>)], name: &str) -> Option<&'a [u8]> {
+pub fn bytes<'a>(parameters: &'a [Pair<'_>], name: &str) -> Option<&'a [u8]> {
     parameters
         .iter()
-        .find(|(own, _)| own == name.as_bytes())
-        .map(|(_, value)| value.as_slice())
+        .find(|(own, _)| **own == *name.as_bytes())
+        .map(|(_, value)| &**value)
 }
 
 /// A parameter that is a number.
 ///
 /// # Errors
 /// It is none.
-pub fn number(parameters: &[(Vec<u8>, Vec<u8>)], name: &str) -> Result<Option<u64>, Refused> {
+pub fn number(parameters: &[Pair<'_>], name: &str) -> Result<Option<u64>, Refused> {
     match bytes(parameters, name) {
         None => Ok(None),
         Some(value) => std::str::from_utf8(value)
@@ -175,7 +178,7 @@ pub fn number(parameters: &[(Vec<u8>, Vec<u8>)], name: &str) -> Result<Option<u6
 }
 
 /// Is the parameter a yes?
-pub fn flag(parameters: &[(Vec<u8>, Vec<u8>)], name: &str) -> bool {
+pub fn flag(parameters: &[Pair<'_>], name: &str) -> bool {
     matches!(bytes(parameters, name), Some(b"1" | b"true" | b"yes"))
 }
 
@@ -193,7 +196,7 @@ pub fn limits(settings: &Settings) -> command::Limits {
 ///
 /// # Errors
 /// It names none, or not a good one.
-pub fn channel(parameters: &[(Vec<u8>, Vec<u8>)], settings: &Settings) -> Result<ChannelName, Refused> {
+pub fn channel(parameters: &[Pair<'_>], settings: &Settings) -> Result<ChannelName, Refused> {
     let name = bytes(parameters, "channel").ok_or_else(|| Refused::bad("`channel` is missing"))?;
     Ok(command::channel_name(name, &limits(settings))?)
 }
@@ -232,7 +235,7 @@ pub fn begin(hub: &Hub, text: &str) -> Result<Begin, Refused> {
 /// What is wrong with it.
 pub fn message(
     request: &Request<'_>,
-    parameters: &[(Vec<u8>, Vec<u8>)],
+    parameters: &[Pair<'_>],
     settings: &Settings,
 ) -> Result<Message, Refused> {
     let limits = limits(settings);
@@ -444,7 +447,7 @@ pub fn answer(
     answer: Answer<'_>,
     grant: &Grant,
     request: &Request<'_>,
-    parameters: &[(Vec<u8>, Vec<u8>)],
+    parameters: &[Pair<'_>],
 ) -> Result<(), Refused> {
     let settings = answer.settings;
     let hub = &answer.shared.hub;
@@ -510,7 +513,7 @@ pub fn answer(
     Ok(())
 }
 
-fn history(answer: Answer<'_>, name: &ChannelName, parameters: &[(Vec<u8>, Vec<u8>)]) -> Result<(), Refused> {
+fn history(answer: Answer<'_>, name: &ChannelName, parameters: &[Pair<'_>]) -> Result<(), Refused> {
     let hub = &answer.shared.hub;
     let since = match begin(hub, text(parameters, "since").unwrap_or("earliest"))? {
         Begin::Now => Some(cometserver_core::hub::Start {
@@ -570,11 +573,7 @@ pub fn history_members(hub: &Hub, name: &ChannelName, query: HistoryQuery, now: 
     out.push(b'"');
 }
 
-fn retained(
-    answer: Answer<'_>,
-    name: &ChannelName,
-    parameters: &[(Vec<u8>, Vec<u8>)],
-) -> Result<(), Refused> {
+fn retained(answer: Answer<'_>, name: &ChannelName, parameters: &[Pair<'_>]) -> Result<(), Refused> {
     let publication =
         answer.shared.hub.retained(name).ok_or_else(|| {
             Refused::not_found("nothing is retained in this channel: publish with `retain`")
@@ -640,7 +639,7 @@ pub fn presence_members(hub: &Hub, name: &ChannelName, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-fn channels(answer: Answer<'_>, parameters: &[(Vec<u8>, Vec<u8>)]) -> Result<(), Refused> {
+fn channels(answer: Answer<'_>, parameters: &[Pair<'_>]) -> Result<(), Refused> {
     let wanted = bytes(parameters, "pattern")
         .map(|text| pattern(text, answer.settings))
         .transpose()?;
@@ -721,13 +720,10 @@ fn ready(answer: Answer<'_>) {
 }
 
 fn reload(answer: Answer<'_>) -> Result<(), Refused> {
-    let waiting = answer.shared.reload().map_err(|error| {
-        Refused::new(
-            422,
-            "bad_request",
-            format!("the configuration was not changed: {error}"),
-        )
-    })?;
+    let waiting = answer
+        .shared
+        .reload()
+        .map_err(|error| Refused::new(422, "bad_configuration", error))?;
     let body = serde_json::json!({"reloaded": true, "needs_restart": waiting});
     answer.json(200, body.to_string().as_bytes());
     Ok(())

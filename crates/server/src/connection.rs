@@ -1,11 +1,13 @@
 //! One connection: what came in and is not a whole request yet, what could not be sent yet, and what it is for now.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::IpAddr;
 
 use cometserver_core::channel::ChannelId;
 use cometserver_core::fanout::ReaderId;
 use cometserver_core::grant::Grant;
+use mio::{Registry, Token};
 
 use crate::http::Progress;
 use crate::http::cors::Cors;
@@ -71,6 +73,8 @@ pub struct Subscriber {
     pub ends: u64,
     /// When something was last sent.
     pub sent: u64,
+    /// The stream has not given a cursor yet, as one would hide what is still owed; until then this is the client's.
+    pub unopened: Option<cometserver_core::Cursor>,
     /// Polls: at most so many objects in the answer.
     pub limit: usize,
     /// Polls: answered 304 if there is nothing new.
@@ -99,10 +103,22 @@ pub struct WebSocketState {
     pub replies: Vec<(Box<[u8]>, bool, Box<str>)>,
     /// When something was last heard from the client.
     pub heard: u64,
-    /// A close frame was sent: nothing else will be.
-    pub closed: bool,
-    /// The client speaks binary frames.
-    pub binary: bool,
+    /// What was said and not yet answered: answers are sent before more are made.
+    pub said: VecDeque<Said>,
+}
+
+/// What a WebSocket client said, taken out of its frames.
+pub enum Said {
+    /// A command.
+    Text(String),
+    /// A command with a bare payload.
+    Binary(Vec<u8>),
+    /// A ping.
+    Ping(Vec<u8>),
+    /// The last word.
+    Close(Option<u16>),
+    /// It broke the protocol: it is told with this code and reason.
+    Broke(u16, &'static str),
 }
 
 /// How fast a client may publish.
@@ -151,6 +167,8 @@ pub struct Connection {
     /// What could not be sent yet, from `sent` on.
     unsent: Vec<u8>,
     sent: usize,
+    /// Bytes of it that are counted as waiting.
+    pub counted_pending: usize,
     /// What it gets in this round.
     pub share: Share,
     /// When something has to be done about it, in the shard's milliseconds.
@@ -161,10 +179,14 @@ pub struct Connection {
     pub stuck: u64,
     /// There may be something to read that was left alone.
     pub readable: bool,
+    /// It is in the queue for another turn.
+    pub unread: bool,
     /// Close when everything is sent.
     pub closing: bool,
     /// The peer will send nothing more.
     pub ended: bool,
+    /// The shard is told when there is room to write.
+    watched: bool,
     /// As what it is counted.
     pub counted: Transport,
     /// How fast it may publish.
@@ -194,13 +216,16 @@ impl Connection {
             awaits: Awaits::Request,
             unsent: Vec::new(),
             sent: 0,
+            counted_pending: 0,
             share: Share::default(),
             deadline: u64::MAX,
             timer: u64::MAX,
             stuck: 0,
             readable: false,
+            unread: false,
             closing: false,
             ended: false,
+            watched: false,
             counted: Transport::Http,
             bucket: Bucket { tokens: 0, since: 0 },
         }
@@ -209,6 +234,17 @@ impl Connection {
     /// Is something waiting to be sent?
     pub fn is_blocked(&self) -> bool {
         self.sent < self.unsent.len()
+    }
+
+    /// Did a WebSocket client say something that was not answered yet, and may be?
+    pub fn has_said(&self) -> bool {
+        match &self.state {
+            State::Reading(subscriber) => subscriber
+                .socket
+                .as_ref()
+                .is_some_and(|socket| !socket.said.is_empty()),
+            _ => false,
+        }
     }
 
     /// Did whole requests come that were not looked at yet?
@@ -273,6 +309,15 @@ impl Connection {
         Ok(Sent::Part)
     }
 
+    /// Sends one slice; returns how many bytes the kernel took. Nothing is kept.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    #[inline]
+    pub fn send_slice(&mut self, slice: &[u8]) -> io::Result<usize> {
+        write_some(|| self.socket.write(slice))
+    }
+
     /// Sends slices with as few calls as possible; returns how many bytes the kernel took. Nothing is kept.
     ///
     /// # Errors
@@ -302,6 +347,19 @@ impl Connection {
             }
         }
         Ok(total)
+    }
+
+    /// Begins, or ends, being told when there is room to write. A connection whose peer keeps up is not watched: the kernel
+    /// would wake the shard whenever a peer on a Unix socket has read something.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn watch_room(&mut self, registry: &Registry, token: Token, watch: bool) -> io::Result<()> {
+        if self.watched == watch {
+            return Ok(());
+        }
+        self.watched = watch;
+        self.socket.watch_room(registry, token, watch)
     }
 
     /// Keeps bytes to be sent when the peer takes more.

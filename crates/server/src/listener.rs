@@ -181,15 +181,31 @@ impl Socket {
         Ok(())
     }
 
-    /// Has the shard told of what happens to it, by edges: it is registered once for its life.
+    /// Has the shard told, by edges, of what comes.
     ///
     /// # Errors
     /// As the system says.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        let interest = Interest::READABLE | Interest::WRITABLE;
+        registry.register(self.source(), token, Interest::READABLE)
+    }
+
+    /// Has the shard told, by an edge, of room to write as well, or no longer. If there is room already, it is told at once.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn watch_room(&mut self, registry: &Registry, token: Token, watch: bool) -> io::Result<()> {
+        let interest = if watch {
+            Interest::READABLE | Interest::WRITABLE
+        } else {
+            Interest::READABLE
+        };
+        registry.reregister(self.source(), token, interest)
+    }
+
+    fn source(&mut self) -> &mut dyn Source {
         match self {
-            Socket::Tcp(stream) => registry.register(stream, token, interest),
-            Socket::Unix(stream) => registry.register(stream, token, interest),
+            Socket::Tcp(stream) => stream,
+            Socket::Unix(stream) => stream,
         }
     }
 

@@ -138,6 +138,8 @@ label! {
         Conflict = "conflict",
         /// A message over its limit.
         TooLarge = "too_large",
+        /// A configuration with a mistake in it.
+        BadConfiguration = "bad_configuration",
         /// A limit on numbers.
         LimitReached = "limit_reached",
         /// Later, please.
@@ -242,6 +244,8 @@ pub struct ShardMetrics {
     pub bytes_received: Count,
     /// Bytes written to sockets.
     pub bytes_sent: Count,
+    /// Bytes that wait in the server for peers that take no more now.
+    pub pending_bytes: Count,
     /// Requests and commands answered with an error.
     pub refused: Family<Refusal, { Refusal::ALL.len() }>,
     /// Requests held now: long polls, SSE, streams.

@@ -30,7 +30,7 @@ struct Run {
 }
 
 /// What one connection gets in this round. Empty between rounds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
     first: u32,
     end: u32,
@@ -65,6 +65,29 @@ struct Laid {
     latest: Option<(u64, usize)>,
 }
 
+impl Laid {
+    /// Encodes a publication behind the others.
+    #[cold]
+    fn lay(
+        &mut self,
+        format: Format,
+        publication: &Publication,
+        place: usize,
+        hub: &Hub,
+        encoder: &mut Encoder,
+    ) {
+        let start = self.bytes.len() as u32;
+        let cursor = Some(hub.cursor(publication.at));
+        encoder.publication(format, publication, place, cursor, &mut self.bytes);
+        self.frames.push(Frame {
+            start,
+            end: self.bytes.len() as u32,
+            at: publication.at,
+        });
+        self.latest = Some((publication.sequence(), place));
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct RoundFrames {
@@ -74,6 +97,7 @@ pub struct RoundFrames {
 
 impl RoundFrames {
     /// Gives a connection this publication.
+    #[inline]
     pub fn give(
         &mut self,
         share: &mut Share,
@@ -84,36 +108,50 @@ impl RoundFrames {
         encoder: &mut Encoder,
     ) {
         let laid = &mut self.laid[format as usize];
-        let key = (publication.sequence(), place);
-        if laid.latest != Some(key) {
-            let start = laid.bytes.len() as u32;
-            let cursor = Some(hub.cursor(publication.at));
-            encoder.publication(format, publication, place, cursor, &mut laid.bytes);
-            laid.frames.push(Frame {
-                start,
-                end: laid.bytes.len() as u32,
-                at: publication.at,
-            });
-            laid.latest = Some(key);
+        if laid.latest != Some((publication.sequence(), place)) {
+            laid.lay(format, publication, place, hub, encoder);
         }
         let frame = laid.frames.len() as u32 - 1;
         if share.first == NONE {
             share.first = frame;
         } else if share.end != frame {
-            let run = self.runs.len() as u32;
-            self.runs.push(Run {
-                first: share.first,
-                end: share.end,
-                next: NONE,
-            });
-            match share.last_run {
-                NONE => share.runs = run,
-                last => self.runs[last as usize].next = run,
-            }
-            share.last_run = run;
-            share.first = frame;
+            self.begin_run(share, frame);
         }
         share.end = frame + 1;
+    }
+
+    /// The share goes on with a frame that is no neighbour of its last.
+    fn begin_run(&mut self, share: &mut Share, frame: u32) {
+        let run = self.runs.len() as u32;
+        self.runs.push(Run {
+            first: share.first,
+            end: share.end,
+            next: NONE,
+        });
+        match share.last_run {
+            NONE => share.runs = run,
+            last => self.runs[last as usize].next = run,
+        }
+        share.last_run = run;
+        share.first = frame;
+    }
+
+    /// The bytes of a share whose frames are all neighbours, and how many frames those are; `None`: they are not, or there
+    /// are none.
+    #[inline]
+    pub fn plain(&self, format: Format, share: &Share) -> Option<(&[u8], u32)> {
+        if share.runs != NONE || share.first == NONE {
+            return None;
+        }
+        let laid = &self.laid[format as usize];
+        let (start, stop) = (
+            laid.frames[share.first as usize].start,
+            laid.frames[share.end as usize - 1].end,
+        );
+        Some((
+            &laid.bytes[start as usize..stop as usize],
+            share.end - share.first,
+        ))
     }
 
     /// The byte slices of a share, in order.
@@ -138,9 +176,9 @@ impl RoundFrames {
         earlier.chain((share.first != NONE).then_some((share.first, share.end)))
     }
 
-    /// Which frames a share has, as runs.
-    pub fn runs(&self, share: &Share) -> Vec<(u32, u32)> {
-        self.runs_of(*share).collect()
+    /// Have two shares the same frames? May say no of some that have.
+    pub fn is_same(&self, one: &Share, other: &Share) -> bool {
+        one == other && one.runs == NONE
     }
 
     /// How many frames a share has.

@@ -9,6 +9,8 @@
 
 use std::borrow::Cow;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use memchr::memchr2;
 
 /// Ends a request. The old daemon took either byte; only NUL is ever sent.
@@ -33,6 +35,9 @@ pub const DEPTH_TAG: &str = "seed_depth";
 
 /// The tag of a publication that came over the old wire: the token as its writer encoded it.
 pub const TOKEN_TAG: &str = "seed_token";
+
+/// The same for a token that is no text and could not travel in a tag: in base64.
+pub const TOKEN_BASE64_TAG: &str = "seed_token_base64";
 
 /// The answer to a `write` or a `stop` that was carried out.
 pub const DONE: &[u8] = b"ok \0";
@@ -293,6 +298,23 @@ pub fn text_for_reader(token: &[u8], reader: Depth<'_>) -> Vec<u8> {
         Depth::Cli => urldecode(token),
         Depth::Web => urldecode(&urldecode(token)),
         Depth::Wire(_) => token.to_vec(),
+    }
+}
+
+/// The tag that keeps a token of the old wire, exactly.
+pub fn token_tag(token: &[u8]) -> (&'static str, String) {
+    match std::str::from_utf8(token) {
+        Ok(text) => (TOKEN_TAG, text.to_owned()),
+        Err(_) => (TOKEN_BASE64_TAG, BASE64_STANDARD.encode(token)),
+    }
+}
+
+/// The token of the old wire that the tag of this name and value keeps; `None` if it is another tag.
+pub fn token_of_tag<'a>(name: &str, value: &'a str) -> Option<Cow<'a, [u8]>> {
+    match name {
+        TOKEN_TAG => Some(Cow::Borrowed(value.as_bytes())),
+        TOKEN_BASE64_TAG => BASE64_STANDARD.decode(value).ok().map(Cow::Owned),
+        _ => None,
     }
 }
 

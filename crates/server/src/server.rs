@@ -138,7 +138,7 @@ impl Server {
         let mut lock = folder.lock(&config.socket)?;
         let poll = Poll::new().map_err(system("an event queue"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(system("a waker"))?;
-        let bound = bind_all(&config, &lock)?;
+        let (bound, inherited) = bind_all(&config, &lock)?;
         lock.write_pid()?;
         let (doors, mut listeners): (Vec<Door>, Vec<Listener>) = bound.into_iter().unzip();
         for (index, listener) in listeners.iter_mut().enumerate() {
@@ -166,7 +166,8 @@ impl Server {
         }
         let hub = Arc::new(Hub::new(hub_options(&config)?));
         let addresses = addresses(&config, &doors);
-        let sockets = doors
+        // Whoever opened a listener for us goes on listening there when we are gone.
+        let sockets = doors[inherited..]
             .iter()
             .filter_map(|door| match &door.address {
                 DoorAddress::Unix(path) => Some(path.clone()),
@@ -191,10 +192,12 @@ impl Server {
             let thread = std::thread::Builder::new().name(format!("shard-{id}"));
             let failing = shared.clone();
             let run = move || {
+                let guard = StopOnPanic(failing.clone());
                 if let Err(error) = shard.run() {
                     tracing::error!(%error, "a shard cannot go on: the server stops");
                     failing.ask(Request::Stop);
                 }
+                drop(guard);
             };
             shards.push(thread.spawn(run).map_err(system("a thread"))?);
         }
@@ -400,6 +403,18 @@ impl Server {
     }
 }
 
+/// A shard that panics takes its connections with it; the server ends rather than go on half deaf.
+struct StopOnPanic(Arc<Shared>);
+
+impl Drop for StopOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a shard has failed: the server stops");
+            self.0.ask(Request::Stop);
+        }
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.remove_sockets();
@@ -444,8 +459,10 @@ fn check_descriptors(config: &Config) {
     }
 }
 
-/// Binds every door of the configuration; inherited listeners take the place of those of their role.
-fn bind_all(config: &Config, lock: &Lock) -> Result<Vec<(Door, Listener)>, StartError> {
+/// Binds every door of the configuration behind the inherited listeners, whose number is the second part of the answer.
+///
+/// An inherited Unix socket takes the place of the one with its path.
+fn bind_all(config: &Config, lock: &Lock) -> Result<(Vec<(Door, Listener)>, usize), StartError> {
     let mut bound: Vec<(Door, Listener)> = Vec::new();
     for inherited in platform::inherited_listeners().map_err(system("the inherited listeners"))? {
         let (listener, address) =
@@ -457,6 +474,7 @@ fn bind_all(config: &Config, lock: &Lock) -> Result<Vec<(Door, Listener)>, Start
         };
         bound.push((door(config, role, address), listener));
     }
+    let inherited = bound.len();
     let has = |bound: &[(Door, Listener)], path: &std::path::Path| {
         bound
             .iter()
@@ -491,7 +509,7 @@ fn bind_all(config: &Config, lock: &Lock) -> Result<Vec<(Door, Listener)>, Start
             bound.push((door(config, role, DoorAddress::Tcp(address)), listener));
         }
     }
-    Ok(bound)
+    Ok((bound, inherited))
 }
 
 fn door(config: &Config, role: Role, address: DoorAddress) -> Door {

@@ -8,6 +8,7 @@ mod requests;
 mod seed_wire;
 mod socket_commands;
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use slab::Slab;
 
 use crate::connection::{Connection, Sent, State};
 use crate::listener::{Role, Socket};
-use crate::metrics::{DropReason, ShardMetrics, Subscription, Transport};
+use crate::metrics::{DropReason, Label, ShardMetrics, Subscription, Transport};
 use crate::round::RoundFrames;
 use crate::shared::{ConnectionId, Mail, Settings, Shared, wall_clock};
 use crate::timer::{self, Wheel};
@@ -41,6 +42,9 @@ const STUCK: u64 = 60_000;
 
 /// How long a peer may take to close after everything was sent, in milliseconds.
 const LINGER: u64 = 2_000;
+
+/// Room that a buffer keeps after a large answer.
+const KEPT: usize = 256 << 10;
 
 /// So many connections that are behind read one page each, then the loop looks around again.
 const PUMPS: usize = 64;
@@ -77,6 +81,8 @@ pub struct Shard {
     answer: held::Answer,
     bytes_sent: u64,
     bytes_received: u64,
+    /// Publications written in rounds, by transport; counted once per turn of the loop.
+    delivered: [u64; Transport::ALL.len()],
     counted_subscriptions: (usize, usize),
     draining: bool,
 }
@@ -112,6 +118,7 @@ impl Shard {
             answer: held::Answer::default(),
             bytes_sent: 0,
             bytes_received: 0,
+            delivered: [0; Transport::ALL.len()],
             counted_subscriptions: (0, 0),
             draining: false,
         }
@@ -139,8 +146,9 @@ impl Shard {
                 if event.is_writable() {
                     self.writable(slot);
                 }
-                if event.is_readable() || event.is_read_closed() || event.is_error() {
-                    self.readable(slot);
+                let ended = event.is_read_closed() || event.is_error();
+                if event.is_readable() || ended {
+                    self.readable(slot, ended);
                 }
             }
             self.take_up_unread();
@@ -251,6 +259,10 @@ impl Shard {
             let connection = connections
                 .get_mut(token.slot as usize)
                 .filter(|c| c.generation == token.generation)?;
+            if connection.timer > self.now {
+                // An earlier entry has come up already and took this one's place.
+                return None;
+            }
             if connection.deadline > self.now {
                 connection.timer = connection.deadline;
                 return (connection.deadline != u64::MAX).then_some(connection.deadline);
@@ -322,7 +334,12 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(slot) else {
             return;
         };
-        if !connection.closing || connection.is_blocked() {
+        if !connection.closing {
+            return;
+        }
+        if connection.is_blocked() {
+            // Whoever never takes the rest must not stay for ever.
+            self.set_deadline(slot, self.now + STUCK);
             return;
         }
         if connection.ended {
@@ -349,6 +366,7 @@ impl Shard {
         };
         let metrics = self.shared.metrics.shard(self.id as usize);
         metrics.connections.of(connection.counted).sub(1);
+        metrics.pending_bytes.sub(connection.counted_pending as u64);
         self.shared.left(self.id, connection.address);
     }
 
@@ -385,13 +403,36 @@ impl Shard {
         }
     }
 
+    /// Notes that a peer takes no more for now, if so: from then on the shard is told when it does.
     fn sent(&mut self, slot: usize, sent: Sent) {
+        self.count_pending(slot);
         let connection = &mut self.connections[slot];
         if sent == Sent::Part && connection.stuck == 0 {
             connection.stuck = self.now.max(1);
             let at = (self.now + STUCK).min(connection.deadline);
+            let watched = connection.watch_room(self.poll.registry(), Token(slot), true);
             self.set_deadline(slot, at);
+            if let Err(error) = watched {
+                tracing::warn!(%error, "a connection cannot be watched");
+            }
         }
+    }
+
+    /// Counts what waits for a peer.
+    fn count_pending(&mut self, slot: usize) {
+        let metrics = self.shared.metrics.shard(self.id as usize);
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        let pending = connection.pending();
+        match pending.checked_sub(connection.counted_pending) {
+            Some(0) => {}
+            Some(more) => metrics.pending_bytes.add(more as u64),
+            None => metrics
+                .pending_bytes
+                .sub((connection.counted_pending - pending) as u64),
+        }
+        connection.counted_pending = pending;
     }
 
     /// The peer takes more.
@@ -403,12 +444,18 @@ impl Shard {
         if !connection.is_blocked() && connection.stuck == 0 {
             return;
         }
-        match connection.flush(&mut self.bytes_sent) {
+        let flushed = connection.flush(&mut self.bytes_sent);
+        self.count_pending(slot);
+        match flushed {
             Err(_) => self.remove(slot),
             // It may have taken something: from now on it has the whole time again to take more.
             Ok(Sent::Part) => self.sent(slot, Sent::Part),
             Ok(Sent::All) => {
+                let connection = &mut self.connections[slot];
                 connection.stuck = 0;
+                if let Err(error) = connection.watch_room(self.poll.registry(), Token(slot), false) {
+                    tracing::warn!(%error, "a connection cannot be watched");
+                }
                 if connection.closing {
                     self.close_if_sent(slot);
                     return;
@@ -511,35 +558,39 @@ impl Shard {
             self.fanout.stall(reader, before);
             return;
         }
-        let connection = &mut self.connections[slot];
-        let written = match connection.send_slices(self.frames.slices(format, &share)) {
+        let plain = self.frames.plain(format, &share);
+        let sent = match plain {
+            // Nearly always: one slice, one call.
+            Some((bytes, _)) => connection.send_slice(bytes),
+            None => connection.send_slices(self.frames.slices(format, &share)),
+        };
+        let written = match sent {
             Ok(written) => written,
             Err(_) => return self.remove(slot),
         };
         self.bytes_sent += written as u64;
-        let total: usize = self.frames.slices(format, &share).map(<[u8]>::len).sum();
+        let (total, count) = match plain {
+            Some((bytes, count)) => (bytes.len(), count as usize),
+            None => (
+                self.frames.slices(format, &share).map(<[u8]>::len).sum(),
+                self.frames.count(&share),
+            ),
+        };
         let transport = connection.counted;
         if written == total {
-            if let Some(subscriber) = connection.subscriber() {
+            if let State::Reading(subscriber) = &mut connection.state {
                 subscriber.sent = self.now;
             }
-            let count = self.frames.count(&share);
-            self.metrics().deliveries.of(transport).add(count as u64);
+            self.delivered[transport as usize] += count as u64;
             return;
         }
         // The peer takes no more: keep the rest of one frame; from there it reads on by itself when it can.
         let (position, rest, count) = self.frames.after(format, &share, written);
         connection.keep(rest);
         self.fanout.stall(reader, position.unwrap_or(before));
-        self.metrics().deliveries.of(transport).add(count as u64);
-        if self.connections[slot].is_blocked() {
-            self.sent(slot, Sent::Part);
-        } else {
-            // Nothing of it was written, or a frame ended just there: the next edge tells when there is room.
-            self.connections[slot].stuck = self.now.max(1);
-            let at = (self.now + STUCK).min(self.connections[slot].deadline);
-            self.set_deadline(slot, at);
-        }
+        self.delivered[transport as usize] += count as u64;
+        // Even if no frame was begun and nothing is kept: it is told when there is room.
+        self.sent(slot, Sent::Part);
     }
 
     /// The shard was too late: every reader reads on from its own cursor.
@@ -582,20 +633,38 @@ impl Shard {
     /// Counters and channels nobody needs any more.
     fn rest(&mut self) {
         self.fanout.rest(self.wall);
+        self.out.clear();
+        self.out.shrink_to(KEPT);
         let metrics = self.metrics();
-        metrics.bytes_sent.add(self.bytes_sent);
-        metrics.bytes_received.add(self.bytes_received);
+        for (n, counter) in [
+            (self.bytes_sent, &metrics.bytes_sent),
+            (self.bytes_received, &metrics.bytes_received),
+        ] {
+            if n > 0 {
+                counter.add(n);
+            }
+        }
+        for (transport, _) in Transport::ALL {
+            let delivered = self.delivered[*transport as usize];
+            if delivered > 0 {
+                metrics.deliveries.of(*transport).add(delivered);
+            }
+        }
         let (now, before) = (self.fanout.subscriptions(), self.counted_subscriptions);
         for (kind, now, before) in [
             (Subscription::Exact, now.0, before.0),
             (Subscription::Pattern, now.1, before.1),
         ] {
             let counter = metrics.subscriptions.of(kind);
-            counter.add(now.saturating_sub(before) as u64);
-            counter.sub(before.saturating_sub(now) as u64);
+            match now.cmp(&before) {
+                Ordering::Equal => {}
+                Ordering::Greater => counter.add((now - before) as u64),
+                Ordering::Less => counter.sub((before - now) as u64),
+            }
         }
         self.counted_subscriptions = now;
         (self.bytes_sent, self.bytes_received) = (0, 0);
+        self.delivered = Default::default();
     }
 
     fn reloaded(&mut self) {

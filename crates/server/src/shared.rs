@@ -74,10 +74,16 @@ impl Mailbox {
         }
     }
 
-    /// Puts something in, and wakes the shard.
+    /// Puts something in, and wakes the shard, unless something lies there already: then it is awake, or about to be.
     pub fn send(&self, mail: Mail) {
-        lock(&self.mail).push(mail);
-        self.wake();
+        let was_empty = {
+            let mut waiting = lock(&self.mail);
+            waiting.push(mail);
+            waiting.len() == 1
+        };
+        if was_empty {
+            self.wake();
+        }
     }
 
     /// Wakes the shard.

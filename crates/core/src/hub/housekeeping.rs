@@ -11,6 +11,9 @@ const PIECE: usize = 4096;
 /// Housekeeping that could be done a moment later is done together: a wake-up costs more than a second's delay matters.
 const SLACK: Time = 1_000;
 
+/// While something is kept, the hub wants to be told the time at least this often, see [`State::clock`].
+const HEARTBEAT: Time = 1_800_000;
+
 impl State {
     /// Does what is due, and returns the shards that have something to deliver.
     pub(super) fn tick(&mut self, now: Time) -> u64 {
@@ -38,10 +41,9 @@ impl State {
             let Some(presence) = self.channel_mut(id).and_then(|entry| entry.presence.as_mut()) else {
                 continue;
             };
-            let (bodies, next) = presence.due(now, &limits);
-            if let Some(next) = next {
-                self.presence_due.push(Reverse((next, id)));
-            }
+            let bodies = presence.due(at, now, &limits);
+            let next = presence.ask();
+            self.presence_due.extend(next.map(|at| Reverse((at, id))));
             for body in bodies {
                 audience |= self.append_memory(&[id], body, now).1;
             }
@@ -68,8 +70,11 @@ impl State {
             .into_iter()
             .flatten()
             .min()
-            .map(|at| at.saturating_add(SLACK));
+            // What could not be done in time (a pending key, the next piece) is no reason to be called without a pause.
+            .map(|at| at.max(self.last_time).saturating_add(SLACK));
+        // Who is never called for over an hour cannot tell that from a clock that jumps.
+        let heartbeat = (!self.order.is_empty()).then(|| self.last_time.saturating_add(HEARTBEAT));
         let promptly = self.presence_due.peek().map(|Reverse((at, _))| *at);
-        [lazily, promptly].into_iter().flatten().min()
+        [lazily, promptly, heartbeat].into_iter().flatten().min()
     }
 }

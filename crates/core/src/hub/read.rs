@@ -7,7 +7,6 @@ use std::sync::Arc;
 use super::state::State;
 use crate::broker::{Fetch, Page, Stored};
 use crate::channel::{Channel, ChannelId};
-use crate::namespace::Durability;
 use crate::pattern::Pattern;
 use crate::position::{Position, Source};
 use crate::publication::{Place, Places, Publication};
@@ -89,12 +88,18 @@ struct Head {
 }
 
 enum From {
-    Gap {
-        channel: Option<Arc<Channel>>,
-        pattern: Option<Arc<Pattern>>,
-        presence: bool,
-    },
+    Gap(Gone),
     Publication(Arc<Publication>),
+}
+
+/// Something that is selected has lost publications.
+#[derive(Clone)]
+struct Gone {
+    channel: Option<Arc<Channel>>,
+    pattern: Option<Arc<Pattern>>,
+    presence: bool,
+    /// The newest that is gone.
+    lost: (Source, Position),
 }
 
 impl PartialEq for Head {
@@ -110,10 +115,10 @@ impl PartialOrd for Head {
 }
 impl Ord for Head {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        // What left one channel's log may still be kept by another's: it is shown before it is said to be gone.
-        let is_gap = |head: &Head| matches!(head.from, From::Gap { .. });
+        // What left one channel's log may still be kept by another's: what preceded it is gone, so that is said first.
+        let is_publication = |head: &Head| matches!(head.from, From::Publication(_));
         Position::visibility((self.source, self.at), (other.source, other.at))
-            .then_with(|| is_gap(self).cmp(&is_gap(other)))
+            .then_with(|| is_publication(self).cmp(&is_publication(other)))
     }
 }
 
@@ -128,23 +133,39 @@ impl State {
         out: &mut Vec<Item>,
     ) -> Read {
         let cold_until = self.hot_from.min(until.durable);
-        if page.is_none() && from.durable < cold_until && self.selects_durable(selection) {
+        if page.is_none() && from.durable < cold_until && self.selects_durable(selection, from.durable) {
             return Read::Cold(self.fetch(selection, from.durable, cold_until, limits));
         }
         // What was fetched may end before the part that is in memory begins: the rest comes with the next page.
         let fetched_until = page
             .filter(|page| page.reached < cold_until)
             .map(|page| page.reached);
-        let mut heads = self.gaps(selection, from);
+        let mut gone = self.gone(selection, from);
+        gone.extend(page.into_iter().flat_map(|page| self.stored_gone(page, from)));
+        let mut heads: Vec<Head> = gone
+            .iter()
+            .filter(|gone| gone.channel.is_some())
+            .map(Gone::head)
+            .collect();
         heads.extend(page.into_iter().flat_map(|page| self.stored(page, from)));
         let mut reader = Reader {
+            state: self,
             position: from,
             until,
             fetched_until,
             limits,
+            told: vec![None; gone.len()],
+            gone,
             out,
+            shown: 0,
             bytes: 0,
         };
+        // Of a pattern it is not known where the loss begins: it is told before anything else.
+        for index in 0..reader.gone.len() {
+            if reader.gone[index].pattern.is_some() {
+                reader.tell_gone(index);
+            }
+        }
         if selection.patterns.is_empty() {
             self.merge(selection, heads, &mut reader)
         } else {
@@ -152,11 +173,12 @@ impl State {
         }
     }
 
-    fn selects_durable(&self, selection: &Selection<'_>) -> bool {
+    /// Is there anything in the store after this that is selected?
+    fn selects_durable(&self, selection: &Selection<'_>, after: u64) -> bool {
         !selection.patterns.is_empty()
             || selection.channels.iter().any(|selected| {
                 self.channel(selected.channel)
-                    .is_some_and(|entry| entry.channel.namespace.durability != Durability::Memory)
+                    .is_some_and(|entry| entry.channel.is_stored() && entry.last.durable > after)
             })
     }
 
@@ -164,7 +186,8 @@ impl State {
         let names = selection
             .channels
             .iter()
-            .filter_map(|selected| self.channel(selected.channel));
+            .filter_map(|selected| self.channel(selected.channel))
+            .filter(|entry| entry.channel.is_stored());
         let patterns = selection
             .patterns
             .iter()
@@ -178,81 +201,79 @@ impl State {
         }
     }
 
-    /// Where a reader has to be told that something is gone.
-    fn gaps(&self, selection: &Selection<'_>, from: Position) -> Vec<Head> {
-        let mut heads = Vec::new();
+    /// What a reader has to be told of, because it is gone.
+    fn gone(&self, selection: &Selection<'_>, from: Position) -> Vec<Gone> {
+        let mut all = Vec::new();
         for selected in selection.channels {
             let Some(entry) = self.channel(selected.channel) else {
                 continue;
             };
-            let mut push = |gap: Option<(Source, Position)>, presence| {
-                heads.extend(gap.map(|(source, at)| Head {
-                    source,
-                    at,
-                    from: From::Gap {
-                        channel: Some(entry.channel.clone()),
-                        pattern: None,
-                        presence,
-                    },
-                }));
+            let gone = |presence| {
+                move |lost| Gone {
+                    channel: Some(entry.channel.clone()),
+                    pattern: None,
+                    presence,
+                    lost,
+                }
             };
-            push(entry.log.trimmed.gap_after(from), false);
+            all.extend(entry.log.trimmed.gaps_after(from).map(gone(false)));
             if let Some(presence) = entry.presence.as_ref().filter(|_| selected.presence) {
-                push(presence.news.trimmed.gap_after(from), true);
+                all.extend(presence.news.trimmed.gaps_after(from).map(gone(true)));
             }
         }
-        for (id, _) in selection.patterns {
+        for (id, presence) in selection.patterns {
             let Some(listened) = self.patterns.get(*id) else {
                 continue;
             };
-            heads.extend(listened.trimmed.gap_after(from).map(|(source, at)| Head {
-                source,
-                at,
-                from: From::Gap {
+            let gone = |presence| {
+                move |lost| Gone {
                     channel: None,
                     pattern: Some(listened.pattern.clone()),
-                    presence: false,
-                },
-            }));
+                    presence,
+                    lost,
+                }
+            };
+            all.extend(listened.trimmed.gaps_after(from).map(gone(false)));
+            if *presence {
+                all.extend(listened.trimmed_news.gaps_after(from).map(gone(true)));
+            }
         }
-        heads
+        all
     }
 
-    /// What was fetched, and the gaps in it.
-    fn stored(&self, page: &Page, from: Position) -> Vec<Head> {
-        let durable = |position| Position {
-            durable: position,
-            memory: 0,
-        };
-        let gaps = page
-            .gaps
+    /// The gaps in what was fetched.
+    fn stored_gone<'a>(&'a self, page: &'a Page, from: Position) -> impl Iterator<Item = Gone> + 'a {
+        page.gaps
             .iter()
-            .filter(|(_, position)| *position > from.durable)
+            .filter(move |(_, position)| *position > from.durable)
             .filter_map(|(name, position)| {
-                let channel = Some(self.find(name)?.channel.clone());
-                Some(Head {
-                    source: Source::Durable,
-                    at: durable(*position),
-                    from: From::Gap {
-                        channel,
-                        pattern: None,
-                        presence: false,
-                    },
+                let at = Position {
+                    durable: *position,
+                    memory: 0,
+                };
+                let channel = self.find(name)?.channel.clone();
+                channel.is_stored().then_some(Gone {
+                    channel: Some(channel),
+                    pattern: None,
+                    presence: false,
+                    lost: (Source::Durable, at),
                 })
-            });
-        let stored = page
-            .stored
+            })
+    }
+
+    /// What was fetched.
+    fn stored<'a>(&'a self, page: &'a Page, from: Position) -> impl Iterator<Item = Head> + 'a {
+        page.stored
             .iter()
-            .filter(|stored| stored.position > from.durable)
+            .filter(move |stored| stored.position > from.durable)
             .filter_map(|stored| {
                 let publication = self.revive(stored)?;
                 Some(Head {
                     source: Source::Durable,
-                    at: durable(stored.position),
+                    at: publication.at,
                     from: From::Publication(Arc::new(publication)),
                 })
-            });
-        gaps.chain(stored).collect()
+            })
     }
 
     /// A publication as it was before it left memory, but for how many memory publications had preceded it.
@@ -262,7 +283,7 @@ impl State {
             .iter()
             .filter_map(|(name, offset)| {
                 let channel = self.find(name)?.channel.clone();
-                Some(Place {
+                channel.is_stored().then_some(Place {
                     channel,
                     offset: *offset,
                     patterns: None,
@@ -341,7 +362,7 @@ impl State {
                     .iter()
                     .any(|s| s.channel == id && (s.presence || !news))
                     || patterns.iter().any(|(pattern, presence)| {
-                        (*presence || !news) && pattern.matches(place.channel.name.as_bytes())
+                        (*presence || !news) && pattern.matches_name(&place.channel.name)
                     })
             })
         };
@@ -387,53 +408,94 @@ impl State {
     }
 }
 
+impl Gone {
+    fn head(&self) -> Head {
+        let (source, at) = self.lost;
+        Head {
+            source,
+            at,
+            from: From::Gap(self.clone()),
+        }
+    }
+}
+
 /// How far a reading has come.
 struct Reader<'a> {
+    state: &'a State,
     position: Position,
     until: Position,
     /// The page that was fetched ends here, before what is in memory.
     fetched_until: Option<u64>,
     limits: Limits,
+    /// What is gone, and how much had been handed out when that was told last.
+    gone: Vec<Gone>,
+    told: Vec<Option<usize>>,
     out: &'a mut Vec<Item>,
+    shown: usize,
     bytes: usize,
+}
+
+/// What to do with what comes next.
+enum Verdict {
+    Take,
+    /// It lies beyond the end, but something of the other source may follow that does not.
+    Skip,
+    End(Read),
 }
 
 impl Reader<'_> {
     /// Takes what comes next, unless it lies beyond the end, or the limits are reached.
     fn take(&mut self, head: Head) -> Option<Read> {
-        if let Some(end) = self.stop(&head) {
-            return Some(end);
+        match self.verdict(&head) {
+            Verdict::Take => {}
+            Verdict::Skip => return None,
+            Verdict::End(read) => return Some(read),
         }
         // The same publication may come from several channels' logs. A gap is told for each.
         let seen = self.position.covers(head.source, head.at);
+        if seen && matches!(head.from, From::Publication(_)) {
+            return None;
+        }
+        // Never so before the first publication: a page makes progress, however many gaps it tells.
+        if self.shown >= self.limits.items || self.bytes > 0 && self.bytes >= self.limits.bytes {
+            return Some(Read::Page {
+                reached: self.position,
+                more: true,
+            });
+        }
         match head.from {
-            From::Publication(_) if seen => {}
             From::Publication(publication) => {
-                if self.out.len() >= self.limits.items || self.bytes > 0 && self.bytes >= self.limits.bytes {
-                    return Some(Read::Page {
-                        reached: self.position,
-                        more: true,
-                    });
+                let islands = self.islands(&publication);
+                for index in &islands {
+                    self.tell_gone(*index);
                 }
-                self.position = self.position.advanced(head.source, head.at);
+                self.advance(head.at);
+                self.shown += 1;
                 self.bytes += publication.size();
                 self.out.push(Item::Publication {
                     publication,
                     at: self.position,
                 });
+                for index in islands {
+                    if self.gone[index].pattern.is_some() {
+                        self.tell_gone(index);
+                    }
+                }
             }
-            From::Gap {
-                channel,
-                pattern,
-                presence,
-            } => {
-                let lost = (head.source, head.at);
-                self.position = self.position.advanced(head.source, head.at);
+            From::Gap(gone) => {
+                // Up to just before the last one lost: whoever comes back with this cursor is told of every other gap
+                // at the same place, and sees what another channel's log has kept there.
+                let mut before = head.at;
+                match head.source {
+                    Source::Durable => before.durable -= 1,
+                    Source::Memory => before.memory -= 1,
+                }
+                self.advance(before);
                 self.out.push(Item::Gap {
-                    channel,
-                    pattern,
-                    presence,
-                    lost,
+                    channel: gone.channel,
+                    pattern: gone.pattern,
+                    presence: gone.presence,
+                    lost: gone.lost,
                     at: self.position,
                 });
             }
@@ -441,29 +503,82 @@ impl Reader<'_> {
         None
     }
 
-    /// Goes on past something that is of no concern.
-    fn pass(&mut self, head: &Head) -> Option<Read> {
-        let end = self.stop(head);
-        if end.is_none() {
-            self.position = self.position.advanced(head.source, head.at);
+    /// Of which of its channels is something newer gone, while this is kept (by another channel's log, or retained)? What
+    /// preceded it may be gone as well.
+    fn islands(&self, publication: &Publication) -> Vec<usize> {
+        if self.gone.is_empty() || publication.body.is_presence() {
+            return Vec::new();
         }
-        end
+        let own = (publication.source, publication.at);
+        let precedes = |lost: (Source, Position)| Position::visibility(own, lost).is_lt();
+        let is_island = |gone: &Gone| match (&gone.channel, &gone.pattern) {
+            (Some(channel), _) => precedes(gone.lost) && publication.place_in(channel.id).is_some(),
+            (None, Some(pattern)) => publication.places.iter().any(|place| {
+                pattern.matches_name(&place.channel.name)
+                    && match self.state.channel(place.channel.id) {
+                        Some(entry) => entry.log.trimmed.gaps_after(Position::default()).any(precedes),
+                        // Forgotten, with everything it had.
+                        None => true,
+                    }
+            }),
+            (None, None) => false,
+        };
+        let indexed = self.gone.iter().enumerate();
+        indexed
+            .filter(|(_, gone)| !gone.presence && is_island(gone))
+            .map(|(index, _)| index)
+            .collect()
     }
 
-    fn stop(&self, head: &Head) -> Option<Read> {
-        if !self.until.covers(head.source, head.at) {
-            return Some(self.end());
+    /// Tells of something gone ahead of its place; the position stays, so it will be told again there.
+    fn tell_gone(&mut self, index: usize) {
+        if self.told[index] == Some(self.out.len()) {
+            return;
+        }
+        let gone = self.gone[index].clone();
+        self.out.push(Item::Gap {
+            channel: gone.channel,
+            pattern: gone.pattern,
+            presence: gone.presence,
+            lost: gone.lost,
+            at: self.position,
+        });
+        self.told[index] = Some(self.out.len());
+    }
+
+    /// Goes on past something that is of no concern.
+    fn pass(&mut self, head: &Head) -> Option<Read> {
+        match self.verdict(head) {
+            Verdict::Take => self.advance(head.at),
+            Verdict::Skip => {}
+            Verdict::End(read) => return Some(read),
+        }
+        None
+    }
+
+    /// Everything of concern that became visible before `at` has been taken: the whole stamp counts, not only the part
+    /// of one source. So a position stays a cut through the order of visibility, which is what catching up relies on.
+    fn advance(&mut self, at: Position) {
+        self.position = Position {
+            durable: self.position.durable.max(at.durable.min(self.until.durable)),
+            memory: self.position.memory.max(at.memory.min(self.until.memory)),
+        };
+    }
+
+    fn verdict(&self, head: &Head) -> Verdict {
+        let (at, until) = (head.at, self.until);
+        if !until.covers(head.source, at) {
+            // The end need not be a cut through the order: it is the end only if both sources are past it.
+            return if at.reaches(until) {
+                Verdict::End(self.end())
+            } else {
+                Verdict::Skip
+            };
         }
         // A memory publication that saw durable ones beyond the page comes after them.
         match self.fetched_until {
-            Some(fetched) if head.at.durable > fetched => {
-                let reached = Position {
-                    durable: self.position.durable.max(fetched),
-                    ..self.position
-                };
-                Some(Read::Page { reached, more: true })
-            }
-            _ => None,
+            Some(fetched) if at.durable > fetched => Verdict::End(self.end()),
+            _ => Verdict::Take,
         }
     }
 
@@ -478,10 +593,7 @@ impl Reader<'_> {
                 more: true,
             },
             None => Read::Page {
-                reached: Position {
-                    durable: self.position.durable.max(self.until.durable),
-                    memory: self.position.memory.max(self.until.memory),
-                },
+                reached: self.position.max(self.until),
                 more: false,
             },
         }

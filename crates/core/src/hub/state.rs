@@ -67,7 +67,7 @@ pub(super) struct Entry {
     /// Its number in the order in which channels were made.
     made: u64,
     /// Since when it is idle.
-    idle: Option<Time>,
+    pub(super) idle: Option<Time>,
 }
 
 /// A channel as the operator sees it.
@@ -118,8 +118,12 @@ pub(super) struct State {
     pub(super) keys: Keys,
     /// The newest that any log has let go.
     pub(super) trimmed: Trimmed,
+    /// The same of the news about members.
+    pub(super) trimmed_news: Trimmed,
     /// The newest that a forgotten channel had let go: an older cursor on an unknown channel is a gap.
     forgotten: Trimmed,
+    /// The same of the news about members.
+    forgotten_news: Trimmed,
     /// Publications that left early, by realm.
     pub(super) trimmed_early: HashMap<u16, u64>,
     pub(super) submitted: FxHashMap<u64, (Arc<Message>, Completion)>,
@@ -132,7 +136,10 @@ pub(super) struct State {
     idle: VecDeque<(Time, ChannelId)>,
     /// When presence of a channel has something to announce; looked at lazily.
     pub(super) presence_due: BinaryHeap<Reverse<(Time, ChannelId)>>,
-    last_time: Time,
+    pub(super) last_time: Time,
+    /// What the clock said last, and is the hub's time on its way there after a jump?
+    clock: Time,
+    catching_up: bool,
     published: u64,
 }
 
@@ -154,7 +161,9 @@ impl State {
             patterns: Patterns::default(),
             keys,
             trimmed: Trimmed::default(),
+            trimmed_news: Trimmed::default(),
             forgotten: Trimmed::default(),
+            forgotten_news: Trimmed::default(),
             trimmed_early: HashMap::new(),
             submitted: FxHashMap::default(),
             ticket: 0,
@@ -164,18 +173,28 @@ impl State {
             idle: VecDeque::new(),
             presence_due: BinaryHeap::new(),
             last_time: 0,
+            clock: 0,
+            catching_up: false,
             published: 0,
         }
     }
 
-    /// The time, never going back, and not believed when it jumps ahead by more than an hour within one call.
+    /// The time, never going back. When it jumps ahead by more than an hour while something is kept, it stands still, and
+    /// then runs twice as fast until it has caught up, or the clock has come back.
     ///
-    /// A machine that slept, or whose clock was set, must not lose every history at once: after such a jump time goes on
-    /// from where it was, a second a call, until it has caught up or the clock comes back.
+    /// A machine that slept, or whose clock was set, must not lose every history at once. A hub that nobody called for
+    /// long is no such machine: [`State::deadline`] asks to be called in between, as long as something is kept.
     pub(super) fn clock(&mut self, now: Time) -> Time {
-        if self.last_time != 0 && now > self.last_time + CLOCK_JUMP {
-            self.last_time += 1_000;
+        let passed = now.saturating_sub(self.clock);
+        let came_back = now < self.clock && now <= self.last_time.saturating_add(CLOCK_JUMP);
+        self.clock = now;
+        if passed > CLOCK_JUMP && self.last_time != 0 && !self.order.is_empty() {
+            self.catching_up = true;
+        } else if self.catching_up && self.last_time < now && !came_back {
+            self.last_time = now.min(self.last_time.saturating_add(passed.saturating_mul(2)));
+            self.catching_up = self.last_time < now;
         } else {
+            self.catching_up = false;
             self.last_time = self.last_time.max(now);
         }
         self.last_time
@@ -233,6 +252,28 @@ impl State {
                 return Err(Full(self.options.channels));
             }
         }
+        Ok(self.make(name, known, now))
+    }
+
+    /// Finds a channel, or makes it, be there too many or not: what is stored has to be shown.
+    pub(super) fn open_stored(
+        &mut self,
+        name: &ChannelName,
+        known: &dyn Fn(&ChannelName) -> Option<Known>,
+        now: Time,
+    ) -> ChannelId {
+        match self.names.get(name) {
+            Some(id) => *id,
+            None => self.make(name, known, now),
+        }
+    }
+
+    fn make(
+        &mut self,
+        name: &ChannelName,
+        known: &dyn Fn(&ChannelName) -> Option<Known>,
+        now: Time,
+    ) -> ChannelId {
         let stored = known(name);
         self.generation = self.generation.wrapping_add(1);
         let slot = self.entries.vacant_entry();
@@ -241,9 +282,13 @@ impl State {
             generation: self.generation,
         };
         self.made_next += 1;
-        let epoch = stored.map_or(self.made_next, |stored| stored.epoch);
+        // Of a channel in memory: the incarnation, and its number in it.
+        let made = u64::from(self.options.incarnation) << 32 | self.made_next & u64::from(u32::MAX);
+        let epoch = stored.map_or(made, |stored| stored.epoch);
         let namespace = self.options.namespaces.of(name).clone();
         let position = stored.map_or(0, |stored| stored.position);
+        // Whoever comes from before what was forgotten has something to be told, though the channel looks new.
+        let forgotten = self.forgotten.max(self.forgotten_news);
         slot.insert(Entry {
             channel: Arc::new(Channel {
                 id,
@@ -254,11 +299,13 @@ impl State {
             log: Log::new(self.forgotten),
             offset: stored.map_or(0, |stored| stored.offset),
             last: Position {
-                durable: position,
-                memory: 0,
+                durable: position.max(forgotten.durable),
+                memory: forgotten.memory.memory,
             },
             shards: 0,
-            presence: None,
+            // What was gone before is remembered, even before there are members again.
+            presence: (self.forgotten_news != Trimmed::default())
+                .then(|| Box::new(Presence::new(self.forgotten_news))),
             matches: None,
             window: Share::default(),
             memory: Share::default(),
@@ -269,7 +316,7 @@ impl State {
         self.names.insert(name.clone(), id);
         self.made.insert(self.made_next, id);
         self.maybe_idle(id, now);
-        Ok(id)
+        id
     }
 
     /// All or none of the channels of a message.
@@ -310,8 +357,8 @@ impl State {
     pub(super) fn append_durable(
         &mut self,
         message: &Message,
-        position: u64,
-        offsets: &[u64],
+        (position, offsets): (u64, &[u64]),
+        known: &dyn Fn(&ChannelName) -> Option<Known>,
         now: Time,
     ) -> (Receipt, u64) {
         debug_assert_eq!(
@@ -326,16 +373,13 @@ impl State {
         let mut places: Vec<(ChannelId, u64)> = Vec::with_capacity(offsets.len());
         for (name, offset) in message.channels.iter().zip(offsets) {
             // Opened when it was submitted; if it was forgotten meanwhile, it is made again, beyond the limit if need be.
-            let id = match self.find_id(name) {
-                Some(id) => id,
-                None => match self.open(name, &|_| None, now) {
-                    Ok(id) => id,
-                    Err(_) => continue,
-                },
-            };
-            if !places.iter().any(|(other, _)| *other == id) {
-                places.push((id, *offset));
+            let id = self.open_stored(name, known, now);
+            if places.iter().any(|(other, _)| *other == id) {
+                continue;
             }
+            // A channel in memory, beside a durable one in the same message, counts on by itself.
+            let counted = self.channel(id).filter(|entry| !entry.channel.is_stored());
+            places.push((id, counted.map_or(*offset, |entry| entry.offset + 1)));
         }
         let body = Body::Message {
             payload: message.payload.clone(),
@@ -418,6 +462,7 @@ impl State {
                 continue;
             };
             entry.last = entry.last.advanced(publication.source, publication.at);
+            entry.idle = None;
             if presence {
                 entry
                     .presence
@@ -429,7 +474,12 @@ impl State {
                 entry.log.push(publication.clone());
                 if retain {
                     keepers += 1;
-                    replaced.extend(entry.log.retain(publication.clone()));
+                    replaced.extend(
+                        entry
+                            .log
+                            .retain(publication.clone())
+                            .map(|(old, gone)| (id, old, gone)),
+                    );
                 }
                 if !entry.expiring
                     && let Some(at) = entry.log.expires(&entry.channel.namespace.history)
@@ -442,8 +492,8 @@ impl State {
             self.memory.grow(realm, id, &mut entry.memory, size);
         }
         self.order.push(publication.clone(), keepers);
-        for old in replaced {
-            self.let_go_retained(&old);
+        for (id, old, gone) in replaced {
+            self.let_go_retained(id, &old, gone);
         }
     }
 
@@ -520,6 +570,7 @@ impl State {
 
     /// One publication leaves the live window, if its time has come.
     pub(super) fn slide(&mut self, now: Time) -> bool {
+        self.order.skip_holes();
         let Some(publication) = self.order.window_front().cloned() else {
             return false;
         };
@@ -583,11 +634,11 @@ impl State {
             return false;
         };
         let protected = entry.log.protected_bytes();
-        let Some((publication, _retained)) = entry.log.trim() else {
+        let Some((publication, retained)) = entry.log.trim() else {
             return false;
         };
         let freed = protected - entry.log.protected_bytes();
-        self.let_go(id, &publication, freed);
+        self.let_go(id, &publication, freed, !retained);
         true
     }
 
@@ -603,41 +654,66 @@ impl State {
             return false;
         };
         let freed = protected - presence.news.protected_bytes();
-        self.let_go(id, &publication, freed);
+        self.let_go(id, &publication, freed, true);
         true
     }
 
-    fn let_go(&mut self, id: ChannelId, publication: &Arc<Publication>, protected: usize) {
+    /// A log let a publication go; it is gone unless the log keeps it as the retained value.
+    fn let_go(&mut self, id: ChannelId, publication: &Arc<Publication>, protected: usize, gone: bool) {
         let Some(entry) = self.entries.get_mut(id.slot as usize) else {
             return;
         };
         let realm = entry.channel.name.realm();
         self.memory.shrink(realm, &mut entry.memory, publication.size());
         self.window.shrink(realm, &mut entry.window, protected);
-        if publication.source == Source::Durable {
-            self.hot_from = self.hot_from.max(publication.at.durable);
-        } else if !publication.body.is_presence() {
-            for pattern in entry
-                .matches
-                .iter()
-                .filter_map(|(_, ids)| ids.as_ref())
-                .flat_map(|ids| ids.iter())
-            {
-                if let Some(listened) = self.patterns.get_mut(*pattern) {
-                    listened.trimmed.note(publication.source, publication.at);
-                }
-            }
-            self.trimmed.note(publication.source, publication.at);
+        if gone {
+            self.note_gone(id, publication);
         }
         self.order.release(publication.sequence());
     }
 
-    fn let_go_retained(&mut self, publication: &Arc<Publication>) {
-        match publication.source {
-            Source::Durable => self.hot_from = self.hot_from.max(publication.at.durable),
-            Source::Memory => self.trimmed.note(publication.source, publication.at),
+    /// A publication is not the retained value any more, and gone if it had outlived its neighbours.
+    fn let_go_retained(&mut self, id: ChannelId, publication: &Arc<Publication>, gone: bool) {
+        if gone {
+            self.note_gone(id, publication);
         }
         self.order.release(publication.sequence());
+    }
+
+    /// What a log has let go, its channel's patterns have lost as well. Of a durable channel it is still in the store, which
+    /// says itself what is gone; a channel in memory is never read from there, whatever its publications were stored for.
+    fn note_gone(&mut self, id: ChannelId, publication: &Publication) {
+        let (source, at) = (publication.source, publication.at);
+        let news = publication.body.is_presence();
+        let Some(entry) = self.entries.get_mut(id.slot as usize) else {
+            return;
+        };
+        if source == Source::Durable && entry.channel.is_stored() {
+            self.hot_from = self.hot_from.max(at.durable);
+            return;
+        }
+        match &mut entry.presence {
+            Some(presence) if news => presence.news.trimmed.note(source, at),
+            _ => entry.log.trimmed.note(source, at),
+        }
+        // Patterns that came after the channel's last publication are among those that match now.
+        let patterns = self.matches(id);
+        for pattern in patterns.iter().flat_map(|ids| ids.iter()) {
+            if let Some(listened) = self.patterns.get_mut(*pattern) {
+                let trimmed = if news {
+                    &mut listened.trimmed_news
+                } else {
+                    &mut listened.trimmed
+                };
+                trimmed.note(source, at);
+            }
+        }
+        let trimmed = if news {
+            &mut self.trimmed_news
+        } else {
+            &mut self.trimmed
+        };
+        trimmed.note(source, at);
     }
 
     /// At a ceiling the largest share gives way first.
@@ -744,15 +820,15 @@ impl State {
             if left == 0 || !all && since.saturating_add(self.options.forget_after) > now {
                 return;
             }
-            left -= 1;
             self.idle.pop_front();
-            let forget = self
-                .channel(id)
-                .is_some_and(|e| e.idle == Some(since) && e.is_idle());
-            if forget {
+            // It was needed in between, and is queued again when it no longer is.
+            let Some(entry) = self.channel_mut(id).filter(|e| e.idle == Some(since)) else {
+                continue;
+            };
+            if entry.is_idle() {
+                left -= 1;
                 self.forget(id);
-            } else if let Some(entry) = self.channel_mut(id).filter(|e| e.idle == Some(since)) {
-                // Somebody needed it since then: it gets in line again when it is idle again.
+            } else {
                 entry.idle = None;
             }
         }
@@ -768,6 +844,9 @@ impl State {
         let entry = self.entries.remove(id.slot as usize);
         self.names.remove(&entry.channel.name);
         self.forgotten = self.forgotten.max(entry.log.trimmed);
+        if let Some(presence) = &entry.presence {
+            self.forgotten_news = self.forgotten_news.max(presence.news.trimmed);
+        }
         self.made.remove(&entry.made);
     }
 
@@ -786,7 +865,8 @@ impl State {
         } else {
             since.lost_memory
         };
-        let gap = query.since.is_some() && (lost || entry.log.trimmed.gap_after(since.position).is_some());
+        let gap =
+            query.since.is_some() && (lost || entry.log.trimmed.gaps_after(since.position).next().is_some());
         let after = entry
             .log
             .entries()
@@ -812,13 +892,12 @@ impl State {
     pub(super) fn delete(&mut self, name: &ChannelName, what: Delete, now: Time) -> usize {
         let Some(id) = self.find_id(name) else { return 0 };
         let mut deleted = 0;
-        let before = self.channel(id).map_or(0, |entry| entry.log.len());
         let released = self
             .channel_mut(id)
             .and_then(|entry| entry.log.release_retained());
-        if let Some(old) = released {
-            deleted += usize::from(before == 0 || what == Delete::Retained);
-            self.let_go_retained(&old);
+        if let Some((old, gone)) = released {
+            deleted += usize::from(gone || what == Delete::Retained);
+            self.let_go_retained(id, &old, gone);
         }
         if what == Delete::History {
             while self.trim(id) {
@@ -836,10 +915,8 @@ impl State {
         };
         let presence = entry.presence.get_or_insert_default();
         let news = presence.join(user, info, now, &limits);
-        let (count, due) = (presence.count(), presence.deadline());
-        if let Some(due) = due {
-            self.presence_due.push(Reverse((due, id)));
-        }
+        let (count, due) = (presence.count(), presence.ask());
+        self.presence_due.extend(due.map(|at| Reverse((at, id))));
         let audience = news.map_or(0, |body| self.append_memory(&[id], body, now).1);
         (count, audience)
     }
@@ -850,9 +927,8 @@ impl State {
             return;
         };
         presence.leave(user, now, &limits);
-        if let Some(due) = presence.deadline() {
-            self.presence_due.push(Reverse((due, id)));
-        }
+        let due = presence.ask();
+        self.presence_due.extend(due.map(|at| Reverse((at, id))));
     }
 
     pub(super) fn summaries(
@@ -868,7 +944,7 @@ impl State {
                 return (found, Some(made - 1));
             }
             let Some(entry) = self.channel(*id) else { continue };
-            if pattern.is_none_or(|pattern| pattern.matches(entry.channel.name.as_bytes())) {
+            if pattern.is_none_or(|pattern| pattern.matches_name(&entry.channel.name)) {
                 found.push(entry.summary());
             }
         }

@@ -138,9 +138,17 @@ pub(super) fn silent(holder: Option<&Holder>) -> Failure {
 
 /// Lets the server read its configuration again.
 pub(super) fn reload(settings: &Settings) -> Outcome {
-    let answer = settings
+    let asked = settings
         .client()?
-        .call("POST", &Path::new("/v1/admin/reload"), None)?;
+        .call("POST", &Path::new("/v1/admin/reload"), None);
+    let answer = asked.map_err(|error| match error {
+        ClientError::Http {
+            code: Some(code),
+            detail,
+            ..
+        } if code == "bad_configuration" => Failure::configuration(detail),
+        error => error.into(),
+    })?;
     let mut text = format!("{}\n", Paint::for_stdout().green("reloaded"));
     // What cannot change while it runs.
     if let Some(waiting) = answer

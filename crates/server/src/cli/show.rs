@@ -138,12 +138,10 @@ impl Publication<'_> {
     /// A value written by an old client is kept as the token it sent; a command line's encodes once, so this one
     /// decodes once.
     pub(super) fn value(&self) -> Cow<'_, [u8]> {
-        let token = self
-            .tags
-            .as_ref()
-            .and_then(|tags| tags.get("seed_token")?.as_str());
+        let mut tags = self.tags.iter().flatten();
+        let token = tags.find_map(|(name, value)| crate::seed::token_of_tag(name, value.as_str()?));
         match token {
-            Some(token) => Cow::Owned(crate::seed::urldecode(token.as_bytes())),
+            Some(token) => Cow::Owned(crate::seed::urldecode(&token)),
             None => self.payload(),
         }
     }

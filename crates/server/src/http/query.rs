@@ -2,16 +2,28 @@
 
 use std::borrow::Cow;
 
-use memchr::memchr2;
+use memchr::{memchr, memchr2};
 
 /// The pairs of a query string (`a=b&c`), decoded, in order. Empty pieces (`&&`) are skipped; a name without `=` has an
 /// empty value. `+` is a space; a `%` without two hexadecimal digits stays what it is, as browsers do it (WHATWG URL, 5.1).
 ///
 /// Nothing is copied where nothing is encoded.
 pub fn pairs(query: &str) -> impl Iterator<Item = (Cow<'_, [u8]>, Cow<'_, [u8]>)> {
-    query.split('&').filter(|piece| !piece.is_empty()).map(|piece| {
-        let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
-        (decode(name.as_bytes()), decode(value.as_bytes()))
+    let mut rest = query.as_bytes();
+    let pieces = std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            let end = memchr(b'&', rest).unwrap_or(rest.len());
+            let piece = &rest[..end];
+            rest = rest.get(end + 1..).unwrap_or_default();
+            if !piece.is_empty() {
+                return Some(piece);
+            }
+        }
+        None
+    });
+    pieces.map(|piece| match memchr(b'=', piece) {
+        Some(at) => (decode(&piece[..at]), decode(&piece[at + 1..])),
+        None => (decode(piece), Cow::Borrowed(&[][..])),
     })
 }
 

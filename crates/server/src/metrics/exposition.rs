@@ -86,6 +86,11 @@ impl Metrics {
                 "Requests held: long polls, SSE, streams.",
                 self.sum(|s| &s.holds),
             ),
+            gauge(
+                "pending_bytes",
+                "Bytes that wait for peers that take no more now.",
+                self.sum(|s| &s.pending_bytes),
+            ),
             gauge("channels", "Channels that exist.", plain(gauges.channels)),
             gauge("log_bytes", "Bytes kept in all logs.", plain(gauges.log_bytes)),
             gauge(

@@ -2,11 +2,13 @@
 
 use cometserver_core::action::Action;
 use cometserver_core::broker::{BrokerError, Page};
+use cometserver_core::cursor::Marks;
 use cometserver_core::fanout::{Begin, Progress, Step, Target, Wants};
 use cometserver_core::grant::Grant;
-use cometserver_core::hub::ReadLimits;
+use cometserver_core::hub::{ReadLimits, Start};
 use cometserver_core::protocol::native;
-use cometserver_core::{ChannelName, Position};
+use cometserver_core::{ChannelName, Cursor, Position};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Shard;
@@ -30,6 +32,9 @@ const PAGE: ReadLimits = ReadLimits {
     bytes: 32 << 10,
 };
 
+/// At most so many present values are shown at the beginning of a poll, whatever its `limit`.
+const MOST_OWED: usize = 1000;
+
 /// The bounds and the default of a poll's `limit`.
 const POLL_LIMIT: (u64, u64) = (256, 1000);
 
@@ -42,16 +47,8 @@ const SILENT_HEARTBEATS: u64 = 3;
 /// A poll's answer, which most polls of a round share.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
-    key: Option<AnswerKey>,
+    key: Option<(Share, Position, Terms)>,
     bytes: Vec<u8>,
-}
-
-/// What an answer was made of: which frames, the cursor it gives, for which kind of client.
-#[derive(Debug, PartialEq)]
-struct AnswerKey {
-    frames: Vec<(u32, u32)>,
-    position: Position,
-    terms: Terms,
 }
 
 impl Answer {
@@ -66,6 +63,8 @@ struct Wish {
     channels: Vec<ChannelName>,
     patterns: Vec<Arc<cometserver_core::pattern::Pattern>>,
     begin: Begin,
+    /// The cursor that the client came with: whoever is sent away before it was told of a loss keeps that.
+    cursor: Option<Cursor>,
     retained: bool,
     join: bool,
     watch: bool,
@@ -91,7 +90,7 @@ impl Shard {
         slot: usize,
         endpoint: Endpoint,
         request: &Request<'_>,
-        parameters: &Parameters,
+        parameters: &Parameters<'_>,
         grant: Grant,
         terms: Terms,
         cors: &Cors,
@@ -153,6 +152,7 @@ impl Shard {
             session: wish.session.clone(),
             ends,
             sent: self.now,
+            unopened: None,
             limit: usize::try_from(limit).unwrap_or(1),
             conditional: request.header("if-none-match").is_some(),
             fetching: false,
@@ -162,11 +162,17 @@ impl Shard {
                     decoder: Decoder::new(),
                     replies: Vec::new(),
                     heard: self.now,
-                    closed: false,
-                    binary,
+                    said: VecDeque::new(),
                 })
             }),
         };
+        let mut subscriber = subscriber;
+        if self.fanout.owes(reader) {
+            let own = wish
+                .cursor
+                .unwrap_or_else(|| self.hub.cursor(self.fanout.position(reader)));
+            subscriber.unopened = Some(own);
+        }
         self.connections[slot].state = State::Reading(Box::new(subscriber));
         self.count_as(slot, transport(endpoint));
         if wish.join {
@@ -182,14 +188,14 @@ impl Shard {
         &self,
         endpoint: Endpoint,
         request: &Request<'_>,
-        parameters: &Parameters,
+        parameters: &Parameters<'_>,
     ) -> Result<Wish, Refused> {
         let limits = api::limits(&self.settings);
         let most = &self.settings.config.limits;
         let named = |name: &'static [u8]| {
             parameters
                 .iter()
-                .filter(move |(own, _)| own == name)
+                .filter(move |(own, _)| **own == *name)
                 .map(|(_, value)| value)
         };
         let channels = named(b"channel")
@@ -217,12 +223,13 @@ impl Shard {
             }
             session => session.map(Box::from),
         };
-        let begin = self.where_to_begin(endpoint, request, parameters)?;
+        let (begin, cursor) = self.where_to_begin(endpoint, request, parameters)?;
         let retained = !matches!(api::bytes(parameters, "retained"), Some(b"0" | b"false" | b"no"));
         Ok(Wish {
             channels,
             patterns,
             begin,
+            cursor,
             retained,
             join,
             watch,
@@ -254,8 +261,8 @@ impl Shard {
         &self,
         endpoint: Endpoint,
         request: &Request<'_>,
-        parameters: &Parameters,
-    ) -> Result<Begin, Refused> {
+        parameters: &Parameters<'_>,
+    ) -> Result<(Begin, Option<Cursor>), Refused> {
         let header = match endpoint {
             Endpoint::Sse => request.header_str("last-event-id"),
             Endpoint::Poll if api::bytes(parameters, "cursor").is_none() => request
@@ -265,14 +272,25 @@ impl Shard {
         };
         match header.filter(|text| !text.is_empty()) {
             // A browser shows an error once and gives up for ever; a cursor of ours it cannot be, so all is a gap.
-            Some(text) => Ok(api::begin(&self.hub, text).unwrap_or(Begin::At(
-                cometserver_core::hub::Start {
-                    lost_memory: true,
-                    lost_durable: true,
-                    ..Default::default()
-                },
-            ))),
-            None => api::begin(&self.hub, api::text(parameters, "cursor").unwrap_or("now")),
+            Some(text) => Ok(match text.parse::<Cursor>() {
+                Ok(cursor) => (Begin::At(self.hub.resolve(&cursor)), Some(cursor)),
+                Err(_) => {
+                    let nowhere = Cursor {
+                        marks: Marks::default(),
+                        position: Position::default(),
+                    };
+                    let lost = Start {
+                        lost_memory: true,
+                        lost_durable: true,
+                        ..Start::default()
+                    };
+                    (Begin::At(lost), Some(nowhere))
+                }
+            }),
+            None => {
+                let text = api::text(parameters, "cursor").unwrap_or("now");
+                Ok((api::begin(&self.hub, text)?, text.parse().ok()))
+            }
         }
     }
 
@@ -314,7 +332,7 @@ impl Shard {
         grant: &Grant,
         presence: bool,
     ) -> Result<(), Refused> {
-        let namespace = self.hub.namespace_of(name);
+        let namespace = self.fanout.namespace_of(name);
         if !grant.allows(Action::Subscribe, name, &namespace) {
             return Err(api::lacking(grant, Action::Subscribe));
         }
@@ -391,12 +409,13 @@ impl Shard {
         out: &mut Vec<u8>,
     ) -> Result<(), Refused> {
         let after = self.retry_after();
-        let position = match wish.begin {
-            Begin::At(start) => start.position,
-            Begin::Earliest => Position::default(),
-            Begin::Now => self.hub.now(),
-        };
-        let cursor = self.hub.cursor(position);
+        let cursor = wish.cursor.unwrap_or_else(|| {
+            let position = match wish.begin {
+                Begin::Earliest => Position::default(),
+                _ => self.hub.now(),
+            };
+            self.hub.cursor(position)
+        });
         match endpoint {
             Endpoint::Poll => {
                 let mut body = b"{\"publications\":[],\"retry_ms\":".to_vec();
@@ -459,7 +478,7 @@ impl Shard {
     }
 
     /// When a held request ends, in the shard's milliseconds.
-    fn ends(&self, endpoint: Endpoint, parameters: &Parameters) -> Result<u64, Refused> {
+    fn ends(&self, endpoint: Endpoint, parameters: &Parameters<'_>) -> Result<u64, Refused> {
         let held = &self.settings.config.held;
         let lifetime = match endpoint {
             Endpoint::Poll => {
@@ -549,29 +568,41 @@ impl Shard {
         }
     }
 
-    /// The head is sent: now the reader gets what it starts with.
+    /// What every stream opens with, behind its head: its cursor.
+    pub(super) fn write_opening(&mut self, slot: usize, out: &mut Vec<u8>) {
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
+        let (format, reader) = (subscriber.format, subscriber.reader);
+        // What comes first is not covered by a cursor yet: that follows it.
+        let opened = subscriber.unopened.is_none();
+        let cursor = self.hub.cursor(self.fanout.position(reader));
+        match format {
+            Format::Poll => {}
+            Format::SseChunked | Format::SsePlain => {
+                let mut block = Vec::with_capacity(64);
+                block.extend_from_slice(b"retry: ");
+                native::json_number(retry_after(self.settings.config.held.retry), &mut block);
+                if opened {
+                    block.extend_from_slice(b"\nid: ");
+                    cursor.write(&mut block);
+                }
+                block.extend_from_slice(b"\n\n");
+                crate::wire::frame(format, &block, out);
+            }
+            _ if opened => self.encoder.heartbeat(format, cursor, out),
+            _ => {}
+        }
+    }
+
+    /// The head and the opening are sent: now the reader gets what it starts with.
     pub(super) fn begin_reading(&mut self, slot: usize) {
         let Some(subscriber) = self.connections[slot].subscriber() else {
             return;
         };
-        let (format, reader, is_socket) = (subscriber.format, subscriber.reader, subscriber.socket.is_some());
-        if format == Format::Poll {
+        let is_socket = subscriber.socket.is_some();
+        if subscriber.format == Format::Poll {
             self.read_poll(slot);
-            return;
-        }
-        let cursor = self.hub.cursor(self.fanout.position(reader));
-        let mut out = Vec::new();
-        if matches!(format, Format::SseChunked | Format::SsePlain) {
-            let mut block = b"retry: ".to_vec();
-            native::json_number(retry_after(self.settings.config.held.retry), &mut block);
-            block.extend_from_slice(b"\nid: ");
-            cursor.write(&mut block);
-            block.extend_from_slice(b"\n\n");
-            crate::wire::frame(format, &block, &mut out);
-        } else {
-            self.encoder.heartbeat(format, cursor, &mut out);
-        }
-        if !self.send(slot, &out) {
             return;
         }
         self.schedule(slot);
@@ -587,7 +618,8 @@ impl Shard {
     /// When something has to be done about a held request: its end, its grant's end, a heartbeat.
     pub(super) fn schedule(&mut self, slot: usize) {
         let heartbeat = self.millis(self.settings.config.held.heartbeat);
-        let (now, wall, stuck) = (self.now, self.wall, self.connections[slot].stuck);
+        let (now, wall) = (self.now, self.wall);
+        let (stuck, blocked) = (self.connections[slot].stuck, self.connections[slot].is_blocked());
         let Some(subscriber) = self.connections[slot].subscriber() else {
             return;
         };
@@ -596,7 +628,9 @@ impl Shard {
             at = at.min(now + expires.saturating_sub(wall));
         }
         if subscriber.format != Format::Poll {
-            at = at.min(subscriber.sent + heartbeat);
+            // Nothing more can be sent to one that is blocked: it is looked at now and then.
+            let last = if blocked { now } else { subscriber.sent };
+            at = at.min(last + heartbeat);
         }
         if stuck != 0 {
             at = at.min(stuck + super::STUCK);
@@ -638,19 +672,28 @@ impl Shard {
             self.drop_for(slot, DropReason::Timeout);
             return;
         }
-        if now >= subscriber.sent + heartbeat && !blocked {
+        let is_due = now >= subscriber.sent + heartbeat;
+        // A client that only listens says nothing unless it is pinged, however much it is sent.
+        let is_silent = silent >= heartbeat;
+        if is_due && blocked {
+            // Who takes nothing gets nothing on top; it is looked at again after as long.
             subscriber.sent = now;
+        }
+        if (is_due || is_silent) && !blocked {
             let is_socket = subscriber.socket.is_some();
             let mut out = Vec::new();
+            if is_due {
+                subscriber.sent = now;
+            }
             // A reader that is behind gets its cursor with what it reads.
-            if self.fanout.is_live(reader) {
+            if is_due && self.fanout.is_live(reader) && !self.fanout.owes(reader) {
                 let cursor = self.hub.cursor(self.fanout.position(reader));
                 self.encoder.heartbeat(format, cursor, &mut out);
             }
             if is_socket {
                 crate::websocket::frame(crate::websocket::Opcode::Ping, b"", &mut out);
             }
-            if !self.send(slot, &out) {
+            if !blocked && !out.is_empty() && !self.send(slot, &out) {
                 return;
             }
         }
@@ -685,6 +728,7 @@ impl Shard {
         }
         self.steps = steps;
         self.metrics().deliveries.of(transport).add(delivered as u64);
+        self.open_late(slot, &mut out);
         let there = out.is_empty() || self.send(slot, &out);
         self.out = out;
         if !there {
@@ -698,6 +742,20 @@ impl Shard {
             Progress::Live => self.connections[slot].stuck = 0,
             Progress::More => self.read_on_soon(slot),
             Progress::Cold(fetch) => self.fetch(slot, fetch),
+        }
+        self.go_on(slot);
+    }
+
+    /// The cursor that an opening could not give yet: now nothing is owed any more that it would hide.
+    fn open_late(&mut self, slot: usize, out: &mut Vec<u8>) {
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
+        let (reader, format) = (subscriber.reader, subscriber.format);
+        if subscriber.unopened.is_some() && !self.fanout.owes(reader) {
+            subscriber.unopened = None;
+            let cursor = self.hub.cursor(self.fanout.position(reader));
+            self.encoder.heartbeat(format, cursor, out);
         }
     }
 
@@ -762,18 +820,25 @@ impl Shard {
         let mut steps = Vec::new();
         loop {
             let items = limit.saturating_sub(steps.len()).max(1);
-            match self.fanout.next(
-                reader,
-                ReadLimits {
-                    items,
-                    bytes: 1 << 20,
-                },
-                &mut steps,
-            ) {
+            let progress = self.fanout.next(reader, ReadLimits { items, ..PAGE }, &mut steps);
+            let owes = self.fanout.owes(reader);
+            match progress {
                 Progress::Live => break,
-                Progress::More if steps.len() >= limit => break,
-                Progress::More => {}
-                Progress::Cold(_) if !steps.is_empty() => break,
+                // A page of what it has missed is an answer; with its cursor it asks for the next.
+                Progress::More if !owes && !steps.is_empty() => break,
+                // Its present values belong to no cursor: all of them, or the news which are missing.
+                Progress::More if owes && steps.len() >= MOST_OWED => {
+                    let missing = self.fanout.give_up(reader);
+                    steps.extend(missing.into_iter().map(|target| Step::Gap(target, false, None)));
+                    break;
+                }
+                Progress::More if owes => {}
+                // A pattern that matches nothing for long: others have their turn first.
+                Progress::More => {
+                    self.read_on_soon(slot);
+                    return;
+                }
+                Progress::Cold(_) if !steps.is_empty() && !owes => break,
                 Progress::Cold(fetch) => {
                     self.fetch(slot, fetch);
                     return;
@@ -823,24 +888,22 @@ impl Shard {
             self.read_poll(slot);
             return;
         }
-        self.metrics().deliveries.of(Transport::Poll).add(count as u64);
+        self.delivered[Transport::Poll as usize] += count as u64;
         let position = self.fanout.position(reader);
-        let key = AnswerKey {
-            frames: self.frames.runs(share),
-            position,
-            terms,
-        };
-        if !plain || self.answer.key.as_ref() != Some(&key) {
-            let items: Vec<u8> = self
-                .frames
-                .slices(Format::Poll, share)
-                .collect::<Vec<_>>()
-                .concat();
+        let made =
+            self.answer.key.as_ref().is_some_and(|(of, at, on)| {
+                self.frames.is_same(of, share) && *at == position && *on == terms
+            });
+        if !plain || !made {
+            let mut items = Vec::new();
+            for slice in self.frames.slices(Format::Poll, share) {
+                items.extend_from_slice(slice);
+            }
             let mut bytes = std::mem::take(&mut self.answer.bytes);
             bytes.clear();
             self.poll_answer(slot, &items, position, &mut bytes);
             self.answer.bytes = bytes;
-            self.answer.key = plain.then_some(key);
+            self.answer.key = plain.then_some((*share, position, terms));
         }
         self.release_reader(slot);
         self.connections[slot].state = State::Http;
@@ -910,13 +973,14 @@ impl Shard {
         let Some(subscriber) = self.connections[slot].subscriber() else {
             return;
         };
-        let (reader, format, terms) = (subscriber.reader, subscriber.format, subscriber.terms);
+        let (reader, format) = (subscriber.reader, subscriber.format);
         if format == Format::Poll {
             self.answer_poll(slot, &[]);
             return;
         }
         let is_socket = subscriber.socket.is_some();
-        let cursor = self.hub.cursor(self.fanout.position(reader));
+        let unopened = subscriber.unopened;
+        let cursor = unopened.unwrap_or_else(|| self.hub.cursor(self.fanout.position(reader)));
         let mut out = Vec::new();
         self.encoder.reconnect(format, after, cursor, &mut out);
         if is_socket {
@@ -928,13 +992,8 @@ impl Shard {
             return;
         }
         self.release_reader(slot);
-        self.connections[slot].state = State::Http;
-        let keeps = !is_socket && terms.keep_alive && terms.version == crate::http::Version::Http11;
-        if keeps && !self.draining && !self.connections[slot].is_blocked() {
-            self.answered(slot, terms);
-        } else {
-            self.finish(slot);
-        }
+        // Whatever the client said during the stream was not kept: another request could not be told from it.
+        self.finish(slot);
     }
 
     /// Gives back everything that a reader holds; its connection stays.

@@ -28,20 +28,20 @@ const ROOM: usize = 64 << 10;
 const READS: usize = 8;
 
 /// So many bytes of answers are collected before a client's further requests wait for it to take them.
-const ANSWERS: usize = 256 << 10;
+pub(super) const ANSWERS: usize = 256 << 10;
 
 /// A request's parameters, decoded.
-pub(super) type Parameters = Vec<(Vec<u8>, Vec<u8>)>;
+pub(super) type Parameters<'a> = [api::Pair<'a>];
 
 impl Shard {
     /// Something came, or the peer went.
-    pub(super) fn readable(&mut self, slot: usize) {
+    pub(super) fn readable(&mut self, slot: usize, ended: bool) {
         let mut input = std::mem::take(&mut self.input);
-        self.read_all(slot, &mut input);
+        self.read_all(slot, &mut input, ended);
         self.input = input;
     }
 
-    fn read_all(&mut self, slot: usize, input: &mut [u8]) {
+    fn read_all(&mut self, slot: usize, input: &mut [u8], ended: bool) {
         for _ in 0..READS {
             let Some(connection) = self.connections.get_mut(slot) else {
                 return;
@@ -66,7 +66,8 @@ impl Shard {
                         Some(connection) if connection.generation == generation => {}
                         _ => return,
                     }
-                    if read < input.len() {
+                    // Of an end that came with the last bytes no other edge tells.
+                    if read < input.len() && !ended {
                         // Less than asked for: the next edge tells when there is more.
                         self.connections[slot].readable = false;
                         return;
@@ -83,7 +84,7 @@ impl Shard {
                 }
             }
         }
-        self.unread.push(self.id_of(slot));
+        self.soon(slot);
     }
 
     /// Gives those their turn again who had more to say than fits into one.
@@ -91,6 +92,11 @@ impl Shard {
         for id in std::mem::take(&mut self.unread) {
             let Some(slot) = self.slot_of(id) else { continue };
             let connection = &mut self.connections[slot];
+            connection.unread = false;
+            if connection.has_said() && !connection.is_blocked() {
+                self.obey(slot);
+                continue;
+            }
             if connection.has_requests() && !connection.is_blocked() {
                 let kept = std::mem::take(&mut connection.input);
                 self.feed(slot, Cow::Owned(kept));
@@ -98,7 +104,7 @@ impl Shard {
             // Without requests left the rest is for the socket; the next turn, if this one ended for want of room.
             let rest = self.slot_of(id).map(|slot| &self.connections[slot]);
             if rest.is_some_and(|connection| connection.readable && !connection.has_requests()) {
-                self.readable(slot);
+                self.readable(slot, true);
             }
         }
     }
@@ -106,8 +112,17 @@ impl Shard {
     /// Sees to it that what a connection has kept, or left in its socket, is used in the next turn: there will be no
     /// edge for it. Never at once, as who asks is still busy with the request before.
     pub(super) fn go_on(&mut self, slot: usize) {
-        let connection = &self.connections[slot];
-        if connection.has_requests() || connection.readable {
+        let Some(connection) = self.connections.get(slot) else {
+            return;
+        };
+        if connection.has_requests() || connection.readable || connection.has_said() {
+            self.soon(slot);
+        }
+    }
+
+    /// The connection has its next turn when all others have had theirs.
+    fn soon(&mut self, slot: usize) {
+        if !std::mem::replace(&mut self.connections[slot].unread, true) {
             self.unread.push(self.id_of(slot));
         }
     }
@@ -122,6 +137,15 @@ impl Shard {
             State::Reading(subscriber) if subscriber.socket.is_none() => {
                 connection.input.len() <= self.settings.config.limits.head
             }
+            State::Reading(subscriber) => {
+                !connection.is_blocked()
+                    && subscriber
+                        .socket
+                        .as_ref()
+                        .is_none_or(|socket| socket.said.is_empty())
+            }
+            // What is already here comes first.
+            State::Http => !connection.is_blocked() && !connection.has_requests(),
             _ => !connection.is_blocked(),
         }
     }
@@ -233,6 +257,9 @@ impl Shard {
             connection.closing |= connection.ended;
             self.await_request(slot);
         }
+        if !self.connections[slot].closing {
+            self.write_opening(slot, &mut out);
+        }
         let there = out.is_empty() || self.send(slot, &out);
         self.out = out;
         if !there {
@@ -243,7 +270,7 @@ impl Shard {
         } else if matches!(self.connections[slot].state, State::Reading(_)) {
             self.begin_reading(slot);
         } else if self.connections[slot].has_requests() && !self.connections[slot].is_blocked() {
-            self.unread.push(self.id_of(slot));
+            self.soon(slot);
         }
     }
 
@@ -335,9 +362,7 @@ impl Shard {
                 ..Refused::new(405, "method_not_allowed", "this path does not take that method")
             },
         })?;
-        let parameters: Parameters = query::pairs(request.query)
-            .map(|(k, v)| (k.into_owned(), v.into_owned()))
-            .collect();
+        let parameters: Vec<_> = query::pairs(request.query).collect();
         let grant = self.grant(slot, request, endpoint, &parameters)?;
         let ops = self.shared.doors[self.connections[slot].door].ops;
         let answer = Answer {
@@ -368,7 +393,7 @@ impl Shard {
         slot: usize,
         request: &Request<'_>,
         endpoint: Endpoint,
-        parameters: &Parameters,
+        parameters: &Parameters<'_>,
     ) -> Result<Grant, Refused> {
         let access = &self.settings.access;
         let door = &self.shared.doors[self.connections[slot].door];

@@ -86,10 +86,8 @@ impl Shard {
         let mut message = Message::new(name, payload);
         message.retain = true;
         // An old reader must get these very bytes back, whatever they are.
-        message.attributes_mut().tags.push((
-            seed::TOKEN_TAG.into(),
-            String::from_utf8_lossy(token).into_owned().into(),
-        ));
+        let (tag, value) = seed::token_tag(token);
+        message.attributes_mut().tags.push((tag.into(), value.into()));
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         let published = self.hub.publish(message, self.wall, &mut || {
             let sender = sender.clone();
@@ -157,20 +155,14 @@ fn token(publication: &Publication) -> Vec<u8> {
     else {
         return Vec::new();
     };
-    let tag = |name: &str| {
-        let tags = attributes.iter().flat_map(|attributes| attributes.tags.iter());
-        tags.clone()
-            .find(|(own, _)| &**own == name)
-            .map(|(_, value)| &**value)
-    };
-    let depth = match (
-        tag(seed::TOKEN_TAG),
-        tag(seed::DEPTH_TAG).and_then(Depth::from_name),
-    ) {
-        (Some(token), _) => Depth::Wire(token.as_bytes()),
-        (None, Some(depth)) => depth,
+    let tags = || attributes.iter().flat_map(|attributes| attributes.tags.iter());
+    if let Some(token) = tags().find_map(|(name, value)| seed::token_of_tag(name, value)) {
+        return token.into_owned();
+    }
+    let depth = tags()
+        .find(|(name, _)| &**name == seed::DEPTH_TAG)
+        .and_then(|(_, value)| Depth::from_name(value))
         // Whatever else publishes does so for pages, and what reads on their behalf decodes twice.
-        (None, None) => Depth::Web,
-    };
+        .unwrap_or(Depth::Web);
     seed::token_for_old_reader(payload.bytes(), depth).into_owned()
 }

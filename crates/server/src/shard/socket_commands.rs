@@ -15,17 +15,13 @@ use cometserver_core::publication::Payload;
 use super::Shard;
 use super::held::{presence_wish, target_member, too_many};
 use crate::api::{self, Refused};
+use crate::connection::Said;
 use crate::metrics::{Door, DropReason, Refusal};
 use crate::websocket::{self, Event, Limits, Opcode, close_reply, code};
 use crate::wire::Format;
 
-/// What came in one read, taken out of the decoder's hands.
-enum Came {
-    Text(String),
-    Binary(Vec<u8>),
-    Ping(Vec<u8>),
-    Close(Option<u16>),
-}
+/// So many subscriptions may be catching up at a time before the client's next commands are looked at.
+const CATCHING_UP: usize = 64;
 
 impl Shard {
     /// Bytes of a WebSocket client.
@@ -45,54 +41,63 @@ impl Shard {
             return;
         };
         socket.heard = now;
-        let mut decoder = std::mem::take(&mut socket.decoder);
-        let mut came = Vec::new();
-        let decoded = decoder.decode(bytes, Limits { max_message: most }, &mut |event| {
-            came.push(match event {
-                Event::Text(text) => Came::Text(text.to_owned()),
-                Event::Binary(bytes) => Came::Binary(bytes.to_vec()),
-                Event::Ping(payload) => Came::Ping(payload.to_vec()),
-                Event::Pong(_) => return ControlFlow::Continue(()),
-                Event::Close(code, _) => Came::Close(code),
+        let said = &mut socket.said;
+        let decoded = socket
+            .decoder
+            .decode(bytes, Limits { max_message: most }, &mut |event| {
+                said.push_back(match event {
+                    Event::Text(text) => Said::Text(text.to_owned()),
+                    Event::Binary(bytes) => Said::Binary(bytes.to_vec()),
+                    Event::Ping(payload) => Said::Ping(payload.to_vec()),
+                    Event::Pong(_) => return ControlFlow::Continue(()),
+                    Event::Close(code, _) => Said::Close(code),
+                });
+                ControlFlow::Continue(())
             });
-            ControlFlow::Continue(())
-        });
-        socket.decoder = decoder;
-        let generation = self.connections[slot].generation;
+        if let Err(failure) = decoded {
+            said.push_back(Said::Broke(failure.code, failure.reason));
+        }
+        self.obey(slot);
+    }
+
+    /// Does what was said, as far as answers can be sent and subscriptions catch up; the rest waits.
+    pub(super) fn obey(&mut self, slot: usize) {
         let mut out = Vec::new();
-        for event in came {
-            match event {
-                Came::Text(text) => self.command(slot, &text, None, &mut out),
-                Came::Binary(bytes) => self.binary_command(slot, &bytes, &mut out),
-                Came::Ping(payload) => websocket::frame(Opcode::Pong, &payload, &mut out),
-                Came::Close(code) => {
+        loop {
+            let blocked = self.connections[slot].is_blocked();
+            let socket = self.connections[slot]
+                .subscriber()
+                .and_then(|subscriber| subscriber.socket.as_mut());
+            let Some(socket) = socket else { return };
+            if blocked || out.len() >= super::requests::ANSWERS || socket.replies.len() >= CATCHING_UP {
+                break;
+            }
+            match socket.said.pop_front() {
+                None => break,
+                Some(Said::Text(text)) => self.command(slot, &text, None, &mut out),
+                Some(Said::Binary(bytes)) => self.binary_command(slot, &bytes, &mut out),
+                Some(Said::Ping(payload)) => websocket::frame(Opcode::Pong, &payload, &mut out),
+                Some(Said::Close(code)) => {
                     close_reply(code, &mut out);
-                    self.say_last(slot, &out);
-                    return;
+                    return self.say_last(slot, &out);
+                }
+                Some(Said::Broke(code, reason)) => {
+                    let limit = code == code::TOO_BIG;
+                    let drop = if limit {
+                        DropReason::Limit
+                    } else {
+                        DropReason::Protocol
+                    };
+                    self.metrics().drops.of(drop).add(1);
+                    websocket::close(code, reason, &mut out);
+                    return self.say_last(slot, &out);
                 }
             }
-        }
-        if let Err(failure) = decoded {
-            let reason = if failure.code == code::TOO_BIG {
-                DropReason::Limit
-            } else {
-                DropReason::Protocol
-            };
-            self.metrics().drops.of(reason).add(1);
-            websocket::close(failure.code, failure.reason, &mut out);
-            self.say_last(slot, &out);
-            return;
         }
         if !out.is_empty() && !self.send(slot, &out) {
             return;
         }
-        if self
-            .connections
-            .get(slot)
-            .is_some_and(|connection| connection.generation == generation)
-        {
-            self.read_on(slot);
-        }
+        self.read_on(slot);
     }
 
     /// The last bytes of a WebSocket: its reader is gone with them.
@@ -308,6 +313,7 @@ impl Shard {
         let Some(subscriber) = self.connections[slot].subscriber() else {
             return;
         };
+        let reader = subscriber.reader;
         let Some(socket) = &mut subscriber.socket else {
             return;
         };
@@ -316,6 +322,13 @@ impl Shard {
             .iter()
             .position(|(own, kind, _)| **own == *name && *kind == pattern);
         let id = at.map(|at| socket.replies.remove(at).2);
+        let sees_members = match target {
+            Target::Channel(channel) => {
+                let grant = &subscriber.grant;
+                grant.allows(Action::Presence, &channel.name, &channel.namespace)
+            }
+            Target::Pattern(_) => false,
+        };
         let mut open = self.opening("subscribed", id.as_deref());
         open.push(b',');
         target_member(target, &mut open);
@@ -333,11 +346,14 @@ impl Shard {
                 format!(",\"offset\":{offset},\"epoch\":\"{}\"", channel.epoch).as_bytes(),
             );
             let members = self.hub.member_count(channel.id);
-            if members > 0 {
+            if members > 0 && sees_members {
                 open.extend_from_slice(format!(",\"members\":{members}").as_bytes());
             }
         }
-        self.encoder.object(format, &open, None, out);
+        // With it nothing of the catch-up is shown again to a client that is cut off from here on.
+        let cursor = self.fanout.position(reader);
+        self.encoder
+            .object(format, &open, Some(self.hub.cursor(cursor)), out);
     }
 
     fn unsubscribe(
@@ -467,7 +483,9 @@ impl Shard {
             Ok(_) => {}
             Err(error) => self.refuse(slot, id, &Refused::from(error), &mut out),
         }
-        self.send(slot, &out);
+        if self.send(slot, &out) {
+            self.read_on_soon(slot);
+        }
     }
 
     fn one_channel(

@@ -195,6 +195,7 @@ fn every_family_comes_once_with_help_and_type() {
         "bytes_sent_total",
         "refused_total",
         "holds",
+        "pending_bytes",
         "publish_to_write_seconds",
         "channels",
         "log_bytes",
@@ -233,7 +234,7 @@ fn what_the_system_does_not_tell_is_left_out() {
 #[test]
 fn a_sample_is_there_before_it_first_counts() {
     let families = parse(&Metrics::new(1, 0).render(&Gauges::default()));
-    assert_eq!(families["cometserver_refused_total"].samples.len(), 12);
+    assert_eq!(families["cometserver_refused_total"].samples.len(), 13);
     assert_eq!(families["cometserver_connections"].samples.len(), 6);
     assert_eq!(families["cometserver_deliveries_total"].value("websocket"), 0.0);
 }

@@ -1,0 +1,135 @@
+//! At a ceiling the largest share gives way first, and it is counted; loss is never silent.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+#[path = "support/hub.rs"]
+mod support;
+
+use std::sync::Arc;
+
+use cometserver_core::channel::{ChannelName, Realm};
+use cometserver_core::fanout::{Begin, Wants};
+use cometserver_core::hub::{Hub, ListenError, Options, PublishError};
+use cometserver_core::namespace::{Durability, Namespaces};
+use cometserver_core::position::Position;
+use cometserver_core::publication::Message;
+use support::{name, namespace, options, publish, publish_message, read_on, shard};
+
+/// How many publications of a channel are kept.
+fn kept(hub: &Hub, channel: &str) -> usize {
+    hub.history(&name(channel), Default::default(), 10)
+        .map_or(0, |history| history.publications.len())
+}
+
+fn nothing_but_the_window() -> Options {
+    let namespaces = Namespaces::uniform(namespace(0, Durability::Memory));
+    Options {
+        namespaces,
+        window: 10_000,
+        ..options()
+    }
+}
+
+#[test]
+fn a_flood_shortens_its_own_window_and_not_that_of_others() {
+    let hub = Hub::new(Options {
+        window_bytes: 100_000,
+        ..nothing_but_the_window()
+    });
+    for n in 0..10 {
+        publish(&hub, "quiet", &n.to_string(), 10);
+    }
+    for n in 0..2_000 {
+        publish(&hub, "flood", &n.to_string(), 10);
+    }
+    assert_eq!(kept(&hub, "quiet"), 10);
+    assert!(hub.stats().window_bytes <= 100_000 + 1_000);
+    assert!(hub.stats().trimmed_early > 1_000);
+}
+
+#[test]
+fn the_realm_with_the_most_gives_way_and_is_named() {
+    let namespaces = Namespaces::uniform(namespace(1_000, Durability::Memory));
+    let hub = Hub::new(Options {
+        namespaces,
+        log_memory: 100_000,
+        ..options()
+    });
+    for n in 0..50 {
+        publish(&hub, "mine", &n.to_string(), 10);
+    }
+    let flood = ChannelName::in_realm(Realm(9), "flood").unwrap();
+    for n in 0..2_000 {
+        publish_message(&hub, Message::text(flood.clone(), &n.to_string()), 10);
+    }
+    assert_eq!(kept(&hub, "mine"), 50);
+    assert!(hub.stats().log_bytes <= 100_000);
+    let early = hub.trimmed_early();
+    assert!(early[&9] > 1_000);
+    assert_eq!(early.get(&0).copied().unwrap_or_default(), 0);
+}
+
+#[test]
+fn every_channel_keeps_a_minimum_of_its_window() {
+    let hub = Hub::new(Options {
+        window_bytes: 1_000,
+        ..nothing_but_the_window()
+    });
+    for n in 0..100 {
+        publish(&hub, "a", &n.to_string(), 10);
+    }
+    assert!(kept(&hub, "a") >= 16, "{}", kept(&hub, "a"));
+    assert!(kept(&hub, "a") <= 32, "{}", kept(&hub, "a"));
+}
+
+#[test]
+fn there_is_a_limit_of_channels_and_idle_ones_make_room() {
+    let hub = Hub::new(Options {
+        channels: 3,
+        ..options()
+    });
+    for channel in ["a", "b", "c"] {
+        publish(&hub, channel, "x", 10);
+    }
+    let refused = hub.publish(Message::text(name("d"), "x"), 10, &mut || panic!("refused"));
+    assert_eq!(refused.unwrap_err(), PublishError::TooManyChannels(3));
+    assert_eq!(
+        hub.listen(0, &name("d"), 10).unwrap_err(),
+        ListenError::TooManyChannels(3)
+    );
+    hub.delete(&name("a"), cometserver_core::hub::Delete::History, 10);
+    publish(&hub, "d", "x", 10);
+    assert_eq!(hub.stats().channels, 3);
+}
+
+#[test]
+fn a_cursor_from_before_a_forgotten_channel_is_a_gap_and_a_later_one_is_not() {
+    let hub = Arc::new(Hub::new(nothing_but_the_window()));
+    let mut fanout = shard(&hub);
+    publish(&hub, "a", "1", 10);
+    for now in [20_000, 30_000, 40_000] {
+        hub.tick(now);
+    }
+    assert_eq!(hub.stats().channels, 0);
+    let after = hub.now();
+    for (position, expected) in [(Position::default(), vec!["gap a"]), (after, vec![])] {
+        let reader = fanout.open(1, None);
+        fanout.add(reader, &name("a"), Wants::default(), 40_000).unwrap();
+        fanout.begin(reader, Begin::At(hub.resolve(&hub.cursor(position))), false);
+        assert_eq!(read_on(&mut fanout, reader), expected);
+    }
+}
+
+#[test]
+fn a_channel_that_was_only_listened_to_is_forgotten_when_the_last_listener_is_gone() {
+    let hub = Hub::new(options());
+    let id = hub.listen(0, &name("a"), 10).unwrap().channel.id;
+    // Longer than idle channels stay.
+    hub.tick(2_000);
+    assert_eq!(hub.stats().channels, 1);
+    hub.unlisten(0, id, 2_000);
+    hub.tick(2_099);
+    assert_eq!(hub.stats().channels, 1, "not at once: it may come back");
+    hub.tick(2_100);
+    assert_eq!(hub.stats().channels, 0);
+}

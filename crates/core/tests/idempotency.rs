@@ -1,0 +1,151 @@
+//! A request repeated under its key publishes nothing and gets the first one's answer.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+#[path = "support/broker.rs"]
+mod broker;
+#[path = "support/hub.rs"]
+mod support;
+
+use std::sync::{Arc, Mutex};
+
+use broker::TestBroker;
+use cometserver_core::hub::{Completion, Hub, Options, PublishError, Published, Receipt};
+use cometserver_core::namespace::{Durability, Namespaces};
+use cometserver_core::publication::Message;
+use support::{name, namespace, options};
+
+fn message(key: &str, text: &str) -> Message {
+    let mut message = Message::text(name("a"), text);
+    message.idempotency_key = Some(key.into());
+    message
+}
+
+fn at_once(hub: &Hub, key: &str, text: &str, now: u64) -> Result<Receipt, PublishError> {
+    match hub.publish(message(key, text), now, &mut || panic!("memory does not wait"))? {
+        Published::Visible(receipt) => Ok(receipt),
+        Published::Pending => panic!("memory does not wait"),
+    }
+}
+
+type Answers = Arc<Mutex<Vec<(u32, Result<Receipt, PublishError>)>>>;
+
+fn later(answers: &Answers, number: u32) -> impl FnMut() -> Completion + use<> {
+    let answers = answers.clone();
+    move || {
+        let answers = answers.clone();
+        Box::new(move |result| answers.lock().unwrap().push((number, result)))
+    }
+}
+
+fn durable() -> (Arc<TestBroker>, Hub) {
+    let broker = TestBroker::new(10);
+    let namespaces = Namespaces::uniform(namespace(3, Durability::Committed));
+    let options = Options {
+        namespaces,
+        idempotency_window: 1_000,
+        ..options()
+    };
+    let hub = Hub::with_broker(options, broker.clone());
+    (broker, hub)
+}
+
+#[test]
+fn a_repetition_gets_the_first_answer_within_the_window_and_another_payload_is_a_conflict() {
+    let hub = Hub::new(Options {
+        idempotency_window: 1_000,
+        ..options()
+    });
+    let first = at_once(&hub, "k", "x", 10).unwrap();
+    let again = at_once(&hub, "k", "x", 1_009).unwrap();
+    assert!(!first.duplicate && again.duplicate);
+    assert_eq!(first.at, again.at);
+    assert_eq!(
+        at_once(&hub, "k", "y", 1_009).unwrap_err(),
+        PublishError::Conflict
+    );
+    assert!(
+        !at_once(&hub, "k", "y", 1_010).unwrap().duplicate,
+        "the window is over"
+    );
+    assert_eq!(hub.stats().published, 2);
+}
+
+#[test]
+fn only_so_many_keys_are_known() {
+    let hub = Hub::new(Options {
+        idempotency_keys: 10,
+        ..options()
+    });
+    for n in 0..100 {
+        at_once(&hub, &n.to_string(), "x", 10).unwrap();
+    }
+    assert!(hub.stats().keys <= 11);
+    assert!(
+        at_once(&hub, "99", "x", 10).unwrap().duplicate,
+        "the newest is among them"
+    );
+    assert!(!at_once(&hub, "0", "x", 10).unwrap().duplicate);
+}
+
+#[test]
+fn the_second_waits_for_the_first() {
+    let (broker, hub) = durable();
+    let answers = Answers::default();
+    for number in 0..3 {
+        let published = hub
+            .publish(message("k", "x"), 10, &mut later(&answers, number))
+            .unwrap();
+        assert!(matches!(published, Published::Pending));
+    }
+    assert_eq!(broker.waiting(), 1);
+    assert!(answers.lock().unwrap().is_empty());
+    hub.commit(broker.batch(1, 0), 10);
+    let mut answers = std::mem::take(&mut *answers.lock().unwrap());
+    answers.sort_by_key(|(number, _)| *number);
+    let duplicates: Vec<bool> = answers
+        .iter()
+        .map(|(_, r)| r.as_ref().unwrap().duplicate)
+        .collect();
+    assert_eq!(duplicates, [false, true, true]);
+}
+
+#[test]
+fn a_failure_frees_the_key_and_the_window_begins_with_the_next_use() {
+    let (broker, hub) = durable();
+    let answers = Answers::default();
+    let publish = |now| {
+        hub.publish(message("k", "x"), now, &mut later(&answers, 0))
+            .unwrap()
+    };
+    publish(10);
+    publish(10);
+    hub.commit(broker.batch(1, 1), 10);
+    assert_eq!(
+        answers.lock().unwrap().iter().filter(|(_, r)| r.is_err()).count(),
+        2,
+        "both are told"
+    );
+    assert!(matches!(publish(900), Published::Pending));
+    hub.commit(broker.batch(1, 0), 900);
+    let Published::Visible(again) = publish(1_100) else {
+        panic!("the key is known until 1900");
+    };
+    assert!(again.duplicate);
+}
+
+#[test]
+fn a_refusal_frees_the_key_and_a_hung_store_does_not_keep_the_housekeeper_busy() {
+    let (broker, hub) = durable();
+    let answers = Answers::default();
+    broker.refuse(true);
+    assert!(matches!(
+        hub.publish(message("k", "x"), 10, &mut later(&answers, 0)),
+        Err(PublishError::Broker(_))
+    ));
+    broker.refuse(false);
+    hub.publish(message("k", "x"), 10, &mut later(&answers, 0))
+        .unwrap();
+    let next = hub.tick(50_000).unwrap();
+    assert!(next > 50_000, "{next}");
+}

@@ -1,0 +1,217 @@
+//! A cursor from before a restart: what was in memory is a gap, what was stored is read on.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+#[path = "support/broker.rs"]
+mod broker;
+#[path = "support/hub.rs"]
+mod support;
+
+use std::sync::{Arc, Mutex};
+
+use broker::TestBroker;
+use cometserver_core::fanout::{Begin, Fanout, Progress, ReaderId, Step, Wants};
+use cometserver_core::hub::{Hub, Options, ReadLimits};
+use cometserver_core::namespace::{Durability, Namespaces};
+use cometserver_core::publication::Message;
+use support::{name, namespace, options, pattern, publish, shard, step};
+
+fn open(broker: &Arc<TestBroker>, incarnation: u32) -> Arc<Hub> {
+    let namespaces = Namespaces {
+        listed: vec![(
+            (*pattern("d**")).clone(),
+            Arc::new(namespace(9, Durability::Committed)),
+        )],
+        fallback: Arc::new(namespace(9, Durability::Memory)),
+    };
+    let options = Options {
+        namespaces,
+        incarnation,
+        ..options()
+    };
+    Arc::new(Hub::with_broker(options, broker.clone()))
+}
+
+fn store(hub: &Hub, broker: &TestBroker, channel: &str, text: &str) {
+    hub.publish(Message::text(name(channel), text), 10, &mut || Box::new(|_| {}))
+        .unwrap();
+    hub.commit(broker.batch(1, 0), 10);
+}
+
+/// Everything that comes next, what has to be fetched included.
+fn read(hub: &Hub, broker: &TestBroker, fanout: &mut Fanout, reader: ReaderId) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for _ in 0..1_000 {
+        match fanout.next(
+            reader,
+            ReadLimits {
+                items: 2,
+                bytes: 1 << 20,
+            },
+            &mut steps,
+        ) {
+            Progress::More => {}
+            Progress::Live => return steps,
+            Progress::Cold(fetch) => {
+                let page = Arc::new(Mutex::new(None));
+                let slot = page.clone();
+                hub.fetch(fetch, Box::new(move |page| *slot.lock().unwrap() = page.ok()));
+                broker.answer(0);
+                fanout.fetched(reader, page.lock().unwrap().take().unwrap());
+            }
+        }
+    }
+    panic!("it never becomes live")
+}
+
+fn words(steps: &[Step]) -> Vec<String> {
+    steps.iter().map(step).collect()
+}
+
+#[test]
+fn memory_channels_have_a_gap_and_stored_ones_go_on() {
+    let broker = TestBroker::new(9);
+    let hub = open(&broker, 1);
+    store(&hub, &broker, "d", "1");
+    publish(&hub, "m", "lost", 10);
+    publish(&hub, "n", "lost", 10);
+    let cursor = hub.cursor(hub.now()).to_string();
+    store(&hub, &broker, "d", "2");
+    broker.restart(2);
+
+    let hub = open(&broker, 2);
+    let mut fanout = shard(&hub);
+    store(&hub, &broker, "d", "3");
+    publish(&hub, "m", "new", 10);
+    let start = hub.resolve(&cursor.parse().unwrap());
+    assert!(start.lost_memory && !start.lost_durable);
+    let reader = fanout.open(1, None);
+    for channel in ["d", "m", "n"] {
+        fanout.add(reader, &name(channel), Wants::default(), 10).unwrap();
+    }
+    fanout.begin(reader, Begin::At(start), false);
+    let steps = read(&hub, &broker, &mut fanout, reader);
+    assert_eq!(words(&steps), ["gap m", "gap n", "2", "3", "new"]);
+    // Whoever is cut after the first notice must not come back with a cursor under the new marks.
+    assert!(matches!(steps[0], Step::Gap(_, _, None)));
+    assert!(matches!(steps[1], Step::Gap(_, _, Some(_))));
+}
+
+#[test]
+fn who_watches_members_is_told_that_the_list_is_lost_even_where_the_history_is_stored() {
+    let broker = TestBroker::new(9);
+    let cursor = {
+        let hub = open(&broker, 1);
+        hub.cursor(hub.now())
+    };
+    broker.restart(2);
+    let hub = open(&broker, 2);
+    let mut fanout = shard(&hub);
+    let reader = fanout.open(1, None);
+    let wants = Wants {
+        presence: true,
+        ..Wants::default()
+    };
+    fanout.add(reader, &name("d"), wants, 10).unwrap();
+    fanout.begin(reader, Begin::At(hub.resolve(&cursor)), false);
+    assert_eq!(
+        words(&read(&hub, &broker, &mut fanout, reader)),
+        ["presence gap d"]
+    );
+}
+
+#[test]
+fn a_mark_or_position_that_the_store_does_not_know_is_a_gap() {
+    let broker = TestBroker::new(9);
+    let hub = open(&broker, 1);
+    store(&hub, &broker, "d", "1");
+    let known = hub.cursor(hub.now());
+    broker.restart(2);
+    let hub = open(&broker, 2);
+    let mut fanout = shard(&hub);
+    let mut unknown_mark = known;
+    unknown_mark.marks.durable = 99;
+    let mut unknown_position = known;
+    unknown_position.position.durable = 2;
+    for cursor in [unknown_mark, unknown_position] {
+        let start = hub.resolve(&cursor);
+        assert!(start.lost_durable);
+        let reader = fanout.open(1, None);
+        fanout.add(reader, &name("d"), Wants::default(), 10).unwrap();
+        fanout.begin(reader, Begin::At(start), false);
+        assert_eq!(words(&read(&hub, &broker, &mut fanout, reader)), ["gap d", "1"]);
+    }
+    assert!(!hub.resolve(&known).lost_durable);
+}
+
+#[test]
+fn a_pattern_finds_what_was_stored_in_channels_that_nobody_has_named_since() {
+    let broker = TestBroker::new(9);
+    let hub = open(&broker, 1);
+    let cursor = hub.cursor(hub.now());
+    for n in 1..=5 {
+        store(&hub, &broker, &format!("d/{n}"), &n.to_string());
+    }
+    broker.restart(2);
+    let hub = open(&broker, 2);
+    let mut fanout = shard(&hub);
+    let reader = fanout.open(1, None);
+    fanout
+        .add_pattern(reader, &pattern("d/*"), Wants::default())
+        .unwrap();
+    fanout.begin(reader, Begin::At(hub.resolve(&cursor)), false);
+    let steps = read(&hub, &broker, &mut fanout, reader);
+    assert_eq!(words(&steps), ["gap d/*", "1", "2", "3", "4", "5"]);
+}
+
+#[test]
+fn a_page_fetched_for_something_else_is_not_used() {
+    let broker = TestBroker::new(9);
+    let hub = open(&broker, 1);
+    let cursor = hub.cursor(hub.now());
+    store(&hub, &broker, "d1", "1");
+    store(&hub, &broker, "d2", "2");
+    broker.restart(2);
+    let hub = open(&broker, 2);
+    let mut fanout = shard(&hub);
+    let reader = fanout.open(1, None);
+    fanout.begin(reader, Begin::Now, false);
+    let start = Begin::At(hub.resolve(&cursor));
+    fanout
+        .subscribe(reader, &name("d1"), start, Wants::default(), 10)
+        .unwrap();
+    let mut steps = Vec::new();
+    let limits = ReadLimits {
+        items: 2,
+        bytes: 1000,
+    };
+    let Progress::Cold(fetch) = fanout.next(reader, limits, &mut steps) else {
+        panic!("it is in the store")
+    };
+    let page = Arc::new(Mutex::new(None));
+    let slot = page.clone();
+    hub.fetch(fetch, Box::new(move |page| *slot.lock().unwrap() = page.ok()));
+    // While the store is asked, the client changes its mind.
+    fanout.unsubscribe(reader, &name("d1"), 10);
+    fanout
+        .subscribe(reader, &name("d2"), start, Wants::default(), 10)
+        .unwrap();
+    broker.answer(0);
+    fanout.fetched(reader, page.lock().unwrap().take().unwrap());
+    assert_eq!(
+        words(&read(&hub, &broker, &mut fanout, reader)),
+        ["2", "subscribed d2"]
+    );
+}
+
+#[test]
+fn a_history_in_memory_has_another_epoch_after_each_start() {
+    let epoch = |incarnation| {
+        let hub = Hub::new(Options {
+            incarnation,
+            ..options()
+        });
+        publish(&hub, "m", "x", 10).places[0].channel.epoch
+    };
+    assert_ne!(epoch(1), epoch(2));
+}
