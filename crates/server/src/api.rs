@@ -282,12 +282,9 @@ pub fn message(
 }
 
 /// The channels of a publication whose channels are in the query: at least one.
-fn channels_named(
-    parameters: &[(Vec<u8>, Vec<u8>)],
-    settings: &Settings,
-) -> Result<Vec<ChannelName>, Refused> {
+fn channels_named(parameters: &[Pair<'_>], settings: &Settings) -> Result<Vec<ChannelName>, Refused> {
     let limits = limits(settings);
-    let named = parameters.iter().filter(|(name, _)| name == b"channel");
+    let named = parameters.iter().filter(|(name, _)| **name == *b"channel");
     let names = named
         .map(|(_, value)| command::channel_name(value, &limits))
         .collect::<Result<Vec<_>, _>>()?;
