@@ -849,7 +849,10 @@ impl Shard {
         let ends = self.connections[slot]
             .subscriber()
             .map_or(0, |subscriber| subscriber.ends);
-        if steps.is_empty() && ends > now {
+        // What a publisher was told is visible must not be missing from an answer that comes later: this turn's round,
+        // still to come, may have it.
+        let is_late = || self.fanout.seen() != self.hub.now();
+        if steps.is_empty() && (ends > now || is_late()) {
             self.schedule(slot);
             return;
         }
