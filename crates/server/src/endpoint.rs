@@ -131,6 +131,13 @@ impl Endpoint {
         }
     }
 
+    /// Every path with its methods, the demo page left out.
+    pub fn calls() -> impl Iterator<Item = (&'static str, Method)> {
+        TABLE
+            .iter()
+            .flat_map(|(path, methods)| methods.iter().map(|(method, _)| (*path, *method)))
+    }
+
     /// Is it there for monitoring?
     pub fn is_ops(self) -> bool {
         matches!(self, E::Metrics | E::Stats)

@@ -930,3 +930,18 @@ fn no_secret_token_or_payload_is_ever_logged() {
         assert!(!said.contains(secret), "{secret} in {said}");
     }
 }
+
+#[test]
+fn how_many_are_there_is_told_only_to_whom_it_may_be() {
+    let server = TestServer::start(GUARDED);
+    let see = [Action::Subscribe, Action::Presence];
+    let mut member = with_token(&server, &claims(Some("alice"), &["room/a"], &[], &see))
+        .stream("/v1/stream?channel=room/a&presence=join");
+    member.object();
+    let subscribe = json!({"type": "subscribe", "id": 1, "channel": "room/a"});
+    for (actions, members) in [(&see[..], json!(1)), (&see[..1], Value::Null)] {
+        let token = claims(Some("bob"), &["room/a"], &[], actions);
+        let mut socket = with_token(&server, &token).websocket("/v1/ws");
+        assert_eq!(socket.ask(&subscribe)["members"], members);
+    }
+}

@@ -19,7 +19,7 @@ impl<'a> Bystander<'a> {
         Self { server, stream }
     }
 
-    fn assert_unharmed(mut self) {
+    fn must_be_unharmed(mut self) {
         self.server.publish("bystander", "all well");
         assert_eq!(self.stream.object().unwrap()["data"], "all well");
     }
@@ -75,7 +75,7 @@ fn a_payload_over_message_size_is_refused_in_every_form() {
         "pong",
         "it stays open"
     );
-    bystander.assert_unharmed();
+    bystander.must_be_unharmed();
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn what_is_far_too_long_is_not_even_read() {
     socket.object();
     socket.send_frame(1, &vec![b' '; 200_000]);
     assert_eq!(socket.frame(), Frame::Close(1009));
-    bystander.assert_unharmed();
+    bystander.must_be_unharmed();
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_head_over_its_limit_is_refused_and_closed() {
     let many = "X: 1\r\n".repeat(100);
     let mut client = server.public().with(many.trim_end());
     assert_eq!(client.get("/v1/now").problem(431), "too_large");
-    bystander.assert_unharmed();
+    bystander.must_be_unharmed();
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn a_connection_listens_to_so_many_channels_and_patterns() {
         socket.ask(&json!({"type": "subscribe", "id": 4, "channel": "c"}))["type"],
         "subscribed"
     );
-    bystander.assert_unharmed();
+    bystander.must_be_unharmed();
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn the_server_has_so_many_patterns_and_a_pattern_so_many_bytes() {
         );
     }
     assert_eq!(server.stat("/subscriptions/pattern"), 3);
-    bystander.assert_unharmed();
+    bystander.must_be_unharmed();
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn the_server_has_so_many_channels() {
     // One that nobody needs any more makes room at once.
     server.backend().delete("/v1/history?channel=a");
     server.publish("c", "1");
-    bystander.assert_unharmed();
+    bystander.must_be_unharmed();
 }
 
 #[test]
@@ -320,7 +320,7 @@ fn a_connection_publishes_so_fast_unless_it_shows_a_key() {
                 .all(|result| result.get("error").is_none())
         );
     }
-    bystander.assert_unharmed();
+    bystander.must_be_unharmed();
 }
 
 #[test]
@@ -348,7 +348,7 @@ fn beyond_connections_visitors_are_turned_away_but_not_the_site_itself() {
         client.answer("GET").status == 200
     };
     while !freed() {}
-    bystander.assert_unharmed();
+    bystander.must_be_unharmed();
 }
 
 #[test]
@@ -367,7 +367,7 @@ fn one_address_has_so_many_connections() {
     for client in &mut many {
         assert_eq!(client.get("/health/live").status, 200);
     }
-    bystander.assert_unharmed();
+    bystander.must_be_unharmed();
 }
 
 #[test]
@@ -467,7 +467,7 @@ fn all_logs_together_stay_within_log_memory_and_the_largest_gives_way() {
         "whoever missed something is told"
     );
     assert_eq!(loud["publications"][1]["type"], "publication");
-    bystander.assert_unharmed();
+    bystander.must_be_unharmed();
 }
 
 #[test]
@@ -496,7 +496,7 @@ fn the_live_window_stays_within_window_bytes() {
         .get(&format!("/v1/poll?channel=loud&cursor={first}"))
         .json();
     assert_eq!(loud["publications"][0]["type"], "gap");
-    bystander.assert_unharmed();
+    bystander.must_be_unharmed();
 }
 
 #[test]
@@ -520,7 +520,7 @@ fn a_member_tells_so_much_about_itself() {
         server.backend().get("/v1/presence?channel=a").json()["members"][0]["info"],
         "123456"
     );
-    bystander.assert_unharmed();
+    bystander.must_be_unharmed();
 }
 
 #[test]

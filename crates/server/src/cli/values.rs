@@ -179,8 +179,7 @@ pub(super) fn dump(settings: &Settings) -> Outcome {
     loop {
         let path = Path::new("/v1/channels")
             .with("retained", "1")
-            .with("values", "1")
-            .with("order", "created");
+            .with("values", "1");
         let answer = client.get(&path.with("limit", PAGE).with_some("after", after.as_ref()))?;
         let page: Page<'_> = parsed(&answer.body)?;
         for entry in &page.channels {
@@ -196,8 +195,8 @@ pub(super) fn dump(settings: &Settings) -> Outcome {
             writeln!(out, "{}: {value}", paint.green(&show::on_one_line(&key)))?;
         }
         after = match page.next {
-            Some(serde_json::Value::String(next)) if !page.channels.is_empty() => Some(next),
-            Some(serde_json::Value::Number(next)) if !page.channels.is_empty() => Some(next.to_string()),
+            Some(serde_json::Value::String(next)) => Some(next),
+            Some(serde_json::Value::Number(next)) => Some(next.to_string()),
             _ => break,
         };
     }

@@ -322,6 +322,13 @@ impl Shard {
             .iter()
             .position(|(own, kind, _)| **own == *name && *kind == pattern);
         let id = at.map(|at| socket.replies.remove(at).2);
+        let sees_members = match target {
+            Target::Channel(channel) => {
+                let grant = &subscriber.grant;
+                grant.allows(Action::Presence, &channel.name, &channel.namespace)
+            }
+            Target::Pattern(_) => false,
+        };
         let mut open = self.opening("subscribed", id.as_deref());
         open.push(b',');
         target_member(target, &mut open);
@@ -339,7 +346,7 @@ impl Shard {
                 format!(",\"offset\":{offset},\"epoch\":\"{}\"", channel.epoch).as_bytes(),
             );
             let members = self.hub.member_count(channel.id);
-            if members > 0 {
+            if members > 0 && sees_members {
                 open.extend_from_slice(format!(",\"members\":{members}").as_bytes());
             }
         }
