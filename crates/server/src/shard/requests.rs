@@ -15,7 +15,7 @@ use crate::endpoint::{Endpoint, NoEndpoint};
 use crate::http::cors::{self, Cors};
 use crate::http::response::{CONTINUE, Head, Terms};
 use crate::http::{self, Limits, Parse, Request, query};
-use crate::listener::Role;
+use crate::listener::{DoorAddress, Role};
 use crate::metrics::{Door, DropReason, Refusal, Transport};
 use crate::seed::{self, Detect};
 use crate::shared::{ConnectionId, Mail};
@@ -321,6 +321,7 @@ impl Shard {
         out: &mut Vec<u8>,
     ) -> Result<(), Refused> {
         let settings = self.settings.clone();
+        self.refuse_rebound_names(slot, request)?;
         if cors::is_preflight(request) {
             cors.write(Head::new(out, terms, 204)).no_body();
             return Ok(());
@@ -360,6 +361,22 @@ impl Shard {
             }
             Endpoint::Batch => self.batch(slot, request, &grant, terms, cors, out),
             _ => api::answer(endpoint, answer, &grant, request, &parameters),
+        }
+    }
+
+    /// Where no key is asked for, who can connect is all that protects us, and a browser on this machine can: a page whose
+    /// name its owner lets point here is of our own host to it. Nobody owns an address.
+    fn refuse_rebound_names(&self, slot: usize, request: &Request<'_>) -> Result<(), Refused> {
+        let door = &self.shared.doors[self.connections[slot].door];
+        let keyless = door.role != Role::Public || self.shared.demo;
+        let is_tcp = matches!(door.address, DoorAddress::Tcp(_));
+        match request.host() {
+            Some(host) if keyless && is_tcp && !cors::is_address_or_localhost(host) => Err(Refused::new(
+                403,
+                "origin_refused",
+                "nobody is asked for a key here, so this door answers only to its address or to `localhost`",
+            )),
+            _ => Ok(()),
         }
     }
 
