@@ -56,8 +56,8 @@ pub(super) struct Dialect {
 impl Dialect {
     pub(super) fn new(options: &Options, prefix: String) -> Self {
         let headers = |secret: &Option<String>| match secret {
-            Some(secret) => format!("Host: bench\r\nAuthorization: Bearer {secret}\r\n"),
-            None => "Host: bench\r\n".to_owned(),
+            Some(secret) => format!("Host: localhost\r\nAuthorization: Bearer {secret}\r\n"),
+            None => "Host: localhost\r\n".to_owned(),
         };
         let body = match options.target {
             Target::Floor => frame(options.transport, options.payload, options.frame.unwrap_or(0)),
