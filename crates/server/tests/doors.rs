@@ -60,3 +60,31 @@ fn a_name_that_points_at_us_opens_no_door_that_asks_for_no_key() {
         assert_eq!(answer.status, 200, "{door:?}");
     }
 }
+
+#[test]
+fn the_origins_of_public_doors_mean_nothing_where_no_key_is_asked_for() {
+    let server = server(|config| config.public.origins = vec!["*".into(), "https://a.example".into()]);
+    let page = "Origin: https://a.example";
+    let publish = "POST /v1/publish?channel=a";
+    let headers = ["Host: 127.0.0.1", page, "Content-Length: 0"];
+    let backend = place(&server, Role::Backend);
+    let answer = ask(&backend, publish, &headers);
+    assert_eq!(
+        (answer.status, answer.json()["code"].as_str()),
+        (403, Some("origin_refused"))
+    );
+    for (place, request) in [
+        (&backend, "GET /v1/history?channel=a"),
+        (&place(&server, Role::Ops), "GET /metrics"),
+        (&server.place(Door::Backend), "GET /v1/history?channel=a"),
+    ] {
+        let answer = ask(place, request, &headers[..2]);
+        assert_eq!(answer.header("access-control-allow-origin"), None, "{request}");
+    }
+    let public = ask(&server.place(Door::Tcp), publish, &headers);
+    assert_eq!(public.status, 200);
+    assert_eq!(
+        public.header("access-control-allow-origin"),
+        Some("https://a.example")
+    );
+}

@@ -74,7 +74,7 @@ section! {
         listen "listen": Vec<SocketAddr> = "[]" => values::addresses, example "127.0.0.1:8080";
         /// Whether health in detail and metrics are shown here too.
         ops "ops": bool = "false" => values::switch;
-        /// Origins whose pages may connect besides those of the server's own host; "*": all.
+        /// Origins whose pages may connect here besides those of the server's own host; "*": all.
         origins "origins": Vec<String> = "[]" => values::origins, example "https://example.org";
         /// What a front web server puts before our paths.
         base_path "base_path": String = "" => values::base_path, example "/push";

@@ -27,6 +27,12 @@ pub struct Origins {
 )]
 pub struct BadOrigin(String);
 
+/// No page but those of our own host.
+pub static NO_ORIGINS: Origins = Origins {
+    any: false,
+    exact: Vec::new(),
+};
+
 impl Origins {
     /// Reads a list of `scheme://host[:port]`, `null` and `*`.
     ///

@@ -301,7 +301,7 @@ impl Shard {
         if self.draining {
             terms = terms.closing();
         }
-        let cors = settings.access.origins.cors(request);
+        let cors = settings.access.origins(self.role(slot)).cors(request);
         if let Err(refused) = self.answer(slot, request, terms, &cors, out) {
             self.count_refusal(refused.code);
             refused.answer(terms, &cors, out);
@@ -395,12 +395,12 @@ impl Shard {
         // open across origins, is only for pages of known origins.
         let reads = matches!(request.method, http::Method::Get | http::Method::Head);
         if (!reads || endpoint == Endpoint::WebSocket)
-            && !cors::origin_allowed(&access.origins, host, request.header("origin"))
+            && !cors::origin_allowed(access.origins(door.role), host, request.header("origin"))
         {
             return Err(Refused::new(
                 403,
                 "origin_refused",
-                "this page's origin may not do that: add it to public.origins in the configuration",
+                "this page's origin may not do that: add it to public.origins in the configuration, and let it come in at a public door",
             ));
         }
         if endpoint.is_open() {
