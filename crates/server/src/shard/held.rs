@@ -6,7 +6,7 @@ use cometserver_core::fanout::{Begin, Progress, Step, Target, Wants};
 use cometserver_core::grant::Grant;
 use cometserver_core::hub::ReadLimits;
 use cometserver_core::protocol::native;
-use cometserver_core::{ChannelName, Position};
+use cometserver_core::{ChannelName, Cursor, Position};
 use std::sync::Arc;
 
 use super::Shard;
@@ -146,7 +146,9 @@ impl Shard {
             ends,
             sent: self.now,
             limit: usize::try_from(limit).unwrap_or(1),
-            conditional: request.header("if-none-match").is_some(),
+            conditional: endpoint == Endpoint::Poll
+                && api::bytes(parameters, "cursor").is_none()
+                && request.header("if-none-match").is_some(),
             fetching: false,
             queued: false,
             socket: accept.map(|_| {
@@ -869,14 +871,11 @@ impl Shard {
         body.extend_from_slice(b"],\"cursor\":\"");
         cursor.write(&mut body);
         body.extend_from_slice(b"\"}");
-        let mut tag = b"\"".to_vec();
-        cursor.write(&mut tag);
-        tag.push(b'"');
         let head = subscriber.cors.write(Head::new(out, subscriber.terms, 200));
         head.header("Content-Type", "application/json")
             // May be kept, must be asked about: an interval poll then costs a 304.
             .header("Cache-Control", "private, no-cache")
-            .header("ETag", &tag)
+            .header("ETag", entity_tag(cursor))
             .body(&body);
     }
 
@@ -893,6 +892,7 @@ impl Shard {
             let cors = subscriber.cors.clone();
             cors.write(Head::new(&mut out, terms, 304))
                 .header("Cache-Control", "private, no-cache")
+                .header("ETag", entity_tag(self.hub.cursor(position)))
                 .no_body();
         } else {
             self.poll_answer(slot, items, position, &mut out);
@@ -976,6 +976,14 @@ impl Shard {
         self.fanout.close(subscriber.reader, self.wall);
         self.count_as(slot, Transport::Http);
     }
+}
+
+/// A cursor as the value of `ETag`.
+fn entity_tag(cursor: Cursor) -> Vec<u8> {
+    let mut tag = b"\"".to_vec();
+    cursor.write(&mut tag);
+    tag.push(b'"');
+    tag
 }
 
 pub(super) fn too_many(channels: usize, patterns: usize) -> Refused {
