@@ -98,9 +98,8 @@ impl Encoder {
             }
             Format::WebSocketBinary => {
                 content.extend_from_slice(open);
-                close_object(content, cursor);
                 let mut head = std::mem::take(content);
-                self.binary(&mut head, &[], None, out);
+                self.binary(&mut head, &[], cursor, out);
                 self.content = head;
                 return;
             }
