@@ -3,7 +3,7 @@
 
 mod support;
 
-use support::{Answer, Door, TestServer};
+use support::{Answer, Door, TestServer, WebSocket};
 
 /// A poll on the public port, with these headers, that is answered at once.
 fn poll(server: &TestServer, query: &str, headers: &[(&str, &str)]) -> Answer {
@@ -33,4 +33,16 @@ fn a_poll_that_names_its_cursor_gets_an_answer_whatever_tag_it_sends() {
         assert_eq!(answer.status, 200, "{query}");
         assert_eq!(answer.json()["publications"].as_array().unwrap().len(), 0);
     }
+}
+
+#[test]
+fn a_client_of_binary_frames_is_turned_away_in_one() {
+    let server = TestServer::with(|config| config.held.ws_max = Some(1));
+    let _held = server.websocket("channel=a");
+    let mut turned_away = WebSocket::open(&server.place(Door::Tcp), "channel=a&format=binary");
+    let head = turned_away.http.bytes(2).unwrap();
+    assert_eq!(head[0], 0x82, "a whole binary frame");
+    let content = turned_away.http.bytes(usize::from(head[1])).unwrap();
+    let header: serde_json::Value = serde_json::from_slice(&content[4..]).unwrap();
+    assert_eq!(header["type"], "reconnect", "{header}");
 }

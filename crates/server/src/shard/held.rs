@@ -63,6 +63,7 @@ struct Wish {
     watch: bool,
     info: Option<bytes::Bytes>,
     session: Option<Box<str>>,
+    binary: bool,
 }
 
 /// How presence is wished for: `join` is both.
@@ -109,11 +110,11 @@ impl Shard {
         if self.draining || !self.take_hold(route) {
             return self.turn_away(slot, endpoint, &wish, accept, terms, cors, out);
         }
-        let mut format = endpoint.format(terms.version == crate::http::Version::Http11);
-        let binary = api::text(parameters, "format") == Some("binary");
-        if endpoint == Endpoint::WebSocket && binary {
-            format = Format::WebSocketBinary;
-        }
+        let format = if wish.binary {
+            Format::WebSocketBinary
+        } else {
+            endpoint.format(terms.version == crate::http::Version::Http11)
+        };
         let reader = self.fanout.open(slot as u32, wish.session.as_deref());
         let subscribed = self.subscribe_all(reader, &wish, &grant);
         if let Err(refused) = subscribed {
@@ -157,7 +158,7 @@ impl Shard {
                     replies: Vec::new(),
                     heard: self.now,
                     closed: false,
-                    binary,
+                    binary: wish.binary,
                 })
             }),
         };
@@ -213,6 +214,7 @@ impl Shard {
         };
         let begin = self.where_to_begin(endpoint, request, parameters)?;
         let retained = !matches!(api::bytes(parameters, "retained"), Some(b"0" | b"false" | b"no"));
+        let binary = endpoint == Endpoint::WebSocket && api::text(parameters, "format") == Some("binary");
         Ok(Wish {
             channels,
             patterns,
@@ -222,6 +224,7 @@ impl Shard {
             watch,
             info,
             session,
+            binary,
         })
     }
 
@@ -407,7 +410,12 @@ impl Shard {
                 if let Some(accept) = accept {
                     accept.write_head(out);
                 }
-                self.encoder.reconnect(Format::WebSocketText, after, cursor, out);
+                let format = if wish.binary {
+                    Format::WebSocketBinary
+                } else {
+                    Format::WebSocketText
+                };
+                self.encoder.reconnect(format, after, cursor, out);
                 close(code::TRY_LATER, "come back later", out);
                 self.connections[slot].closing = true;
             }
