@@ -92,12 +92,24 @@ pub struct Membership {
     pub info: Option<bytes::Bytes>,
 }
 
+/// What is to be said when a subscription has caught up.
+pub struct Reply {
+    /// The channel or pattern.
+    pub target: Box<[u8]>,
+    /// Is it a pattern?
+    pub pattern: bool,
+    /// The command's `id`, as JSON.
+    pub id: Option<Box<str>>,
+    /// The command asked to see members.
+    pub presence: bool,
+}
+
 /// What only a WebSocket has.
 pub struct WebSocketState {
     /// Reads frames.
     pub decoder: Decoder,
-    /// Commands whose subscription has not caught up yet: the target's name, is it a pattern, the command's `id` as JSON.
-    pub replies: Vec<(Box<[u8]>, bool, Box<str>)>,
+    /// Commands whose subscription has not caught up yet.
+    pub replies: Vec<Reply>,
     /// When something was last heard from the client.
     pub heard: u64,
     /// A close frame was sent: nothing else will be.

@@ -14,6 +14,7 @@ use cometserver_core::publication::Payload;
 use super::Shard;
 use super::held::{presence_wish, target_member, too_many};
 use crate::api::{self, Refused};
+use crate::connection::Reply;
 use crate::metrics::{Door, DropReason, Refusal};
 use crate::websocket::{self, Event, Limits, Opcode, close_reply, code};
 use crate::wire::Format;
@@ -244,8 +245,8 @@ impl Shard {
             public_only: false,
         };
         for name in names {
-            self.note_reply(slot, name.as_bytes(), false, id);
             self.fanout.subscribe(reader, &name, begin, wants, self.wall)?;
+            self.note_reply(slot, name.as_bytes(), false, id, watch);
             if join {
                 let channel = self
                     .fanout
@@ -262,21 +263,37 @@ impl Shard {
                 public_only: !grant.covers(Action::Subscribe, &pattern),
                 ..wants
             };
-            self.note_reply(slot, pattern.as_bytes(), true, id);
             self.fanout.subscribe_pattern(reader, &pattern, begin, wants)?;
+            self.note_reply(slot, pattern.as_bytes(), true, id, watch);
         }
         self.read_on_soon(slot);
         Ok(())
     }
 
     /// The answer comes when the subscription has caught up.
-    fn note_reply(&mut self, slot: usize, target: &[u8], pattern: bool, id: Option<&str>) {
-        if let Some(socket) = self.connections[slot]
+    fn note_reply(&mut self, slot: usize, target: &[u8], pattern: bool, id: Option<&str>, presence: bool) {
+        let socket = self.connections[slot]
             .subscriber()
-            .and_then(|s| s.socket.as_mut())
-            && let Some(id) = id
+            .and_then(|s| s.socket.as_mut());
+        if let Some(socket) = socket
+            && (id.is_some() || presence)
         {
-            socket.replies.push((target.into(), pattern, id.into()));
+            socket.replies.push(Reply {
+                target: target.into(),
+                pattern,
+                id: id.map(Box::from),
+                presence,
+            });
+        }
+    }
+
+    /// A subscription ended before it had caught up: nothing is said about it.
+    fn forget_replies(&mut self, slot: usize, target: &[u8], pattern: bool) {
+        let subscriber = self.connections[slot].subscriber();
+        if let Some(socket) = subscriber.and_then(|s| s.socket.as_mut()) {
+            socket
+                .replies
+                .retain(|reply| *reply.target != *target || reply.pattern != pattern);
         }
     }
 
@@ -301,9 +318,10 @@ impl Shard {
         let at = socket
             .replies
             .iter()
-            .position(|(own, kind, _)| **own == *name && *kind == pattern);
-        let id = at.map(|at| socket.replies.remove(at).2);
-        let mut open = self.opening("subscribed", id.as_deref());
+            .position(|reply| *reply.target == *name && reply.pattern == pattern);
+        let reply = at.map(|at| socket.replies.remove(at));
+        let id = reply.as_ref().and_then(|reply| reply.id.as_deref());
+        let mut open = self.opening("subscribed", id);
         open.push(b',');
         target_member(target, &mut open);
         if let Target::Channel(channel) = target {
@@ -319,8 +337,8 @@ impl Shard {
             open.extend_from_slice(
                 format!(",\"offset\":{offset},\"epoch\":\"{}\"", channel.epoch).as_bytes(),
             );
-            let members = self.hub.member_count(channel.id);
-            if members > 0 {
+            if reply.is_some_and(|reply| reply.presence) {
+                let members = self.hub.member_count(channel.id);
                 open.extend_from_slice(format!(",\"members\":{members}").as_bytes());
             }
         }
@@ -340,6 +358,7 @@ impl Shard {
         };
         for name in command.channels() {
             let name = command::channel_name(name.as_bytes(), &limits)?;
+            self.forget_replies(slot, name.as_bytes(), false);
             let Some(channel) = self.fanout.unsubscribe(reader, &name, self.wall) else {
                 continue;
             };
@@ -356,6 +375,7 @@ impl Shard {
         }
         for text in command.patterns() {
             let pattern = api::pattern(text.as_bytes(), &self.settings)?;
+            self.forget_replies(slot, pattern.as_bytes(), true);
             self.fanout.unsubscribe_pattern(reader, &pattern, self.wall);
         }
         let open = self.opening("unsubscribed", id);
