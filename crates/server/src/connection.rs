@@ -2,10 +2,12 @@
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use cometserver_core::channel::ChannelId;
-use cometserver_core::fanout::ReaderId;
+use cometserver_core::fanout::{ReaderId, Wants};
 use cometserver_core::grant::Grant;
+use cometserver_core::pattern::Pattern;
 use mio::{Registry, Token};
 
 use crate::http::Progress;
@@ -110,6 +112,10 @@ pub struct WebSocketState {
     pub decoder: Decoder,
     /// Commands whose subscription has not caught up yet.
     pub replies: Vec<Reply>,
+    /// Channels whose members it sees.
+    pub watched: Vec<ChannelId>,
+    /// Its patterns, and what it was given of them.
+    pub patterns: Vec<(Arc<Pattern>, Wants)>,
     /// When something was last heard from the client.
     pub heard: u64,
     /// A close frame was sent: nothing else will be.

@@ -66,6 +66,17 @@ struct Wish {
     binary: bool,
 }
 
+impl Wish {
+    /// What a grant gives of a pattern.
+    fn wants(&self, pattern: &cometserver_core::pattern::Pattern, grant: &Grant) -> Wants {
+        Wants {
+            presence: self.watch,
+            retained: self.retained,
+            public_only: !grant.covers(Action::Subscribe, pattern),
+        }
+    }
+}
+
 /// How presence is wished for: `join` is both.
 pub(super) fn presence_wish(text: Option<&str>) -> Result<(bool, bool), Refused> {
     match text {
@@ -134,6 +145,13 @@ impl Shard {
             self.stream_head(endpoint, terms, cors, out);
         }
         let member = self.membership(slot, &wish, &grant);
+        let watched = match (&accept, wish.watch) {
+            (Some(_), true) => self.fanout.channels(reader).map(|channel| channel.id).collect(),
+            _ => Vec::new(),
+        };
+        let patterns = accept.iter().flat_map(|_| &wish.patterns);
+        let patterns = patterns.map(|pattern| (pattern.clone(), wish.wants(pattern, &grant)));
+        let patterns = patterns.collect();
         let subscriber = Subscriber {
             reader,
             format,
@@ -156,6 +174,8 @@ impl Shard {
                 Box::new(WebSocketState {
                     decoder: Decoder::new(),
                     replies: Vec::new(),
+                    watched,
+                    patterns,
                     heard: self.now,
                     closed: false,
                     binary: wish.binary,
@@ -343,11 +363,8 @@ impl Shard {
             self.fanout.add(reader, name, wants, self.wall)?;
         }
         for pattern in &wish.patterns {
-            let wants = Wants {
-                public_only: !grant.covers(Action::Subscribe, pattern),
-                ..wants
-            };
-            self.fanout.add_pattern(reader, pattern, wants)?;
+            self.fanout
+                .add_pattern(reader, pattern, wish.wants(pattern, grant))?;
         }
         Ok(())
     }

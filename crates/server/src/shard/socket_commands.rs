@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cometserver_core::action::Action;
+use cometserver_core::channel::ChannelId;
 use cometserver_core::fanout::{Target, Wants};
+use cometserver_core::grant::Grant;
 use cometserver_core::hub::{Completion, HistoryQuery, Published, Start};
+use cometserver_core::pattern::Pattern;
 use cometserver_core::protocol::native::command::{self, Command, Publish};
 use cometserver_core::protocol::native::{self};
 use cometserver_core::publication::Payload;
@@ -247,14 +250,17 @@ impl Shard {
         for name in names {
             self.fanout.subscribe(reader, &name, begin, wants, self.wall)?;
             self.note_reply(slot, name.as_bytes(), false, id, watch);
-            if join {
+            if watch {
                 let channel = self
                     .fanout
                     .channels(reader)
                     .find(|channel| channel.name == name)
                     .map(|channel| channel.id);
                 if let Some(channel) = channel {
-                    self.join(slot, channel);
+                    self.note_watched(slot, channel);
+                    if join {
+                        self.join(slot, channel);
+                    }
                 }
             }
         }
@@ -265,6 +271,7 @@ impl Shard {
             };
             self.fanout.subscribe_pattern(reader, &pattern, begin, wants)?;
             self.note_reply(slot, pattern.as_bytes(), true, id, watch);
+            self.note_pattern(slot, pattern, wants);
         }
         self.read_on_soon(slot);
         Ok(())
@@ -284,6 +291,26 @@ impl Shard {
                 id: id.map(Box::from),
                 presence,
             });
+        }
+    }
+
+    /// What another token has to allow as well, see [`Shard::authorize_again`].
+    fn note_watched(&mut self, slot: usize, channel: ChannelId) {
+        let subscriber = self.connections[slot].subscriber();
+        if let Some(socket) = subscriber.and_then(|s| s.socket.as_mut())
+            && !socket.watched.contains(&channel)
+        {
+            socket.watched.push(channel);
+        }
+    }
+
+    /// The same for a pattern, of which the first command counts: a repeated one changes nothing.
+    fn note_pattern(&mut self, slot: usize, pattern: Arc<Pattern>, wants: Wants) {
+        let subscriber = self.connections[slot].subscriber();
+        if let Some(socket) = subscriber.and_then(|s| s.socket.as_mut())
+            && socket.patterns.iter().all(|(own, _)| *own != pattern)
+        {
+            socket.patterns.push((pattern, wants));
         }
     }
 
@@ -372,11 +399,18 @@ impl Shard {
                 subscriber.joined.swap_remove(at);
                 hub.leave(channel.id, &member.user, wall);
             }
+            if let Some(socket) = &mut subscriber.socket {
+                socket.watched.retain(|own| *own != channel.id);
+            }
         }
         for text in command.patterns() {
             let pattern = api::pattern(text.as_bytes(), &self.settings)?;
             self.forget_replies(slot, pattern.as_bytes(), true);
             self.fanout.unsubscribe_pattern(reader, &pattern, self.wall);
+            let subscriber = self.connections[slot].subscriber();
+            if let Some(socket) = subscriber.and_then(|s| s.socket.as_mut()) {
+                socket.patterns.retain(|(own, _)| **own != pattern);
+            }
         }
         let open = self.opening("unsubscribed", id);
         self.reply(slot, &open, out);
@@ -558,34 +592,7 @@ impl Shard {
             .access
             .grant(Some(token), self.wall)
             .map_err(|denied| Refused::new(401, denied.code(), denied.to_string()))?;
-        let Some(reader) = self.reader_of(slot) else {
-            return Ok(());
-        };
-        // Whatever the new token does not cover ends here.
-        let lost: Vec<_> = self
-            .fanout
-            .channels(reader)
-            .filter(|channel| !grant.allows(Action::Subscribe, &channel.name, &channel.namespace))
-            .map(|channel| channel.name.clone())
-            .collect();
-        if !lost.is_empty() {
-            return Err(Refused::new(
-                403,
-                "forbidden",
-                "the token does not cover what this connection listens to",
-            ));
-        }
-        let patterns: Vec<_> = self.fanout.patterns(reader).cloned().collect();
-        if patterns
-            .iter()
-            .any(|pattern| !grant.covers(Action::Subscribe, pattern))
-        {
-            return Err(Refused::new(
-                403,
-                "forbidden",
-                "the token does not cover this connection's patterns",
-            ));
-        }
+        self.check_replacement(slot, &grant)?;
         let mut open = self.opening("authorized", id);
         if let Some(user) = &grant.user {
             open.extend_from_slice(b",\"user\":");
@@ -595,10 +602,52 @@ impl Shard {
             open.extend_from_slice(format!(",\"expires\":{}", expires / 1000).as_bytes());
         }
         if let Some(subscriber) = self.connections[slot].subscriber() {
+            if subscriber.grant.user != grant.user {
+                // It is a member nowhere: the next time it joins it does so under its new name.
+                subscriber.member = None;
+            }
             subscriber.grant = grant;
         }
         self.reply(slot, &open, out);
         self.schedule(slot);
+        Ok(())
+    }
+
+    /// Refuses a token that does not allow all that its connection has: what it has is never taken away silently.
+    fn check_replacement(&mut self, slot: usize, grant: &Grant) -> Result<(), Refused> {
+        let forbidden = |detail: &'static str| Err(Refused::new(403, "forbidden", detail));
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return Ok(());
+        };
+        if !subscriber.joined.is_empty() && subscriber.grant.user != grant.user {
+            return forbidden("the token is of another user, and this connection is a member somewhere");
+        }
+        let reader = subscriber.reader;
+        let Some(socket) = &subscriber.socket else {
+            return Ok(());
+        };
+        let mut channels = self.fanout.channels(reader);
+        if channels.any(|channel| !grant.allows(Action::Subscribe, &channel.name, &channel.namespace)) {
+            return forbidden("the token does not cover what this connection listens to");
+        }
+        let lacks = |pattern: &Pattern, wants: &Wants| {
+            !wants.public_only && !grant.covers(Action::Subscribe, pattern)
+                || wants.presence && !grant.covers(Action::Presence, pattern)
+        };
+        if socket
+            .patterns
+            .iter()
+            .any(|(pattern, wants)| lacks(pattern, wants))
+        {
+            return forbidden("the token does not cover this connection's patterns");
+        }
+        let mut watched = self
+            .fanout
+            .channels(reader)
+            .filter(|channel| socket.watched.contains(&channel.id));
+        if watched.any(|channel| !grant.allows(Action::Presence, &channel.name, &channel.namespace)) {
+            return forbidden("the token does not allow to see the members that this connection sees");
+        }
         Ok(())
     }
 }
