@@ -70,6 +70,8 @@ pub struct Subscriber {
     pub member: Option<Box<Membership>>,
     /// The session it said to belong to.
     pub session: Option<Box<str>>,
+    /// Polls with a session: their place among the held ones of the server.
+    pub held_as: Option<u64>,
     /// When a poll is answered, or a stream ended, in the shard's milliseconds; `u64::MAX`: never.
     pub ends: u64,
     /// When something was last sent.

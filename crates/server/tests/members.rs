@@ -105,3 +105,18 @@ fn a_member_does_not_become_somebody_else() {
     let members = &server.get("/v1/presence?channel=private/b")["members"];
     assert_eq!(members[0]["user"], "bob", "{members}");
 }
+
+#[test]
+fn the_name_of_an_anonymous_member_does_not_tell_its_session() {
+    let server = TestServer::start();
+    let session = "6d1f0b7a";
+    let _member = server.websocket(&format!("channel=a&presence=join&session={session}"));
+    let _same = server.websocket(&format!("channel=a&presence=join&session={session}"));
+    let _other = server.websocket("channel=a&presence=join&session=other");
+    let presence = server.get("/v1/presence?channel=a");
+    assert!(!presence.to_string().contains(session), "{presence}");
+    assert_eq!(
+        presence["count"], 2,
+        "a session is one member, over all its connections: {presence}"
+    );
+}

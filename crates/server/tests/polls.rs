@@ -3,7 +3,7 @@
 
 mod support;
 
-use support::{Answer, Door, TestServer, WebSocket};
+use support::{Answer, Door, Http, TestServer, WebSocket, seconds_now, token};
 
 /// A poll on the public port, with these headers, that is answered at once.
 fn poll(server: &TestServer, query: &str, headers: &[(&str, &str)]) -> Answer {
@@ -45,4 +45,39 @@ fn a_client_of_binary_frames_is_turned_away_in_one() {
     let content = turned_away.http.bytes(usize::from(head[1])).unwrap();
     let header: serde_json::Value = serde_json::from_slice(&content[4..]).unwrap();
     assert_eq!(header["type"], "reconnect", "{header}");
+}
+
+/// A poll that is held: its answer is not there yet.
+fn hold(server: &TestServer, query: &str) -> Http {
+    let held = server.shared.held();
+    let mut http = server.place(Door::Tcp).connect();
+    http.ask("GET", &format!("/v1/poll?{query}"), &[], b"");
+    server.until("a poll is held", || server.shared.held() == held + 1);
+    http
+}
+
+#[test]
+fn a_poll_ends_the_older_one_of_its_session_and_no_other() {
+    let server = TestServer::start();
+    let ann = token(serde_json::json!({"sub": "ann", "exp": seconds_now() + 600}));
+    let others = [
+        "channel=a&session=other".to_owned(),
+        "channel=b&session=tab".to_owned(),
+        "channel=a&channel=b&session=tab".to_owned(),
+        "channel=a&pattern=b&session=tab".to_owned(),
+        "pattern=a&session=tab".to_owned(),
+        format!("channel=a&session=tab&token={ann}"),
+    ];
+    let mut first = hold(&server, "channel=a&session=tab");
+    let mut others: Vec<Http> = others.iter().map(|query| hold(&server, query)).collect();
+    let mut http = server.place(Door::Tcp).connect();
+    http.ask("GET", "/v1/poll?channel=a&session=tab", &[], b"");
+    assert_eq!(first.answer().json()["publications"], serde_json::json!([]));
+    // All others, and the new one, are still there for what is published.
+    server.publish_burst([("a", 1.into()), ("b", 1.into())]);
+    others.push(http);
+    for other in &mut others {
+        let publications = other.answer().json()["publications"].take();
+        assert_ne!(publications, serde_json::json!([]));
+    }
 }

@@ -67,6 +67,15 @@ struct Wish {
 }
 
 impl Wish {
+    /// Whose poll this is, and of what: only another one of the same may take its place.
+    fn identity<'a>(&'a self, grant: &'a Grant) -> impl std::hash::Hash + use<'a> {
+        let mut channels: Vec<_> = self.channels.iter().map(ChannelName::as_bytes).collect();
+        let mut patterns: Vec<_> = self.patterns.iter().map(|pattern| pattern.as_bytes()).collect();
+        channels.sort_unstable();
+        patterns.sort_unstable();
+        (&grant.user, channels, patterns)
+    }
+
     /// What a grant gives of a pattern.
     fn wants(&self, pattern: &cometserver_core::pattern::Pattern, grant: &Grant) -> Wants {
         Wants {
@@ -145,6 +154,12 @@ impl Shard {
             self.stream_head(endpoint, terms, cors, out);
         }
         let member = self.membership(slot, &wish, &grant);
+        let held_as = match (endpoint, &wish.session) {
+            (Endpoint::Poll, Some(session)) => {
+                Some(self.shared.secret_hash(&(wish.identity(&grant), session)))
+            }
+            _ => None,
+        };
         let watched = match (&accept, wish.watch) {
             (Some(_), true) => self.fanout.channels(reader).map(|channel| channel.id).collect(),
             _ => Vec::new(),
@@ -161,7 +176,8 @@ impl Shard {
             cors: cors.clone(),
             joined: Vec::new(),
             member,
-            session: wish.session.clone(),
+            session: wish.session,
+            held_as,
             ends,
             sent: self.now,
             limit: usize::try_from(limit).unwrap_or(1),
@@ -187,8 +203,8 @@ impl Shard {
         if wish.join {
             self.join_all(slot);
         }
-        if endpoint == Endpoint::Poll {
-            self.supersede(slot, wish.session);
+        if let Some(held_as) = held_as {
+            self.supersede(slot, held_as);
         }
         Ok(())
     }
@@ -507,7 +523,8 @@ impl Shard {
         info: Option<bytes::Bytes>,
     ) -> Box<Membership> {
         let user = grant.user.clone().unwrap_or_else(|| match session {
-            Some(session) => format!("anonymous-{session}").into(),
+            // Everybody sees the name: it must not tell the session, under which others could come in its place.
+            Some(session) => format!("anonymous-{:016x}", self.shared.secret_hash(&session)).into(),
             None => {
                 let generation = self.connections[slot].generation;
                 format!(
@@ -545,10 +562,9 @@ impl Shard {
     }
 
     /// Ends the held poll of the same session, if there is one.
-    fn supersede(&mut self, slot: usize, session: Option<Box<str>>) {
-        let Some(session) = session else { return };
+    fn supersede(&mut self, slot: usize, held_as: u64) {
         let id = self.id_of(slot);
-        let older = lock(&self.shared.sessions).insert(session, id);
+        let older = lock(&self.shared.sessions).insert(held_as, id);
         if let Some(older) = older.filter(|older| *older != id) {
             if older.shard == self.id {
                 self.superseded(older);
@@ -987,15 +1003,15 @@ impl Shard {
             }
         }
         self.release_hold(subscriber.route);
-        if let Some(session) = &subscriber.session {
+        if let Some(held_as) = &subscriber.held_as {
             let mut sessions = lock(&self.shared.sessions);
             let own = ConnectionId {
                 shard: self.id,
                 slot: slot as u32,
                 generation,
             };
-            if sessions.get(session) == Some(&own) {
-                sessions.remove(session);
+            if sessions.get(held_as) == Some(&own) {
+                sessions.remove(held_as);
             }
         }
         self.fanout.close(subscriber.reader, self.wall);
