@@ -439,7 +439,10 @@ fn presence_lists_who_is_there() {
     watcher.object().unwrap();
     let members = server.backend().get("/v1/presence?channel=a").json();
     let user = members["members"][0]["user"].as_str().unwrap();
-    assert!(user.starts_with("anonymous-") && !user.contains("alice"), "{user}");
+    assert!(
+        user.starts_with("anonymous-") && !user.contains("alice"),
+        "{user}"
+    );
     let expected = json!([{"user": user, "connections": 2, "info": {"name": "Alice"}}]);
     assert_eq!((&members["channel"], &members["count"]), (&json!("a"), &json!(1)));
     assert_eq!(members["members"], expected, "who only watches is nobody");

@@ -167,7 +167,8 @@ section! {
         window "window": Duration = "10s" => values::duration;
         /// What that may take, for all channels together; at least message_size, at most log_memory.
         window_bytes "window_bytes": usize = "64MiB" => values::size(1 << 10, usize::MAX);
-        /// How fast one client may publish.
+        /// How fast one connection may publish without a key. Whoever opens another connection may publish as much on it:
+        /// connections_per_address, or a front web server, bounds those.
         publish_rate "publish_rate": usize = "100/s" => values::rate;
         /// How many idempotency keys are remembered.
         idempotency_keys "idempotency_keys": usize = "100000" => values::count_from(0);
