@@ -8,15 +8,15 @@ use subtle::ConstantTimeEq;
 
 use crate::config::{self, Config};
 use crate::http::Request;
-use crate::http::cors::{BadOrigin, Origins};
+use crate::http::cors::{BadOrigin, NO_ORIGINS, Origins};
+use crate::listener::Role;
 
 /// Keys, token secrets and origins, as the configuration has them now; made anew by a reload.
 #[derive(Debug)]
 pub struct Access {
     keys: Vec<(Box<[u8]>, Actions)>,
     verifier: Verifier,
-    /// Whose pages may connect.
-    pub origins: Origins,
+    origins: Origins,
 }
 
 /// Why a request gets no grant.
@@ -63,6 +63,15 @@ impl Access {
             verifier: Verifier::new(tokens),
             origins: Origins::new(&config.public.origins)?,
         })
+    }
+
+    /// Whose pages may connect at doors of this role. Only where a key or token is asked for: elsewhere a page would be
+    /// allowed everything.
+    pub fn origins(&self, role: Role) -> &Origins {
+        match role {
+            Role::Public => &self.origins,
+            Role::Backend | Role::Ops => &NO_ORIGINS,
+        }
     }
 
     /// The grant of whoever shows this credential; nothing shown: what anybody may.

@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use cometserver_core::channel::ChannelId;
-use cometserver_core::fanout::ReaderId;
+use cometserver_core::fanout::{ReaderId, Wants};
 use cometserver_core::grant::Grant;
+use cometserver_core::pattern::Pattern;
 use mio::{Registry, Token};
 
 use crate::http::Progress;
@@ -21,6 +23,9 @@ use crate::wire::Format;
 
 /// Pieces in one vectored write. More is rare, and the system's own bound is 1024.
 const PIECES: usize = 64;
+
+/// A publication in a [`Bucket`].
+const ONE: u64 = 1000;
 
 /// What a connection is for now.
 pub enum State {
@@ -69,6 +74,8 @@ pub struct Subscriber {
     pub member: Option<Box<Membership>>,
     /// The session it said to belong to.
     pub session: Option<Box<str>>,
+    /// Polls with a session: their place among the held ones of the server.
+    pub held_as: Option<u64>,
     /// When a poll is answered, or a stream ended, in the shard's milliseconds; `u64::MAX`: never.
     pub ends: u64,
     /// When something was last sent.
@@ -95,12 +102,28 @@ pub struct Membership {
     pub info: Option<bytes::Bytes>,
 }
 
+/// What is to be said when a subscription has caught up.
+pub struct Reply {
+    /// The channel or pattern.
+    pub target: Box<[u8]>,
+    /// Is it a pattern?
+    pub pattern: bool,
+    /// The command's `id`, as JSON.
+    pub id: Option<Box<str>>,
+    /// The command asked to see members.
+    pub presence: bool,
+}
+
 /// What only a WebSocket has.
 pub struct WebSocketState {
     /// Reads frames.
     pub decoder: Decoder,
-    /// Commands whose subscription has not caught up yet: the target's name, is it a pattern, the command's `id` as JSON.
-    pub replies: Vec<(Box<[u8]>, bool, Box<str>)>,
+    /// Commands whose subscription has not caught up yet.
+    pub replies: Vec<Reply>,
+    /// Channels whose members it sees.
+    pub watched: Vec<ChannelId>,
+    /// Its patterns, and what it was given of them.
+    pub patterns: Vec<(Arc<Pattern>, Wants)>,
     /// When something was last heard from the client.
     pub heard: u64,
     /// What was said and not yet answered: answers are sent before more are made.
@@ -121,10 +144,11 @@ pub enum Said {
     Broke(u16, &'static str),
 }
 
-/// How fast a client may publish.
-#[derive(Clone, Copy, Debug)]
+/// How fast a connection may publish.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Bucket {
-    tokens: u32,
+    /// In thousandths: what comes back within a millisecond is seldom a whole one.
+    tokens: u64,
     since: u64,
 }
 
@@ -132,13 +156,10 @@ impl Bucket {
     /// Takes one, if there is one; `rate` come back in a second, and no more than that are saved up.
     pub fn take(&mut self, rate: usize, now: u64) -> bool {
         let rate = u64::try_from(rate).unwrap_or(u64::MAX);
-        let back = now.saturating_sub(self.since).saturating_mul(rate) / 1000;
-        if back > 0 {
-            let full = u64::from(self.tokens).saturating_add(back).min(rate);
-            self.tokens = u32::try_from(full).unwrap_or(u32::MAX);
-            self.since = now;
-        }
-        match self.tokens.checked_sub(1) {
+        let back = now.saturating_sub(self.since).saturating_mul(rate);
+        self.tokens = self.tokens.saturating_add(back).min(rate.saturating_mul(ONE));
+        self.since = now;
+        match self.tokens.checked_sub(ONE) {
             Some(rest) => self.tokens = rest,
             None => return false,
         }
@@ -230,7 +251,7 @@ impl Connection {
             ended: false,
             watched: false,
             counted: Transport::Http,
-            bucket: Bucket { tokens: 0, since: 0 },
+            bucket: Bucket::default(),
         }
     }
 
@@ -382,5 +403,41 @@ fn write_some(mut write: impl FnMut() -> io::Result<usize>) -> io::Result<usize>
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             other => return other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many of one attempt every `step` milliseconds, for `time` of them, may publish.
+    fn allowed(rate: usize, step: u64, time: u64) -> usize {
+        let mut bucket = Bucket::default();
+        let start = 1000;
+        // What is saved up at first is spent.
+        while bucket.take(rate, start) {}
+        let attempts = (start..start + time)
+            .step_by(usize::try_from(step).unwrap())
+            .skip(1);
+        attempts.filter(|at| bucket.take(rate, *at)).count()
+    }
+
+    #[test]
+    fn a_steady_publisher_gets_its_rate_whatever_its_rhythm() {
+        for step in [1, 3, 7, 10, 19, 33] {
+            let wanted = usize::try_from(10_000 / step).unwrap().min(1000);
+            let got = allowed(100, step, 10_000);
+            assert!(got.abs_diff(wanted) <= 2, "every {step} ms: {got} of {wanted}");
+        }
+        assert_eq!(allowed(1, 100, 10_001), 10);
+    }
+
+    #[test]
+    fn a_burst_is_bounded_by_the_rate_of_a_second() {
+        let mut bucket = Bucket::default();
+        let burst = (0..1000).filter(|_| bucket.take(100, 1_000_000)).count();
+        assert_eq!(burst, 100);
+        assert!(!bucket.take(100, 1_000_009));
+        assert!(bucket.take(100, 1_000_010));
     }
 }

@@ -1,6 +1,7 @@
 //! What all threads of one server share: the hub, the configuration in force, budgets, counters, mailboxes.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -139,8 +140,11 @@ pub struct Shared {
     pub connections: AtomicUsize,
     /// Connections per address, where that is bounded.
     pub addresses: Mutex<HashMap<IpAddr, usize>>,
-    /// Held polls by their session.
-    pub sessions: Mutex<HashMap<Box<str>, ConnectionId>>,
+    /// Held polls by the [`Shared::secret_hash`] of whose they are, what they listen to, and their session: a session's
+    /// name alone can be anybody's.
+    pub sessions: Mutex<HashMap<u64, ConnectionId>>,
+    /// Made up at start.
+    secret: RandomState,
     /// Is the server on its way out?
     pub draining: AtomicBool,
     /// Does the demo page belong to it?
@@ -175,6 +179,7 @@ impl Shared {
             connections: AtomicUsize::new(0),
             addresses: Mutex::new(HashMap::new()),
             sessions: Mutex::new(HashMap::new()),
+            secret: RandomState::new(),
             draining: AtomicBool::new(false),
             demo,
             requests: Mutex::new(Vec::new()),
@@ -241,6 +246,11 @@ impl Shared {
     /// What the main thread was asked since the last time.
     pub fn take_requests(&self) -> Vec<Request> {
         std::mem::take(&mut *lock(&self.requests))
+    }
+
+    /// A hash that nobody else can compute, nor compute the value from.
+    pub fn secret_hash(&self, value: &impl Hash) -> u64 {
+        self.secret.hash_one(value)
     }
 
     /// Takes a place in a route's budget, if there is one.
@@ -343,7 +353,6 @@ pub fn wall_clock() -> Time {
 
 /// A number below `bound`, to spread things out. Not for secrets.
 pub fn chance(bound: u64) -> u64 {
-    use std::hash::{BuildHasher, RandomState};
     match bound {
         0 => 0,
         bound => RandomState::new().hash_one(std::time::Instant::now()) % bound,

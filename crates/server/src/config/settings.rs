@@ -74,7 +74,7 @@ section! {
         listen "listen": Vec<SocketAddr> = "[]" => values::addresses, example "127.0.0.1:8080";
         /// Whether health in detail and metrics are shown here too.
         ops "ops": bool = "false" => values::switch;
-        /// Origins whose pages may connect besides those of the server's own host; "*": all.
+        /// Origins whose pages may connect here besides those of the server's own host; "*": all.
         origins "origins": Vec<String> = "[]" => values::origins, example "https://example.org";
         /// What a front web server puts before our paths.
         base_path "base_path": String = "" => values::base_path, example "/push";
@@ -167,7 +167,8 @@ section! {
         window "window": Duration = "10s" => values::duration;
         /// What that may take, for all channels together; at least message_size, at most log_memory.
         window_bytes "window_bytes": usize = "64MiB" => values::size(1 << 10, usize::MAX);
-        /// How fast one client may publish.
+        /// How fast one connection may publish without a key. Whoever opens another connection may publish as much on it:
+        /// connections_per_address, or a front web server, bounds those.
         publish_rate "publish_rate": usize = "100/s" => values::rate;
         /// How many idempotency keys are remembered.
         idempotency_keys "idempotency_keys": usize = "100000" => values::count_from(0);

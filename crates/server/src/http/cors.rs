@@ -1,5 +1,6 @@
 //! Which pages of other origins may talk to us from a browser. None, unless the configuration names them.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::request::{Method, Request};
@@ -25,6 +26,12 @@ pub struct Origins {
     "origin {0:?}: expected `*`, or a scheme and a host such as https://example.com or http://localhost:8080"
 )]
 pub struct BadOrigin(String);
+
+/// No page but those of our own host.
+pub static NO_ORIGINS: Origins = Origins {
+    any: false,
+    exact: Vec::new(),
+};
 
 impl Origins {
     /// Reads a list of `scheme://host[:port]`, `null` and `*`.
@@ -92,6 +99,21 @@ pub fn origin_allowed(origins: &Origins, host: Option<&[u8]>, origin: Option<&[u
         return true;
     };
     origins.any || origins.listed(origin).is_some() || host.is_some_and(|host| is_same_host(host, origin))
+}
+
+/// Whether a request for this host cannot come from a page whose name was made to point at this machine: an address, or
+/// `localhost`. Such a page counts as of our own host, since `Host` and `Origin` both say its name.
+pub fn is_address_or_localhost(host: &str) -> bool {
+    let (name, _) = split_port(host.as_bytes());
+    if name.eq_ignore_ascii_case(b"localhost") {
+        return true;
+    }
+    let name = str::from_utf8(name).unwrap_or_default();
+    let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    match (bare.unwrap_or(name).parse::<IpAddr>(), bare) {
+        (Ok(address), bare) => address.is_ipv6() == bare.is_some(),
+        (Err(_), _) => false,
+    }
 }
 
 /// The CORS headers of one answer; outlives the request, for answers that come late.
@@ -324,6 +346,34 @@ mod tests {
         assert!(!own("a.example", "null"));
         assert!(!own("", "https://"));
         assert!(!own("a.example", ""));
+    }
+
+    #[test]
+    fn an_address_and_localhost_are_nobodys_names() {
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:8081",
+            "[::1]:8081",
+            "[::1]",
+            "LocalHost",
+            "localhost:80",
+        ] {
+            assert!(is_address_or_localhost(host), "{host}");
+        }
+        for host in [
+            "",
+            ":80",
+            "evil.example",
+            "evil.example:8081",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "::1",
+            "[127.0.0.1]",
+            "[::1].evil.example",
+            "2130706433",
+        ] {
+            assert!(!is_address_or_localhost(host), "{host}");
+        }
     }
 
     #[test]

@@ -70,6 +70,27 @@ struct Wish {
     watch: bool,
     info: Option<bytes::Bytes>,
     session: Option<Box<str>>,
+    binary: bool,
+}
+
+impl Wish {
+    /// Whose poll this is, and of what: only another one of the same may take its place.
+    fn identity<'a>(&'a self, grant: &'a Grant) -> impl std::hash::Hash + use<'a> {
+        let mut channels: Vec<_> = self.channels.iter().map(ChannelName::as_bytes).collect();
+        let mut patterns: Vec<_> = self.patterns.iter().map(|pattern| pattern.as_bytes()).collect();
+        channels.sort_unstable();
+        patterns.sort_unstable();
+        (&grant.user, channels, patterns)
+    }
+
+    /// What a grant gives of a pattern.
+    fn wants(&self, pattern: &cometserver_core::pattern::Pattern, grant: &Grant) -> Wants {
+        Wants {
+            presence: self.watch,
+            retained: self.retained,
+            public_only: !grant.covers(Action::Subscribe, pattern),
+        }
+    }
 }
 
 /// How presence is wished for: `join` is both.
@@ -116,11 +137,11 @@ impl Shard {
         if self.draining || !self.take_hold(route) {
             return self.turn_away(slot, endpoint, &wish, accept, terms, cors, out);
         }
-        let mut format = endpoint.format(terms.version == crate::http::Version::Http11);
-        let binary = api::text(parameters, "format") == Some("binary");
-        if endpoint == Endpoint::WebSocket && binary {
-            format = Format::WebSocketBinary;
-        }
+        let format = if wish.binary {
+            Format::WebSocketBinary
+        } else {
+            endpoint.format(terms.version == crate::http::Version::Http11)
+        };
         let reader = self.fanout.open(slot as u32, wish.session.as_deref());
         let subscribed = self.subscribe_all(reader, &wish, &grant);
         if let Err(refused) = subscribed {
@@ -140,6 +161,19 @@ impl Shard {
             self.stream_head(endpoint, terms, cors, out);
         }
         let member = self.membership(slot, &wish, &grant);
+        let held_as = match (endpoint, &wish.session) {
+            (Endpoint::Poll, Some(session)) => {
+                Some(self.shared.secret_hash(&(wish.identity(&grant), session)))
+            }
+            _ => None,
+        };
+        let watched = match (&accept, wish.watch) {
+            (Some(_), true) => self.fanout.channels(reader).map(|channel| channel.id).collect(),
+            _ => Vec::new(),
+        };
+        let patterns = accept.iter().flat_map(|_| &wish.patterns);
+        let patterns = patterns.map(|pattern| (pattern.clone(), wish.wants(pattern, &grant)));
+        let patterns = patterns.collect();
         let subscriber = Subscriber {
             reader,
             format,
@@ -149,18 +183,23 @@ impl Shard {
             cors: cors.clone(),
             joined: Vec::new(),
             member,
-            session: wish.session.clone(),
+            session: wish.session,
+            held_as,
             ends,
             sent: self.now,
             unopened: None,
             limit: usize::try_from(limit).unwrap_or(1),
-            conditional: request.header("if-none-match").is_some(),
+            conditional: endpoint == Endpoint::Poll
+                && api::bytes(parameters, "cursor").is_none()
+                && request.header("if-none-match").is_some(),
             fetching: false,
             queued: false,
             socket: accept.map(|_| {
                 Box::new(WebSocketState {
                     decoder: Decoder::new(),
                     replies: Vec::new(),
+                    watched,
+                    patterns,
                     heard: self.now,
                     said: VecDeque::new(),
                 })
@@ -178,8 +217,8 @@ impl Shard {
         if wish.join {
             self.join_all(slot);
         }
-        if endpoint == Endpoint::Poll {
-            self.supersede(slot, wish.session);
+        if let Some(held_as) = held_as {
+            self.supersede(slot, held_as);
         }
         Ok(())
     }
@@ -225,6 +264,7 @@ impl Shard {
         };
         let (begin, cursor) = self.where_to_begin(endpoint, request, parameters)?;
         let retained = !matches!(api::bytes(parameters, "retained"), Some(b"0" | b"false" | b"no"));
+        let binary = endpoint == Endpoint::WebSocket && api::text(parameters, "format") == Some("binary");
         Ok(Wish {
             channels,
             patterns,
@@ -235,6 +275,7 @@ impl Shard {
             watch,
             info,
             session,
+            binary,
         })
     }
 
@@ -364,11 +405,8 @@ impl Shard {
             self.fanout.add(reader, name, wants, self.wall)?;
         }
         for pattern in &wish.patterns {
-            let wants = Wants {
-                public_only: !grant.covers(Action::Subscribe, pattern),
-                ..wants
-            };
-            self.fanout.add_pattern(reader, pattern, wants)?;
+            self.fanout
+                .add_pattern(reader, pattern, wish.wants(pattern, grant))?;
         }
         Ok(())
     }
@@ -424,7 +462,12 @@ impl Shard {
                 if let Some(accept) = accept {
                     accept.write_head(out);
                 }
-                self.encoder.reconnect(Format::WebSocketText, after, cursor, out);
+                let format = if wish.binary {
+                    Format::WebSocketBinary
+                } else {
+                    Format::WebSocketText
+                };
+                self.encoder.reconnect(format, after, cursor, out);
                 close(code::TRY_LATER, "come back later", out);
                 self.connections[slot].closing = true;
             }
@@ -499,7 +542,8 @@ impl Shard {
         info: Option<bytes::Bytes>,
     ) -> Box<Membership> {
         let user = grant.user.clone().unwrap_or_else(|| match session {
-            Some(session) => format!("anonymous-{session}").into(),
+            // Everybody sees the name: it must not tell the session, under which others could come in its place.
+            Some(session) => format!("anonymous-{:016x}", self.shared.secret_hash(&session)).into(),
             None => {
                 let generation = self.connections[slot].generation;
                 format!(
@@ -537,10 +581,9 @@ impl Shard {
     }
 
     /// Ends the held poll of the same session, if there is one.
-    fn supersede(&mut self, slot: usize, session: Option<Box<str>>) {
-        let Some(session) = session else { return };
+    fn supersede(&mut self, slot: usize, held_as: u64) {
         let id = self.id_of(slot);
-        let older = lock(&self.shared.sessions).insert(session, id);
+        let older = lock(&self.shared.sessions).insert(held_as, id);
         if let Some(older) = older.filter(|older| *older != id) {
             if older.shard == self.id {
                 self.superseded(older);
@@ -917,14 +960,11 @@ impl Shard {
         body.extend_from_slice(b"],\"cursor\":\"");
         cursor.write(&mut body);
         body.extend_from_slice(b"\"}");
-        let mut tag = b"\"".to_vec();
-        cursor.write(&mut tag);
-        tag.push(b'"');
         let head = subscriber.cors.write(Head::new(out, subscriber.terms, 200));
         head.header("Content-Type", "application/json")
             // May be kept, must be asked about: an interval poll then costs a 304.
             .header("Cache-Control", "private, no-cache")
-            .header("ETag", &tag)
+            .header("ETag", entity_tag(cursor))
             .body(&body);
     }
 
@@ -940,10 +980,9 @@ impl Shard {
         if items.is_empty() && conditional {
             let cors = subscriber.cors.clone();
             // The next one may start here: on a quiet channel an old cursor would one day be too old.
-            let tag = format!("\"{}\"", self.hub.cursor(position));
             cors.write(Head::new(&mut out, terms, 304))
                 .header("Cache-Control", "private, no-cache")
-                .header("ETag", tag)
+                .header("ETag", entity_tag(self.hub.cursor(position)))
                 .no_body();
         } else {
             self.poll_answer(slot, items, position, &mut out);
@@ -1027,20 +1066,28 @@ impl Shard {
             }
         }
         self.release_hold(subscriber.route);
-        if let Some(session) = &subscriber.session {
+        if let Some(held_as) = &subscriber.held_as {
             let mut sessions = lock(&self.shared.sessions);
             let own = ConnectionId {
                 shard: self.id,
                 slot: slot as u32,
                 generation,
             };
-            if sessions.get(session) == Some(&own) {
-                sessions.remove(session);
+            if sessions.get(held_as) == Some(&own) {
+                sessions.remove(held_as);
             }
         }
         self.fanout.close(subscriber.reader, self.wall);
         self.count_as(slot, Transport::Http);
     }
+}
+
+/// A cursor as the value of `ETag`.
+fn entity_tag(cursor: Cursor) -> Vec<u8> {
+    let mut tag = b"\"".to_vec();
+    cursor.write(&mut tag);
+    tag.push(b'"');
+    tag
 }
 
 pub(super) fn too_many(channels: usize, patterns: usize) -> Refused {

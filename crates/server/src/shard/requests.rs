@@ -328,7 +328,7 @@ impl Shard {
         if self.draining {
             terms = terms.closing();
         }
-        let cors = settings.access.origins.cors(request);
+        let cors = settings.access.origins(self.role(slot)).cors(request);
         if let Err(refused) = self.answer(slot, request, terms, &cors, out) {
             self.count_refusal(refused.code);
             refused.answer(terms, &cors, out);
@@ -348,6 +348,7 @@ impl Shard {
         out: &mut Vec<u8>,
     ) -> Result<(), Refused> {
         let settings = self.settings.clone();
+        self.refuse_rebound_names(slot, request)?;
         if cors::is_preflight(request) {
             cors.write(Head::new(out, terms, 204)).no_body();
             return Ok(());
@@ -390,6 +391,22 @@ impl Shard {
         }
     }
 
+    /// Where no key is asked for, who can connect is all that protects us, and a browser on this machine can: a page whose
+    /// name its owner lets point here is of our own host to it. Nobody owns an address.
+    fn refuse_rebound_names(&self, slot: usize, request: &Request<'_>) -> Result<(), Refused> {
+        let door = &self.shared.doors[self.connections[slot].door];
+        let keyless = door.role != Role::Public || self.shared.demo;
+        let is_tcp = matches!(door.address, DoorAddress::Tcp(_));
+        match request.host() {
+            Some(host) if keyless && is_tcp && !cors::is_address_or_localhost(host) => Err(Refused::new(
+                403,
+                "origin_refused",
+                "nobody is asked for a key here, so this door answers only to its address or to `localhost`",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// What the request may do, by its door and what it shows.
     fn grant(
         &self,
@@ -407,22 +424,16 @@ impl Shard {
         // open across origins, is only for pages of known origins.
         let reads = matches!(request.method, http::Method::Get | http::Method::Head);
         if (!reads || endpoint == Endpoint::WebSocket)
-            && !cors::origin_allowed(&access.origins, host.map(str::as_bytes), request.header("origin"))
+            && !cors::origin_allowed(
+                access.origins(door.role),
+                host.map(str::as_bytes),
+                request.header("origin"),
+            )
         {
             return Err(Refused::new(
                 403,
                 "origin_refused",
-                "this page's origin may not do that: add it to public.origins in the configuration",
-            ));
-        }
-        if door.role == Role::Backend
-            && matches!(door.address, DoorAddress::Tcp(_))
-            && !request.host().is_none_or(is_this_machine)
-        {
-            return Err(Refused::new(
-                403,
-                "origin_refused",
-                "this door is for this machine only: call it by its address, or `localhost`",
+                "this page's origin may not do that: add it to public.origins in the configuration, and let it come in at a public door",
             ));
         }
         if endpoint.is_open() {
@@ -622,14 +633,4 @@ impl Shard {
 fn completion(shared: &std::sync::Arc<crate::shared::Shared>, id: ConnectionId) -> Completion {
     let shared = shared.clone();
     Box::new(move |result| shared.mailboxes[id.shard as usize].send(Mail::Published(id, result)))
-}
-
-/// Is the host named by an address, or by the one name that nobody else can give an address?
-fn is_this_machine(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let address = name.trim_start_matches('[').trim_end_matches(']');
-    address.parse::<std::net::IpAddr>().is_ok() || name.eq_ignore_ascii_case("localhost")
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cometserver_core::action::Action;
+use cometserver_core::channel::ChannelId;
 use cometserver_core::fanout::{Target, Wants};
+use cometserver_core::grant::Grant;
 use cometserver_core::hub::{Completion, HistoryQuery, Published, Start};
 use cometserver_core::pattern::Pattern;
 use cometserver_core::protocol::native::command::{self, Command, Publish};
@@ -15,7 +17,7 @@ use cometserver_core::publication::Payload;
 use super::Shard;
 use super::held::{presence_wish, target_member, too_many};
 use crate::api::{self, Refused};
-use crate::connection::Said;
+use crate::connection::{Reply, Said};
 use crate::metrics::{Door, DropReason, Refusal};
 use crate::websocket::{self, Event, Limits, Opcode, close_reply, code};
 use crate::wire::Format;
@@ -251,15 +253,18 @@ impl Shard {
         };
         for name in names {
             self.fanout.subscribe(reader, &name, begin, wants, self.wall)?;
-            self.note_reply(slot, name.as_bytes(), false, id);
-            if join {
+            self.note_reply(slot, name.as_bytes(), false, id, watch);
+            if watch {
                 let channel = self
                     .fanout
                     .channels(reader)
                     .find(|channel| channel.name == name)
                     .map(|channel| channel.id);
                 if let Some(channel) = channel {
-                    self.join(slot, channel);
+                    self.note_watched(slot, channel);
+                    if join {
+                        self.join(slot, channel);
+                    }
                 }
             }
         }
@@ -269,32 +274,57 @@ impl Shard {
                 ..wants
             };
             self.fanout.subscribe_pattern(reader, &pattern, begin, wants)?;
-            self.note_reply(slot, pattern.as_bytes(), true, id);
+            self.note_reply(slot, pattern.as_bytes(), true, id, watch);
+            self.note_pattern(slot, pattern, wants);
         }
         self.read_on_soon(slot);
         Ok(())
     }
 
     /// The answer comes when the subscription has caught up.
-    fn note_reply(&mut self, slot: usize, target: &[u8], pattern: bool, id: Option<&str>) {
-        if let Some(socket) = self.connections[slot]
+    fn note_reply(&mut self, slot: usize, target: &[u8], pattern: bool, id: Option<&str>, presence: bool) {
+        let socket = self.connections[slot]
             .subscriber()
-            .and_then(|s| s.socket.as_mut())
-            && let Some(id) = id
+            .and_then(|s| s.socket.as_mut());
+        if let Some(socket) = socket
+            && (id.is_some() || presence)
         {
-            socket.replies.push((target.into(), pattern, id.into()));
+            socket.replies.push(Reply {
+                target: target.into(),
+                pattern,
+                id: id.map(Box::from),
+                presence,
+            });
         }
     }
 
-    /// Who unsubscribes before that gets no answer: the next subscription to the same must not get this one's.
-    fn forget_reply(&mut self, slot: usize, target: &[u8], pattern: bool) {
-        if let Some(socket) = self.connections[slot]
-            .subscriber()
-            .and_then(|s| s.socket.as_mut())
+    /// What another token has to allow as well, see [`Shard::authorize_again`].
+    fn note_watched(&mut self, slot: usize, channel: ChannelId) {
+        let subscriber = self.connections[slot].subscriber();
+        if let Some(socket) = subscriber.and_then(|s| s.socket.as_mut())
+            && !socket.watched.contains(&channel)
         {
+            socket.watched.push(channel);
+        }
+    }
+
+    /// The same for a pattern, of which the first command counts: a repeated one changes nothing.
+    fn note_pattern(&mut self, slot: usize, pattern: Arc<Pattern>, wants: Wants) {
+        let subscriber = self.connections[slot].subscriber();
+        if let Some(socket) = subscriber.and_then(|s| s.socket.as_mut())
+            && socket.patterns.iter().all(|(own, _)| *own != pattern)
+        {
+            socket.patterns.push((pattern, wants));
+        }
+    }
+
+    /// A subscription ended before it had caught up: nothing is said about it.
+    fn forget_replies(&mut self, slot: usize, target: &[u8], pattern: bool) {
+        let subscriber = self.connections[slot].subscriber();
+        if let Some(socket) = subscriber.and_then(|s| s.socket.as_mut()) {
             socket
                 .replies
-                .retain(|(own, kind, _)| **own != *target || *kind != pattern);
+                .retain(|reply| *reply.target != *target || reply.pattern != pattern);
         }
     }
 
@@ -320,16 +350,10 @@ impl Shard {
         let at = socket
             .replies
             .iter()
-            .position(|(own, kind, _)| **own == *name && *kind == pattern);
-        let id = at.map(|at| socket.replies.remove(at).2);
-        let sees_members = match target {
-            Target::Channel(channel) => {
-                let grant = &subscriber.grant;
-                grant.allows(Action::Presence, &channel.name, &channel.namespace)
-            }
-            Target::Pattern(_) => false,
-        };
-        let mut open = self.opening("subscribed", id.as_deref());
+            .position(|reply| *reply.target == *name && reply.pattern == pattern);
+        let reply = at.map(|at| socket.replies.remove(at));
+        let id = reply.as_ref().and_then(|reply| reply.id.as_deref());
+        let mut open = self.opening("subscribed", id);
         open.push(b',');
         target_member(target, &mut open);
         if let Target::Channel(channel) = target {
@@ -345,8 +369,8 @@ impl Shard {
             open.extend_from_slice(
                 format!(",\"offset\":{offset},\"epoch\":\"{}\"", channel.epoch).as_bytes(),
             );
-            let members = self.hub.member_count(channel.id);
-            if members > 0 && sees_members {
+            if reply.is_some_and(|reply| reply.presence) {
+                let members = self.hub.member_count(channel.id);
                 open.extend_from_slice(format!(",\"members\":{members}").as_bytes());
             }
         }
@@ -369,10 +393,10 @@ impl Shard {
         };
         for name in command.channels() {
             let name = command::channel_name(name.as_bytes(), &limits)?;
+            self.forget_replies(slot, name.as_bytes(), false);
             let Some(channel) = self.fanout.unsubscribe(reader, &name, self.wall) else {
                 continue;
             };
-            self.forget_reply(slot, name.as_bytes(), false);
             let (hub, wall) = (self.hub.clone(), self.wall);
             let Some(subscriber) = self.connections[slot].subscriber() else {
                 return Ok(());
@@ -383,11 +407,18 @@ impl Shard {
                 subscriber.joined.swap_remove(at);
                 hub.leave(channel.id, &member.user, wall);
             }
+            if let Some(socket) = &mut subscriber.socket {
+                socket.watched.retain(|own| *own != channel.id);
+            }
         }
         for text in command.patterns() {
             let pattern = api::pattern(text.as_bytes(), &self.settings)?;
+            self.forget_replies(slot, pattern.as_bytes(), true);
             self.fanout.unsubscribe_pattern(reader, &pattern, self.wall);
-            self.forget_reply(slot, pattern.as_bytes(), true);
+            let subscriber = self.connections[slot].subscriber();
+            if let Some(socket) = subscriber.and_then(|s| s.socket.as_mut()) {
+                socket.patterns.retain(|(own, _)| **own != pattern);
+            }
         }
         let open = self.opening("unsubscribed", id);
         self.reply(slot, &open, out);
@@ -571,34 +602,7 @@ impl Shard {
             .access
             .grant(Some(token), self.wall)
             .map_err(|denied| Refused::new(401, denied.code(), denied.to_string()))?;
-        let Some(reader) = self.reader_of(slot) else {
-            return Ok(());
-        };
-        // Whatever the new token does not cover ends here.
-        let lost: Vec<_> = self
-            .fanout
-            .channels(reader)
-            .filter(|channel| !grant.allows(Action::Subscribe, &channel.name, &channel.namespace))
-            .map(|channel| channel.name.clone())
-            .collect();
-        if !lost.is_empty() {
-            return Err(Refused::new(
-                403,
-                "forbidden",
-                "the token does not cover what this connection listens to",
-            ));
-        }
-        // A pattern of which only the public part is listened to needs no token, before or after.
-        let covered = |(pattern, wants): (&Arc<Pattern>, Wants)| {
-            wants.public_only || grant.covers(Action::Subscribe, pattern)
-        };
-        if !self.fanout.patterns(reader).all(covered) {
-            return Err(Refused::new(
-                403,
-                "forbidden",
-                "the token does not cover this connection's patterns",
-            ));
-        }
+        self.check_replacement(slot, &grant)?;
         let mut open = self.opening("authorized", id);
         if let Some(user) = &grant.user {
             open.extend_from_slice(b",\"user\":");
@@ -608,10 +612,52 @@ impl Shard {
             open.extend_from_slice(format!(",\"expires\":{}", expires / 1000).as_bytes());
         }
         if let Some(subscriber) = self.connections[slot].subscriber() {
+            if subscriber.grant.user != grant.user {
+                // It is a member nowhere: the next time it joins it does so under its new name.
+                subscriber.member = None;
+            }
             subscriber.grant = grant;
         }
         self.reply(slot, &open, out);
         self.schedule(slot);
+        Ok(())
+    }
+
+    /// Refuses a token that does not allow all that its connection has: what it has is never taken away silently.
+    fn check_replacement(&mut self, slot: usize, grant: &Grant) -> Result<(), Refused> {
+        let forbidden = |detail: &'static str| Err(Refused::new(403, "forbidden", detail));
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return Ok(());
+        };
+        if !subscriber.joined.is_empty() && subscriber.grant.user != grant.user {
+            return forbidden("the token is of another user, and this connection is a member somewhere");
+        }
+        let reader = subscriber.reader;
+        let Some(socket) = &subscriber.socket else {
+            return Ok(());
+        };
+        let mut channels = self.fanout.channels(reader);
+        if channels.any(|channel| !grant.allows(Action::Subscribe, &channel.name, &channel.namespace)) {
+            return forbidden("the token does not cover what this connection listens to");
+        }
+        let lacks = |pattern: &Pattern, wants: &Wants| {
+            !wants.public_only && !grant.covers(Action::Subscribe, pattern)
+                || wants.presence && !grant.covers(Action::Presence, pattern)
+        };
+        if socket
+            .patterns
+            .iter()
+            .any(|(pattern, wants)| lacks(pattern, wants))
+        {
+            return forbidden("the token does not cover this connection's patterns");
+        }
+        let mut watched = self
+            .fanout
+            .channels(reader)
+            .filter(|channel| socket.watched.contains(&channel.id));
+        if watched.any(|channel| !grant.allows(Action::Presence, &channel.name, &channel.namespace)) {
+            return forbidden("the token does not allow to see the members that this connection sees");
+        }
         Ok(())
     }
 }
