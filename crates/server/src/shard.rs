@@ -8,7 +8,6 @@ mod requests;
 mod seed_wire;
 mod socket_commands;
 
-use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
