@@ -938,10 +938,17 @@ fn how_many_are_there_is_told_only_to_whom_it_may_be() {
     let mut member = with_token(&server, &claims(Some("alice"), &["room/a"], &[], &see))
         .stream("/v1/stream?channel=room/a&presence=join");
     member.object();
-    let subscribe = json!({"type": "subscribe", "id": 1, "channel": "room/a"});
-    for (actions, members) in [(&see[..], json!(1)), (&see[..1], Value::Null)] {
+    let plain = json!({"type": "subscribe", "id": 1, "channel": "room/a"});
+    let watching = json!({"type": "subscribe", "id": 1, "channel": "room/a", "presence": "watch"});
+    let asked = [
+        (&see[..], &watching, "members", json!(1)),
+        (&see[..], &plain, "members", Value::Null),
+        (&see[..1], &plain, "members", Value::Null),
+        (&see[..1], &watching, "code", json!("forbidden")),
+    ];
+    for (actions, subscribe, member, expected) in asked {
         let token = claims(Some("bob"), &["room/a"], &[], actions);
         let mut socket = with_token(&server, &token).websocket("/v1/ws");
-        assert_eq!(socket.ask(&subscribe)["members"], members);
+        assert_eq!(socket.ask(subscribe)[member], expected, "{subscribe}");
     }
 }
