@@ -226,6 +226,8 @@ impl Shared {
             for mailbox in &self.mailboxes {
                 mailbox.send(Mail::Reloaded);
             }
+            // It may be waiting for as long as the old settings said.
+            self.wake_main();
         }
         result
     }
