@@ -81,3 +81,25 @@ fn a_poll_ends_the_older_one_of_its_session_and_no_other() {
         assert_ne!(publications, serde_json::json!([]));
     }
 }
+
+#[test]
+fn an_event_stream_waits_while_the_server_has_too_many_channels_or_patterns() {
+    let server = TestServer::with(|config| {
+        config.limits.channels = 1;
+        config.limits.patterns_total = 1;
+    });
+    let held = server.websocket("channel=a&pattern=a");
+    for query in ["channel=b", "pattern=b"] {
+        let mut http = server.place(Door::Tcp).connect();
+        let answer = http.request("GET", &format!("/v1/sse?{query}"), &[], b"");
+        assert_eq!(answer.status, 200, "{query}: {}", answer.text());
+        assert!(answer.text().starts_with("retry: "), "{}", answer.text());
+        let answer = http.request("GET", &format!("/v1/stream?{query}"), &[], b"");
+        assert_eq!(
+            answer.status, 429,
+            "who reads the answer is told which limit it is"
+        );
+    }
+    assert_eq!(server.shared.held(), 1);
+    drop(held);
+}

@@ -4,7 +4,7 @@ use cometserver_core::action::Action;
 use cometserver_core::broker::{BrokerError, Page};
 use cometserver_core::fanout::{Begin, Progress, Step, Target, Wants};
 use cometserver_core::grant::Grant;
-use cometserver_core::hub::ReadLimits;
+use cometserver_core::hub::{ListenError, ReadLimits};
 use cometserver_core::protocol::native;
 use cometserver_core::{ChannelName, Cursor, Position};
 use std::sync::Arc;
@@ -137,9 +137,15 @@ impl Shard {
         };
         let reader = self.fanout.open(slot as u32, wish.session.as_deref());
         let subscribed = self.subscribe_all(reader, &wish, &grant);
-        if let Err(refused) = subscribed {
+        if let Err(full) = subscribed {
             self.fanout.close(reader, self.wall);
             self.release_hold(route);
+            let refused = Refused::from(full);
+            if endpoint == Endpoint::Sse {
+                // A browser gives up for ever after anything but a stream, and the server may have room again soon.
+                self.count_refusal(refused.code);
+                return self.turn_away(slot, endpoint, &wish, accept, terms, cors, out);
+            }
             return Err(refused);
         }
         self.fanout.begin(reader, wish.begin, wish.retained);
@@ -369,7 +375,7 @@ impl Shard {
         reader: cometserver_core::fanout::ReaderId,
         wish: &Wish,
         grant: &Grant,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), ListenError> {
         let wants = Wants {
             presence: wish.watch,
             retained: wish.retained,

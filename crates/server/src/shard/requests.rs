@@ -288,7 +288,7 @@ impl Shard {
         true
     }
 
-    fn count_refusal(&self, code: &str) {
+    pub(super) fn count_refusal(&self, code: &str) {
         if let Some(refusal) = Refusal::from_code(code) {
             self.metrics().refused.of(refusal).add(1);
         }
