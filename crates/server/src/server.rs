@@ -29,8 +29,9 @@ const FIRST_LISTENER: usize = 2;
 /// How long accepting pauses when the system has nothing left for another connection: descriptors, memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Descriptors that are not connections: listeners, event queues, the log, what a connection to a store needs.
-const SPARE_DESCRIPTORS: u64 = 64;
+/// Descriptors beyond those of limits.connections: listeners, event queues, the log, what a connection to a store needs, and
+/// connections that are only there to be refused.
+const SPARE_DESCRIPTORS: u64 = 64 + shared::SURPLUS as u64;
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -103,3 +103,33 @@ fn an_event_stream_waits_while_the_server_has_too_many_channels_or_patterns() {
     assert_eq!(server.shared.held(), 1);
     drop(held);
 }
+
+#[test]
+fn a_client_beyond_the_limit_of_connections_is_asked_to_wait_in_its_own_words() {
+    let server = TestServer::with(|config| config.limits.connections = 1);
+    let held = server.websocket("channel=a");
+    let ask = |target: &str| server.request(Door::Tcp, "GET", target, "");
+    let sse = ask("/v1/sse?channel=a");
+    assert_eq!(sse.status, 200);
+    assert!(sse.text().starts_with("retry: "), "{}", sse.text());
+    assert!(ask("/v1/poll?channel=a").json()["retry_ms"].is_u64());
+    assert_eq!(ask("/v1/stream?channel=a").json()["type"], "reconnect");
+    let other = ask("/v1/now");
+    assert_eq!((other.status, other.header("retry-after")), (503, Some("1")));
+    assert_eq!(other.header("connection"), Some("close"), "nobody stays");
+    server.until("they are gone", || {
+        server
+            .shared
+            .connections
+            .load(std::sync::atomic::Ordering::SeqCst)
+            == 1
+    });
+    // Whoever says nothing takes none of the few places for good: beyond them it is refused unheard.
+    let silent: Vec<Http> = (0..cometserver::shared::SURPLUS)
+        .map(|_| server.place(Door::Tcp).connect())
+        .collect();
+    let mut refused = server.place(Door::Tcp).connect();
+    assert_eq!(refused.answer().status, 503);
+    drop((silent, held));
+    server.until("there is room", || ask("/v1/now").status == 200);
+}

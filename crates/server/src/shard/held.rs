@@ -127,7 +127,7 @@ impl Shard {
         // A poll that wants to be answered at once takes no place; neither does the site's own code.
         let immediate = endpoint == Endpoint::Poll && ends <= self.now;
         let route = route(endpoint).filter(|_| self.role(slot) == Role::Public && !immediate);
-        if self.draining || !self.take_hold(route) {
+        if self.draining || self.connections[slot].refusal.is_some() || !self.take_hold(route) {
             return self.turn_away(slot, endpoint, &wish, accept, terms, cors, out);
         }
         let format = if wish.binary {
