@@ -24,8 +24,29 @@ pub use settings::{
 };
 pub use values::{Action, Durability, LogFormat, LogLevel};
 
-/// What a reload takes over without a restart; everything else is bound, opened or sized at start.
-const RELOADED: &[&str] = &["limits.", "namespace_default.", "public.origins"];
+/// What a reload takes over without a restart, whole sections or single settings; everything else is bound, opened or sized
+/// at start.
+const RELOADED: &[&str] = &[
+    "exit_when_idle",
+    "public.origins",
+    "public.base_path",
+    "limits.",
+    "held.",
+    "presence.member_info",
+    "shutdown.",
+    "namespace_default.",
+];
+
+/// Settings of those sections with which the hub is built, and which stay as they are until a restart.
+const BUILT_IN: &[&str] = &[
+    "limits.patterns_total",
+    "limits.channels",
+    "limits.log_memory",
+    "limits.window",
+    "limits.window_bytes",
+    "limits.idempotency_keys",
+    "limits.idempotency_window",
+];
 
 /// The data folder of a server that root runs.
 const ROOT_DATA_DIR: &str = "/var/lib/cometserver";
@@ -151,7 +172,9 @@ impl Config {
             .filter(|(_, (old, new))| old != new);
         changed
             .map(|(key, _)| key)
-            .filter(|key| !RELOADED.iter().any(|prefix| key.starts_with(prefix)))
+            .filter(|key| {
+                BUILT_IN.contains(&key.as_str()) || !RELOADED.iter().any(|prefix| key.starts_with(prefix))
+            })
             .collect()
     }
 

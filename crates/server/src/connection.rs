@@ -177,6 +177,8 @@ pub struct Connection {
     pub door: usize,
     /// The peer's address, if connections per address are bounded.
     pub address: Option<IpAddr>,
+    /// Why its request is to be refused: there are too many connections.
+    pub refusal: Option<&'static str>,
     /// What it is for now.
     pub state: State,
     /// What came in and is not a whole request yet.
@@ -233,6 +235,7 @@ impl Connection {
             generation,
             door,
             address,
+            refusal: None,
             state: State::Fresh,
             input: Vec::new(),
             progress: Progress::default(),

@@ -143,6 +143,11 @@ impl Endpoint {
         matches!(self, E::Metrics | E::Stats)
     }
 
+    /// Is its request held, with an answer of its own where only a wait is needed?
+    pub fn is_held(self) -> bool {
+        matches!(self, E::Poll | E::Sse | E::Stream | E::WebSocket)
+    }
+
     /// Does it need no grant, whoever asks?
     pub fn is_open(self) -> bool {
         matches!(self, E::Live | E::Ready | E::OpenApi | E::Demo(_))

@@ -26,11 +26,12 @@ const WAKER: Token = Token(0);
 const SIGNALS: Token = Token(1);
 const FIRST_LISTENER: usize = 2;
 
-/// How long accepting pauses when there are no descriptors left.
-const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
+/// How long accepting pauses when the system has nothing left for another connection: descriptors, memory.
+const PAUSE: Duration = Duration::from_millis(100);
 
-/// Descriptors that are not connections: listeners, event queues, the log, what a connection to a store needs.
-const SPARE_DESCRIPTORS: u64 = 64;
+/// Descriptors beyond those of limits.connections: listeners, event queues, the log, what a connection to a store needs, and
+/// connections that are only there to be refused.
+const SPARE_DESCRIPTORS: u64 = 64 + shared::SURPLUS as u64;
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -305,17 +306,21 @@ impl Server {
                         turn_away(&socket, why);
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if is_out_of_descriptors(&error) => {
-                    tracing::error!(
-                        "no file descriptors left: raise the limit (ulimit -n, LimitNOFILE) or lower limits.connections"
-                    );
-                    self.paused = Some(Instant::now() + OUT_OF_DESCRIPTORS);
-                    return;
-                }
-                // Reset before it was accepted, and the like: of no concern to the others that wait.
-                Err(error) => tracing::debug!(%error, "a connection was gone before it was accepted"),
+                Err(error) => match after_failure(&error) {
+                    Next::Return => return,
+                    Next::GoOn => tracing::debug!(%error, "a connection was gone before it was accepted"),
+                    Next::Pause => {
+                        if is_out_of_descriptors(&error) {
+                            tracing::error!(
+                                "no file descriptors left: raise the limit (ulimit -n, LimitNOFILE) or lower limits.connections"
+                            );
+                        } else {
+                            tracing::error!(%error, "connections cannot be accepted");
+                        }
+                        self.paused = Some(Instant::now() + PAUSE);
+                        return;
+                    }
+                },
             }
         }
     }
@@ -434,6 +439,46 @@ fn turn_away(socket: &crate::listener::Socket, why: &str) {
     // Whoever cannot take these few bytes at once is closed without them.
     let _ = socket.write(&out);
     socket.finish();
+}
+
+/// What to do when a connection could not be accepted.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// None waits.
+    Return,
+    /// It was about one connection, and of no concern to the others that wait.
+    GoOn,
+    /// It would be the same at once.
+    Pause,
+}
+
+fn after_failure(error: &io::Error) -> Next {
+    use rustix::io::Errno;
+    // Linux gives what the network has to say about a connection (see accept(2)), and a firewall's refusal.
+    const OF_ONE: &[Errno] = &[
+        Errno::CONNABORTED,
+        Errno::CONNRESET,
+        Errno::TIMEDOUT,
+        Errno::INTR,
+        Errno::PERM,
+        Errno::PROTO,
+        Errno::NOPROTOOPT,
+        Errno::OPNOTSUPP,
+        Errno::NETDOWN,
+        Errno::NETUNREACH,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+    ];
+    if error.kind() == io::ErrorKind::WouldBlock {
+        Next::Return
+    } else if OF_ONE
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    {
+        Next::GoOn
+    } else {
+        Next::Pause
+    }
 }
 
 fn is_out_of_descriptors(error: &io::Error) -> bool {
@@ -654,5 +699,31 @@ impl Signals {
             any
         };
         (drained(&mut self.stop), drained(&mut self.hangup))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn accepting_pauses_where_it_would_fail_again_at_once() {
+        let next = |errno: Errno| after_failure(&io::Error::from(errno));
+        assert_eq!(next(Errno::AGAIN), Next::Return);
+        for errno in [Errno::CONNABORTED, Errno::INTR, Errno::PROTO, Errno::HOSTUNREACH] {
+            assert_eq!(next(errno), Next::GoOn, "{errno}");
+        }
+        for errno in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOMEM,
+            Errno::NOBUFS,
+            Errno::INVAL,
+            Errno::BADF,
+        ] {
+            assert_eq!(next(errno), Next::Pause, "{errno}");
+        }
+        assert_eq!(after_failure(&io::Error::other("anything else")), Next::Pause);
     }
 }

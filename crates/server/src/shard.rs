@@ -199,7 +199,9 @@ impl Shard {
         self.shared.mailboxes[self.id as usize].take(&mut mail);
         for letter in mail.drain(..) {
             match letter {
-                Mail::Accepted(socket, door, address) => self.accepted(socket, door, address),
+                Mail::Accepted(socket, door, address, refusal) => {
+                    self.accepted(socket, door, address, refusal);
+                }
                 Mail::Published(id, result) => self.published(id, result),
                 Mail::SocketPublished(connection, id, result) => {
                     self.socket_published(connection, id.as_deref(), result);
@@ -213,15 +215,25 @@ impl Shard {
         self.mail = mail;
     }
 
-    fn accepted(&mut self, mut socket: Socket, door: usize, address: Option<std::net::IpAddr>) {
+    fn accepted(
+        &mut self,
+        mut socket: Socket,
+        door: usize,
+        address: Option<std::net::IpAddr>,
+        refusal: Option<&'static str>,
+    ) {
         self.generation = self.generation.wrapping_add(1);
         let entry = self.connections.vacant_entry();
         let slot = entry.key();
         let prepared = socket
             .prepare(self.settings.config.limits.pending_bytes)
             .and_then(|()| socket.register(self.poll.registry(), Token(slot)));
-        entry.insert(Connection::new(socket, self.generation, door, address));
+        let connection = entry.insert(Connection::new(socket, self.generation, door, address));
+        connection.refusal = refusal;
         let metrics = self.shared.metrics.shard(self.id as usize);
+        if refusal.is_some() {
+            metrics.drops.of(DropReason::Limit).add(1);
+        }
         metrics.connections.of(Transport::Http).add(1);
         metrics.connections_total.add(1);
         if let Err(error) = prepared {
@@ -370,7 +382,8 @@ impl Shard {
         let metrics = self.shared.metrics.shard(self.id as usize);
         metrics.connections.of(connection.counted).sub(1);
         metrics.pending_bytes.sub(connection.counted_pending as u64);
-        self.shared.left(self.id, connection.address);
+        self.shared
+            .left(self.id, connection.address, connection.refusal.is_some());
     }
 
     /// Counts a connection as of another transport.

@@ -16,6 +16,10 @@ use crate::config::Config;
 use crate::listener::{Door, Socket};
 use crate::metrics::Metrics;
 
+/// Connections beyond the limits that are taken nevertheless, for as long as one request lasts: only who has read it can
+/// refuse it in words that its client obeys. A browser's EventSource gives up for ever after a 503.
+pub const SURPLUS: usize = 32;
+
 /// The configuration in force and what was made of it. A reload replaces it as a whole.
 #[derive(Debug)]
 pub struct Settings {
@@ -27,8 +31,8 @@ pub struct Settings {
 
 /// What a shard is told by others.
 pub enum Mail {
-    /// A socket was accepted at this door, from this address if that is counted.
-    Accepted(Socket, usize, Option<IpAddr>),
+    /// A socket was accepted at this door, from this address if that is counted; why its request is to be refused, if so.
+    Accepted(Socket, usize, Option<IpAddr>, Option<&'static str>),
     /// A publication that had to wait for the store was answered.
     Published(ConnectionId, Result<Receipt, PublishError>),
     /// The same for a command of a WebSocket, with the command's `id`.
@@ -138,6 +142,8 @@ pub struct Shared {
     held: [AtomicUsize; 4],
     /// All connections.
     pub connections: AtomicUsize,
+    /// Those of them that are there only to be refused.
+    surplus: AtomicUsize,
     /// Connections per address, where that is bounded.
     pub addresses: Mutex<HashMap<IpAddr, usize>>,
     /// Held polls by the [`Shared::secret_hash`] of whose they are, what they listen to, and their session: a session's
@@ -177,6 +183,7 @@ impl Shared {
             mailboxes,
             held: [const { AtomicUsize::new(0) }; 4],
             connections: AtomicUsize::new(0),
+            surplus: AtomicUsize::new(0),
             addresses: Mutex::new(HashMap::new()),
             sessions: Mutex::new(HashMap::new()),
             secret: RandomState::new(),
@@ -226,6 +233,8 @@ impl Shared {
             for mailbox in &self.mailboxes {
                 mailbox.send(Mail::Reloaded);
             }
+            // It may be waiting for as long as the old settings said.
+            self.wake_main();
         }
         result
     }
@@ -279,28 +288,14 @@ impl Shared {
         door: usize,
         address: Option<IpAddr>,
     ) -> Result<(), (Socket, &'static str)> {
-        let settings = self.settings();
-        let limits = &settings.config.limits;
-        // The site's own code, and monitoring, get in however many visitors there are.
-        let is_public = self.doors[door].role == crate::listener::Role::Public;
-        if is_public && self.connections.load(Ordering::Relaxed) >= limits.connections {
-            return Err((
-                socket,
-                "the server has as many connections as limits.connections allows",
-            ));
-        }
-        let counted = address.filter(|_| limits.connections_per_address.is_some() && is_public);
-        if let (Some(address), Some(max)) = (counted, limits.connections_per_address) {
-            let mut addresses = lock(&self.addresses);
-            let count = addresses.entry(address).or_default();
-            if *count >= max {
-                return Err((
-                    socket,
-                    "this address has as many connections as limits.connections_per_address allows",
-                ));
+        let (counted, refusal) = match self.find_room(door, address) {
+            Ok(counted) => (counted, None),
+            Err(why) if self.surplus.fetch_add(1, Ordering::Relaxed) < SURPLUS => (None, Some(why)),
+            Err(why) => {
+                self.surplus.fetch_sub(1, Ordering::Relaxed);
+                return Err((socket, why));
             }
-            *count += 1;
-        }
+        };
         self.connections.fetch_add(1, Ordering::Relaxed);
         let least = self
             .mailboxes
@@ -308,12 +303,36 @@ impl Shared {
             .min_by_key(|mailbox| mailbox.load.load(Ordering::Relaxed));
         let Some(mailbox) = least else { return Ok(()) };
         mailbox.load.fetch_add(1, Ordering::Relaxed);
-        mailbox.send(Mail::Accepted(socket, door, counted));
+        mailbox.send(Mail::Accepted(socket, door, counted, refusal));
         Ok(())
     }
 
-    /// A connection of this shard is gone.
-    pub fn left(&self, shard: u8, address: Option<IpAddr>) {
+    /// Counts a connection of an address, if that is bounded for this door: then it is returned.
+    fn find_room(&self, door: usize, address: Option<IpAddr>) -> Result<Option<IpAddr>, &'static str> {
+        let settings = self.settings();
+        let limits = &settings.config.limits;
+        // The site's own code, and monitoring, get in however many visitors there are.
+        let is_public = self.doors[door].role == crate::listener::Role::Public;
+        if is_public && self.connections.load(Ordering::Relaxed) >= limits.connections {
+            return Err("the server has as many connections as limits.connections allows");
+        }
+        let counted = address.filter(|_| limits.connections_per_address.is_some() && is_public);
+        if let (Some(address), Some(max)) = (counted, limits.connections_per_address) {
+            let mut addresses = lock(&self.addresses);
+            let count = addresses.entry(address).or_default();
+            if *count >= max {
+                return Err("this address has as many connections as limits.connections_per_address allows");
+            }
+            *count += 1;
+        }
+        Ok(counted)
+    }
+
+    /// A connection of this shard is gone, which was one of [`SURPLUS`] or not.
+    pub fn left(&self, shard: u8, address: Option<IpAddr>, surplus: bool) {
+        if surplus {
+            self.surplus.fetch_sub(1, Ordering::Relaxed);
+        }
         self.mailboxes[shard as usize]
             .load
             .fetch_sub(1, Ordering::Relaxed);

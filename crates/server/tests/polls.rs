@@ -81,3 +81,55 @@ fn a_poll_ends_the_older_one_of_its_session_and_no_other() {
         assert_ne!(publications, serde_json::json!([]));
     }
 }
+
+#[test]
+fn an_event_stream_waits_while_the_server_has_too_many_channels_or_patterns() {
+    let server = TestServer::with(|config| {
+        config.limits.channels = 1;
+        config.limits.patterns_total = 1;
+    });
+    let held = server.websocket("channel=a&pattern=a");
+    for query in ["channel=b", "pattern=b"] {
+        let mut http = server.place(Door::Tcp).connect();
+        let answer = http.request("GET", &format!("/v1/sse?{query}"), &[], b"");
+        assert_eq!(answer.status, 200, "{query}: {}", answer.text());
+        assert!(answer.text().starts_with("retry: "), "{}", answer.text());
+        let answer = http.request("GET", &format!("/v1/stream?{query}"), &[], b"");
+        assert_eq!(
+            answer.status, 429,
+            "who reads the answer is told which limit it is"
+        );
+    }
+    assert_eq!(server.shared.held(), 1);
+    drop(held);
+}
+
+#[test]
+fn a_client_beyond_the_limit_of_connections_is_asked_to_wait_in_its_own_words() {
+    let server = TestServer::with(|config| config.limits.connections = 1);
+    let held = server.websocket("channel=a");
+    let ask = |target: &str| server.request(Door::Tcp, "GET", target, "");
+    let sse = ask("/v1/sse?channel=a");
+    assert_eq!(sse.status, 200);
+    assert!(sse.text().starts_with("retry: "), "{}", sse.text());
+    assert!(ask("/v1/poll?channel=a").json()["retry_ms"].is_u64());
+    assert_eq!(ask("/v1/stream?channel=a").json()["type"], "reconnect");
+    let other = ask("/v1/now");
+    assert_eq!((other.status, other.header("retry-after")), (503, Some("1")));
+    assert_eq!(other.header("connection"), Some("close"), "nobody stays");
+    server.until("they are gone", || {
+        server
+            .shared
+            .connections
+            .load(std::sync::atomic::Ordering::SeqCst)
+            == 1
+    });
+    // Whoever says nothing takes none of the few places for good: beyond them it is refused unheard.
+    let silent: Vec<Http> = (0..cometserver::shared::SURPLUS)
+        .map(|_| server.place(Door::Tcp).connect())
+        .collect();
+    let mut refused = server.place(Door::Tcp).connect();
+    assert_eq!(refused.answer().status, 503);
+    drop((silent, held));
+    server.until("there is room", || ask("/v1/now").status == 200);
+}

@@ -153,7 +153,8 @@ section! {
         patterns_total "patterns_total": usize = "10000" => values::count_from(0);
         /// The longest pattern.
         pattern_length "pattern_length": usize = "1KiB" => values::size(1, MAX_CHANNEL_NAME);
-        /// The most channels at a time; beyond it those that nobody needs are forgotten early, then new ones refused.
+        /// The most channels at a time. Beyond it the quietest of those are forgotten that nobody listens to and that keep
+        /// nothing; if all are in use, a new one is refused.
         channels "channels": usize = "1000000" => values::count_from(1);
         /// What the kernel may hold for one slow reader.
         pending_bytes "pending_bytes": usize = "64KiB" => values::size(4 << 10, 1 << 30);

@@ -514,11 +514,31 @@ fn zero_means_no_bound_only_where_it_says_so() {
 }
 
 #[test]
-fn a_reload_takes_over_limits_and_origins_and_names_the_rest() {
+fn a_reload_takes_over_what_is_looked_up_when_it_is_needed_and_names_the_rest() {
     let old = config("");
     let new = config(
-        "threads = 2\n[limits]\nbatch = 1\n[public]\norigins = [\"https://a.example\"]\nlisten = [\"127.0.0.1:1\"]",
+        "threads = 2\nexit_when_idle = \"1h\"\n\
+         [public]\nlisten = [\"127.0.0.1:1\"]\nops = true\norigins = [\"https://a.example\"]\nbase_path = \"/push\"\n\
+         [limits]\nbatch = 1\nconnections = 5\npatterns = 5\npatterns_total = 5\nchannels = 5\nlog_memory = \"128MiB\"\n\
+         window = \"1s\"\nwindow_bytes = \"32MiB\"\nidempotency_keys = 5\nidempotency_window = \"1s\"\n\
+         [held]\npoll.max = 5\nheartbeat = \"9s\"\n[presence]\ngrace = \"1s\"\nannounce_limit = 5\nmember_info = \"5B\"\n\
+         [shutdown]\ndrain = \"1s\"\nspread = \"1s\"\n[log]\nlevel = \"warn\"\n[namespace_default]\npublic = true",
     );
-    assert_eq!(old.needs_restart(&new), ["threads", "public.listen"]);
+    let restart = [
+        "threads",
+        "public.listen",
+        "public.ops",
+        "limits.patterns_total",
+        "limits.channels",
+        "limits.log_memory",
+        "limits.window",
+        "limits.window_bytes",
+        "limits.idempotency_keys",
+        "limits.idempotency_window",
+        "presence.grace",
+        "presence.announce_limit",
+        "log.level",
+    ];
+    assert_eq!(old.needs_restart(&new), restart);
     assert_eq!(old.needs_restart(&old), [""; 0]);
 }

@@ -5,7 +5,7 @@ use cometserver_core::broker::{BrokerError, Page};
 use cometserver_core::cursor::Marks;
 use cometserver_core::fanout::{Begin, Progress, Step, Target, Wants};
 use cometserver_core::grant::Grant;
-use cometserver_core::hub::{ReadLimits, Start};
+use cometserver_core::hub::{ListenError, ReadLimits, Start};
 use cometserver_core::protocol::native;
 use cometserver_core::{ChannelName, Cursor, Position};
 use std::collections::VecDeque;
@@ -134,7 +134,7 @@ impl Shard {
         // A poll that wants to be answered at once takes no place; neither does the site's own code.
         let immediate = endpoint == Endpoint::Poll && ends <= self.now;
         let route = route(endpoint).filter(|_| self.role(slot) == Role::Public && !immediate);
-        if self.draining || !self.take_hold(route) {
+        if self.draining || self.connections[slot].refusal.is_some() || !self.take_hold(route) {
             return self.turn_away(slot, endpoint, &wish, accept, terms, cors, out);
         }
         let format = if wish.binary {
@@ -144,9 +144,15 @@ impl Shard {
         };
         let reader = self.fanout.open(slot as u32, wish.session.as_deref());
         let subscribed = self.subscribe_all(reader, &wish, &grant);
-        if let Err(refused) = subscribed {
+        if let Err(full) = subscribed {
             self.fanout.close(reader, self.wall);
             self.release_hold(route);
+            let refused = Refused::from(full);
+            if endpoint == Endpoint::Sse {
+                // A browser gives up for ever after anything but a stream, and the server may have room again soon.
+                self.count_refusal(refused.code);
+                return self.turn_away(slot, endpoint, &wish, accept, terms, cors, out);
+            }
             return Err(refused);
         }
         self.fanout.begin(reader, wish.begin, wish.retained);
@@ -395,7 +401,7 @@ impl Shard {
         reader: cometserver_core::fanout::ReaderId,
         wish: &Wish,
         grant: &Grant,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), ListenError> {
         let wants = Wants {
             presence: wish.watch,
             retained: wish.retained,

@@ -301,8 +301,9 @@ impl Shard {
     /// Tells HTTP from the seed's protocol by the first bytes, on doors where both are spoken.
     fn detect(&mut self, slot: usize, bytes: &[u8]) -> bool {
         let detected = match self.role(slot) {
-            Role::Backend => seed::looks_like_http(bytes),
-            Role::Public | Role::Ops => Detect::Http,
+            // The seed's protocol has no word for what a connection is told that is to be refused.
+            Role::Backend if self.connections[slot].refusal.is_none() => seed::looks_like_http(bytes),
+            _ => Detect::Http,
         };
         match detected {
             Detect::Http => self.connections[slot].state = State::Http,
@@ -315,7 +316,7 @@ impl Shard {
         true
     }
 
-    fn count_refusal(&self, code: &str) {
+    pub(super) fn count_refusal(&self, code: &str) {
         if let Some(refusal) = Refusal::from_code(code) {
             self.metrics().refused.of(refusal).add(1);
         }
@@ -325,7 +326,7 @@ impl Shard {
     fn handle(&mut self, slot: usize, request: &Request<'_>, out: &mut Vec<u8>) {
         let settings = self.settings.clone();
         let mut terms = Terms::from(request);
-        if self.draining {
+        if self.draining || self.connections[slot].refusal.is_some() {
             terms = terms.closing();
         }
         let cors = settings.access.origins(self.role(slot)).cors(request);
@@ -366,6 +367,11 @@ impl Shard {
                 ..Refused::new(405, "method_not_allowed", "this path does not take that method")
             },
         })?;
+        if let Some(why) = self.connections[slot].refusal
+            && !endpoint.is_held()
+        {
+            return Err(Refused::unavailable(why));
+        }
         let parameters: Vec<_> = query::pairs(request.query).collect();
         let grant = self.grant(slot, request, endpoint, &parameters)?;
         let ops = self.shared.doors[self.connections[slot].door].ops;
