@@ -322,6 +322,10 @@ impl Shard {
             .iter()
             .position(|(own, kind, _)| **own == *name && *kind == pattern);
         let id = at.map(|at| socket.replies.remove(at).2);
+        if socket.replies.is_empty() {
+            // The room for a thousand of them is not kept.
+            socket.replies = Vec::new();
+        }
         let mut open = self.opening("subscribed", id.as_deref());
         open.push(b',');
         target_member(target, &mut open);
