@@ -13,8 +13,10 @@ use slab::Slab;
 use crate::Time;
 use crate::broker::{Fetch, Page};
 use crate::channel::{Channel, ChannelId, ChannelName};
+use crate::few::Few;
 use crate::hub::{Hub, Item, ListenError, Read, ReadLimits, Selected, Selection, Start, concerns};
 use crate::log::Trimmed;
+use crate::names::Names;
 use crate::namespace::Namespace;
 use crate::pattern::Pattern;
 use crate::position::{Position, Source};
@@ -100,7 +102,7 @@ struct Slot {
     /// The newest publication of the channel, per source: who has read that far has nothing to catch up.
     last: Position,
     /// Reader, and index of its subscription.
-    readers: Vec<(ReaderId, u32)>,
+    readers: Few<(ReaderId, u32)>,
     idle: bool,
 }
 
@@ -189,8 +191,9 @@ pub struct Fanout {
     hub: Arc<Hub>,
     shard: u8,
     seen: Position,
-    by_name: HashMap<ChannelName, u32>,
-    by_id: FxHashMap<ChannelId, u32>,
+    by_name: Names,
+    /// By the number of the channel's place in the hub: who is listened to keeps it.
+    by_place: FxHashMap<u32, u32>,
     slots: Slab<Slot>,
     by_pattern: HashMap<Arc<Pattern>, u32>,
     patterns: FxHashMap<u32, PatternSlot>,
@@ -210,8 +213,8 @@ impl Fanout {
             hub,
             shard,
             seen,
-            by_name: HashMap::new(),
-            by_id: FxHashMap::default(),
+            by_name: Names::default(),
+            by_place: FxHashMap::default(),
             slots: Slab::new(),
             by_pattern: HashMap::new(),
             patterns: FxHashMap::default(),
@@ -236,8 +239,8 @@ impl Fanout {
 
     /// The namespace that holds for a name, see [`Hub::namespace_of`]. A channel with readers is not looked up in the hub.
     pub fn namespace_of(&self, name: &ChannelName) -> Arc<Namespace> {
-        match self.by_name.get(name) {
-            Some(slot) => self.slots[*slot as usize].channel.namespace.clone(),
+        match self.slot_of(name) {
+            Some(slot) => self.slots[slot as usize].channel.namespace.clone(),
             None => self.hub.namespace_of(name),
         }
     }
@@ -493,7 +496,7 @@ impl Fanout {
 
     /// Ends a subscription; was there one?
     pub fn unsubscribe(&mut self, reader: ReaderId, name: &ChannelName, now: Time) -> Option<Arc<Channel>> {
-        let slot = *self.by_name.get(name)?;
+        let slot = self.slot_of(name)?;
         let index = self.readers[reader as usize]
             .subscriptions
             .iter()
@@ -628,12 +631,15 @@ impl Fanout {
         let several = publication.places.len() > 1 || publication.places.iter().any(|p| p.patterns.is_some());
         let (source, at, sequence) = (publication.source, publication.at, publication.sequence());
         for (index, place) in publication.places.iter().enumerate() {
-            let Some(slot) = self.by_id.get(&place.channel.id) else {
+            let Some(slot) = self.by_place.get(&place.channel.id.slot) else {
                 continue;
             };
             let slot = &mut self.slots[*slot as usize];
+            if slot.channel.id != place.channel.id {
+                continue;
+            }
             slot.last = slot.last.advanced(source, at);
-            for (id, subscription) in &slot.readers {
+            for (id, subscription) in slot.readers.iter() {
                 let reader = &mut self.readers[*id as usize];
                 if !reader.live || reader.at.covers(source, at) {
                     continue;
@@ -702,7 +708,12 @@ impl Fanout {
                     let entry = &mut self.readers[reader as usize];
                     entry.live = true;
                     if let Some(rare) = &mut entry.rare {
+                        // Whoever has caught up keeps no room for what was in the way.
                         rare.forgiven = Vec::new();
+                        rare.catch_up = VecDeque::new();
+                        if rare.session.is_none() && rare.page.is_none() && !rare.forgive_stored {
+                            entry.rare = None;
+                        }
                     }
                     Progress::Live
                 }
@@ -842,7 +853,7 @@ impl Fanout {
         let channels = selection
             .channels
             .iter()
-            .filter_map(|s| self.by_id.get(&s.channel));
+            .filter_map(|s| self.by_place.get(&s.channel.slot));
         let channels = channels.map(|slot| &self.slots[*slot as usize].channel);
         let names = channels
             .filter(|channel| channel.is_stored())
@@ -963,8 +974,8 @@ impl Fanout {
     fn target(&self, target: CatchUpTarget) -> Option<Target> {
         match target {
             CatchUpTarget::Channel(id) => {
-                let slot = self.by_id.get(&id)?;
-                Some(Target::Channel(self.slots[*slot as usize].channel.clone()))
+                let slot = &self.slots[*self.by_place.get(&id.slot)? as usize];
+                (slot.channel.id == id).then(|| Target::Channel(slot.channel.clone()))
             }
             CatchUpTarget::Pattern(id) => Some(Target::Pattern(self.patterns.get(&id)?.pattern.clone())),
         }
@@ -1072,9 +1083,14 @@ impl Fanout {
         })
     }
 
+    fn slot_of(&self, name: &ChannelName) -> Option<u32> {
+        self.by_name
+            .find(name, |slot| self.slots[slot as usize].channel.name == *name)
+    }
+
     fn slot(&mut self, name: &ChannelName, now: Time) -> Result<u32, ListenError> {
-        if let Some(slot) = self.by_name.get(name) {
-            return Ok(*slot);
+        if let Some(slot) = self.slot_of(name) {
+            return Ok(slot);
         }
         let listening = self.hub.listen(self.shard, name, now)?;
         let channel = listening.channel;
@@ -1082,11 +1098,11 @@ impl Fanout {
             channel: channel.clone(),
             since: listening.since,
             last: listening.last,
-            readers: Vec::new(),
+            readers: Few::default(),
             idle: false,
         }) as u32;
-        self.by_name.insert(name.clone(), slot);
-        self.by_id.insert(channel.id, slot);
+        self.by_name.insert(name, slot);
+        self.by_place.insert(channel.id.slot, slot);
         Ok(slot)
     }
 
@@ -1196,8 +1212,8 @@ impl Fanout {
                 continue;
             }
             let entry = self.slots.remove(slot as usize);
-            self.by_name.remove(&entry.channel.name);
-            self.by_id.remove(&channel);
+            self.by_name.remove(&entry.channel.name, slot);
+            self.by_place.remove(&channel.slot);
             self.hub.unlisten(self.shard, channel, now);
         }
         None

@@ -528,7 +528,7 @@ impl Hub {
         let since = state.visible;
         let entry = state.channel_mut(id).expect("just opened");
         entry.shards |= 1 << shard;
-        entry.idle = None;
+        entry.idle = state::BUSY;
         Ok(Listening {
             channel: entry.channel.clone(),
             since,

@@ -58,6 +58,14 @@ impl Trimmed {
 /// See the module. The entries are in the order of visibility.
 #[derive(Debug, Default)]
 pub struct Log {
+    /// Nothing of it is there while the log is empty: most channels of a large site are quiet.
+    kept: Option<Box<Kept>>,
+    /// The newest that left and that nobody else can be asked for; whoever trims takes note of it.
+    pub trimmed: Trimmed,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
     entries: VecDeque<Arc<Publication>>,
     /// Memory that the entries keep, in bytes, the retained one outside them not counted.
     bytes: usize,
@@ -67,45 +75,9 @@ pub struct Log {
     protected_from: u64,
     /// Memory that the protected entries keep, in bytes.
     protected_bytes: usize,
-    /// The newest that left and that nobody else can be asked for; whoever trims takes note of it.
-    pub trimmed: Trimmed,
 }
 
-impl Log {
-    /// A log of a channel about which nothing is known before `trimmed`.
-    pub fn new(trimmed: Trimmed) -> Self {
-        Self {
-            trimmed,
-            ..Self::default()
-        }
-    }
-
-    /// Appends what has just become visible; it is protected.
-    pub fn push(&mut self, publication: Arc<Publication>) {
-        let size = publication.size();
-        self.bytes += size;
-        self.protected_bytes += size;
-        self.entries.push_back(publication);
-    }
-
-    /// Makes this the retained value; returns the one it replaces, as [`Log::release_retained`] does.
-    pub fn retain(&mut self, publication: Arc<Publication>) -> Option<(Arc<Publication>, bool)> {
-        let previous = self.release_retained();
-        self.retained = Some(publication);
-        previous
-    }
-
-    /// Forgets the retained value, and returns it with whether it had outlived its neighbours: then it is now gone.
-    pub fn release_retained(&mut self) -> Option<(Arc<Publication>, bool)> {
-        let outside = self.retained_outside().is_some();
-        self.retained.take().map(|released| (released, outside))
-    }
-
-    /// The retained value.
-    pub fn retained(&self) -> Option<&Arc<Publication>> {
-        self.retained.as_ref()
-    }
-
+impl Kept {
     /// The retained value, if it is older than every entry.
     fn retained_outside(&self) -> Option<&Arc<Publication>> {
         let first = self.entries.front().map_or(u64::MAX, |entry| entry.sequence());
@@ -114,51 +86,15 @@ impl Log {
             .filter(|retained| retained.sequence() < first)
     }
 
-    /// What lies after a position, oldest first. A retained value that outlived its neighbours is among it.
-    pub fn beyond(&self, position: Position) -> impl Iterator<Item = &Arc<Publication>> {
-        let covered = |p: &Arc<Publication>| position.reaches(p.at);
-        let from = match self.entries.back() {
-            Some(last) if covered(last) => self.entries.len(),
-            _ => self.entries.partition_point(covered),
-        };
-        self.retained_outside()
-            .into_iter()
-            .chain(self.entries.range(from..))
-            .filter(move |p| !position.covers(p.source, p.at))
+    /// The index of the oldest protected entry.
+    fn protected(&self) -> usize {
+        self.entries
+            .partition_point(|entry| entry.sequence() < self.protected_from)
     }
 
-    /// All entries, oldest first, without a retained value that outlived its neighbours.
-    pub fn entries(&self) -> impl DoubleEndedIterator<Item = &Arc<Publication>> {
-        self.entries.iter()
-    }
-
-    /// How many entries there are.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Nothing kept at all, not even a retained value?
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.retained.is_none()
-    }
-
-    /// Bytes of memory that the entries keep.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Bytes of memory kept for the live window.
-    pub fn protected_bytes(&self) -> usize {
-        self.protected_bytes
-    }
-
-    /// Ends the protection of the entries up to this sequence. Returns the bytes that lost it.
-    pub fn unprotect_through(&mut self, sequence: u64) -> usize {
-        let from = self
-            .entries
-            .partition_point(|entry| entry.sequence() < self.protected_from);
+    fn unprotect_through(&mut self, sequence: u64) -> usize {
         let mut freed = 0;
-        for entry in self.entries.range(from..) {
+        for entry in self.entries.range(self.protected()..) {
             if entry.sequence() > sequence {
                 break;
             }
@@ -168,48 +104,144 @@ impl Log {
         self.protected_bytes -= freed;
         freed
     }
+}
+
+impl Log {
+    /// A log of a channel about which nothing is known before `trimmed`.
+    pub fn new(trimmed: Trimmed) -> Self {
+        Self { kept: None, trimmed }
+    }
+
+    /// Appends what has just become visible; it is protected.
+    pub fn push(&mut self, publication: Arc<Publication>) {
+        let size = publication.size();
+        let kept = self.kept.get_or_insert_default();
+        kept.bytes += size;
+        kept.protected_bytes += size;
+        kept.entries.push_back(publication);
+    }
+
+    /// Makes this the retained value; returns the one it replaces, as [`Log::release_retained`] does.
+    pub fn retain(&mut self, publication: Arc<Publication>) -> Option<(Arc<Publication>, bool)> {
+        let previous = self.release_retained();
+        self.kept.get_or_insert_default().retained = Some(publication);
+        previous
+    }
+
+    /// Forgets the retained value, and returns it with whether it had outlived its neighbours: then it is now gone.
+    pub fn release_retained(&mut self) -> Option<(Arc<Publication>, bool)> {
+        let kept = self.kept.as_mut()?;
+        let outside = kept.retained_outside().is_some();
+        let released = kept.retained.take();
+        self.drop_if_empty();
+        released.map(|released| (released, outside))
+    }
+
+    /// The retained value.
+    pub fn retained(&self) -> Option<&Arc<Publication>> {
+        self.kept.as_ref()?.retained.as_ref()
+    }
+
+    /// What lies after a position, oldest first. A retained value that outlived its neighbours is among it.
+    pub fn beyond(&self, position: Position) -> impl Iterator<Item = &Arc<Publication>> {
+        let covered = move |p: &Arc<Publication>| position.reaches(p.at);
+        self.kept.iter().flat_map(move |kept| {
+            let from = match kept.entries.back() {
+                Some(last) if covered(last) => kept.entries.len(),
+                _ => kept.entries.partition_point(covered),
+            };
+            kept.retained_outside()
+                .into_iter()
+                .chain(kept.entries.range(from..))
+                .filter(move |p| !position.covers(p.source, p.at))
+        })
+    }
+
+    /// All entries, oldest first, without a retained value that outlived its neighbours.
+    pub fn entries(&self) -> impl DoubleEndedIterator<Item = &Arc<Publication>> {
+        self.kept.iter().flat_map(|kept| kept.entries.iter())
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.kept.as_ref().map_or(0, |kept| kept.entries.len())
+    }
+
+    /// Nothing kept at all, not even a retained value?
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_none()
+    }
+
+    /// Bytes of memory that the entries keep.
+    pub fn bytes(&self) -> usize {
+        self.kept.as_ref().map_or(0, |kept| kept.bytes)
+    }
+
+    /// Bytes of memory kept for the live window.
+    pub fn protected_bytes(&self) -> usize {
+        self.kept.as_ref().map_or(0, |kept| kept.protected_bytes)
+    }
+
+    /// Ends the protection of the entries up to this sequence. Returns the bytes that lost it.
+    pub fn unprotect_through(&mut self, sequence: u64) -> usize {
+        self.kept
+            .as_mut()
+            .map_or(0, |kept| kept.unprotect_through(sequence))
+    }
 
     /// Ends the protection of the oldest protected entry, if more than `keep` are protected. Returns its bytes.
     pub fn unprotect_oldest(&mut self, keep: usize) -> Option<usize> {
-        let from = self
-            .entries
-            .partition_point(|entry| entry.sequence() < self.protected_from);
-        if self.entries.len() - from <= keep {
+        let kept = self.kept.as_mut()?;
+        let from = kept.protected();
+        if kept.entries.len() - from <= keep {
             return None;
         }
-        let sequence = self.entries[from].sequence();
-        Some(self.unprotect_through(sequence))
+        let sequence = kept.entries[from].sequence();
+        Some(kept.unprotect_through(sequence))
     }
 
     /// Is the oldest entry outside the bounds, and not protected?
     pub fn is_over(&self, bounds: &Bounds, now: Time) -> bool {
-        self.entries.front().is_some_and(|first| {
-            first.sequence() < self.protected_from
-                && (self.entries.len() > bounds.count
-                    || self.bytes > bounds.bytes
-                    || first.time.saturating_add(bounds.age) <= now)
+        self.kept.as_ref().is_some_and(|kept| {
+            kept.entries.front().is_some_and(|first| {
+                first.sequence() < kept.protected_from
+                    && (kept.entries.len() > bounds.count
+                        || kept.bytes > bounds.bytes
+                        || first.time.saturating_add(bounds.age) <= now)
+            })
         })
     }
 
     /// When the oldest entry grows too old.
     pub fn expires(&self, bounds: &Bounds) -> Option<Time> {
-        self.entries
-            .front()
-            .map(|first| first.time.saturating_add(bounds.age))
+        let first = self.kept.as_ref()?.entries.front()?;
+        Some(first.time.saturating_add(bounds.age))
     }
 
     /// Lets the oldest entry go, whatever protects it. Returns it with whether it is kept as the retained value.
     pub fn trim(&mut self) -> Option<(Arc<Publication>, bool)> {
-        let first = self.entries.pop_front()?;
+        let kept = self.kept.as_mut()?;
+        let first = kept.entries.pop_front()?;
         let size = first.size();
-        self.bytes -= size;
-        if first.sequence() >= self.protected_from {
-            self.protected_bytes -= size;
+        kept.bytes -= size;
+        if first.sequence() >= kept.protected_from {
+            kept.protected_bytes -= size;
         }
-        if self.entries.capacity() > 32 && self.entries.len() * 4 < self.entries.capacity() {
-            self.entries.shrink_to(self.entries.len() * 2);
+        if kept.entries.capacity() > 32 && kept.entries.len() * 4 < kept.entries.capacity() {
+            kept.entries.shrink_to(kept.entries.len() * 2);
         }
-        let retained = self.retained.as_ref().is_some_and(|r| Arc::ptr_eq(r, &first));
+        let retained = kept.retained.as_ref().is_some_and(|r| Arc::ptr_eq(r, &first));
+        self.drop_if_empty();
         Some((first, retained))
+    }
+
+    /// What comes later has a later sequence, so nothing is lost with what an empty log knows of its window.
+    fn drop_if_empty(&mut self) {
+        if let Some(kept) = &self.kept
+            && kept.entries.is_empty()
+            && kept.retained.is_none()
+        {
+            self.kept = None;
+        }
     }
 }

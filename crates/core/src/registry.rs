@@ -31,23 +31,29 @@ pub struct Listened {
 /// Literal beginnings (or ends) of patterns: a name is looked up once per length that occurs.
 #[derive(Debug, Default)]
 struct Literals {
-    ids: HashMap<(Realm, Box<[u8]>), Vec<u32>>,
+    ids: BTreeMap<Realm, HashMap<Box<[u8]>, Vec<u32>>>,
     lengths: BTreeMap<usize, usize>,
 }
 
 impl Literals {
     fn insert(&mut self, realm: Realm, literal: &[u8], id: u32) {
         *self.lengths.entry(literal.len()).or_default() += 1;
-        self.ids.entry((realm, literal.into())).or_default().push(id);
+        let ids = self.ids.entry(realm).or_default();
+        ids.entry(literal.into()).or_default().push(id);
     }
 
     fn remove(&mut self, realm: Realm, literal: &[u8], id: u32) {
-        let key = (realm, Box::from(literal));
-        if let Some(ids) = self.ids.get_mut(&key) {
+        let Some(of_realm) = self.ids.get_mut(&realm) else {
+            return;
+        };
+        if let Some(ids) = of_realm.get_mut(literal) {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
-                self.ids.remove(&key);
+                of_realm.remove(literal);
             }
+        }
+        if of_realm.is_empty() {
+            self.ids.remove(&realm);
         }
         if let Some(count) = self.lengths.get_mut(&literal.len()) {
             *count -= 1;
@@ -57,15 +63,13 @@ impl Literals {
         }
     }
 
-    fn candidates(
-        &self,
-        realm: Realm,
-        mut literal: impl FnMut(usize) -> Option<Box<[u8]>>,
-        out: &mut Vec<u32>,
-    ) {
+    fn candidates<'n>(&self, realm: Realm, literal: impl Fn(usize) -> Option<&'n [u8]>, out: &mut Vec<u32>) {
+        let Some(of_realm) = self.ids.get(&realm) else {
+            return;
+        };
         for length in self.lengths.keys() {
             let Some(literal) = literal(*length) else { break };
-            if let Some(ids) = self.ids.get(&(realm, literal)) {
+            if let Some(ids) = of_realm.get(literal) {
                 out.extend(ids);
             }
         }
@@ -209,10 +213,10 @@ impl Patterns {
         let bytes = name.as_bytes();
         let mut ids = Vec::new();
         self.prefixes
-            .candidates(name.realm(), |n| bytes.get(..n).map(Box::from), &mut ids);
+            .candidates(name.realm(), |n| bytes.get(..n), &mut ids);
         self.suffixes.candidates(
             name.realm(),
-            |n| bytes.len().checked_sub(n).map(|from| Box::from(&bytes[from..])),
+            |n| bytes.len().checked_sub(n).map(|from| &bytes[from..]),
             &mut ids,
         );
         ids.retain(|id| {

@@ -14,6 +14,7 @@ use crate::broker::Known;
 use crate::channel::{Channel, ChannelId, ChannelName};
 use crate::idempotency::Keys;
 use crate::log::{Log, Trimmed};
+use crate::names::Names;
 use crate::namespace::{Bounds, Durability, Namespace, Namespaces};
 use crate::order::Order;
 use crate::pattern::Pattern;
@@ -57,18 +58,31 @@ pub(super) struct Entry {
     /// The shards with listeners, a bit each.
     pub(super) shards: u64,
     pub(super) presence: Option<Box<Presence>>,
-    /// The patterns that match, as of a version of their table.
-    matches: Option<(u64, Option<Arc<[u32]>>)>,
-    /// Its share in the live window, and in all memory of logs.
-    window: Share,
-    memory: Share,
-    /// Is it in the heap of what grows old?
-    expiring: bool,
+    /// The patterns that match, as of the version `matched` of their table.
+    matches: Option<Arc<[u32]>>,
+    matched: u64,
+    /// Its shares; none while it keeps nothing.
+    shares: Option<Box<EntryShares>>,
     /// Its number in the order in which channels were made.
     made: u64,
-    /// Since when it is idle.
-    pub(super) idle: Option<Time>,
+    /// Since when it is idle; [`BUSY`]: it is not.
+    pub(super) idle: Time,
+    /// Is it in the heap of what grows old?
+    expiring: bool,
 }
+
+/// A channel's share in the live window, and in all memory of logs.
+#[derive(Debug, Default)]
+struct EntryShares {
+    window: Share,
+    memory: Share,
+}
+
+/// Not the version of any table of patterns.
+const NEVER_MATCHED: u64 = u64::MAX;
+
+/// The time since when a channel is idle that is not.
+pub(super) const BUSY: Time = Time::MAX;
 
 /// A channel as the operator sees it.
 #[derive(Clone, Debug)]
@@ -107,7 +121,7 @@ pub(super) struct State {
     pub(super) hot_from: u64,
     /// How far each shard has seen.
     pub(super) seen: Vec<(u8, Position)>,
-    names: HashMap<ChannelName, ChannelId>,
+    names: Names,
     entries: Slab<Entry>,
     generation: u32,
     /// Channels in the order they were made, for listing.
@@ -152,7 +166,7 @@ impl State {
             visible,
             hot_from: durable,
             seen: Vec::new(),
-            names: HashMap::new(),
+            names: Names::default(),
             entries: Slab::new(),
             generation: 0,
             made: BTreeMap::new(),
@@ -218,11 +232,17 @@ impl State {
     }
 
     pub(super) fn find(&self, name: &ChannelName) -> Option<&Entry> {
-        self.names.get(name).and_then(|id| self.channel(*id))
+        let slot = self.slot_of(name)?;
+        self.entries.get(slot as usize)
     }
 
     pub(super) fn find_id(&self, name: &ChannelName) -> Option<ChannelId> {
-        self.names.get(name).copied()
+        self.find(name).map(|entry| entry.channel.id)
+    }
+
+    fn slot_of(&self, name: &ChannelName) -> Option<u32> {
+        self.names
+            .find(name, |slot| self.entries[slot as usize].channel.name == *name)
     }
 
     pub(super) fn namespace_of(&self, name: &ChannelName) -> Arc<Namespace> {
@@ -241,15 +261,15 @@ impl State {
         self.options.namespaces = namespaces;
     }
 
-    /// Finds a channel, or makes it.
+    /// Finds a channel, or makes it. Whoever does not use it at once asks whether it is idle.
     pub(super) fn open(
         &mut self,
         name: &ChannelName,
         known: &dyn Fn(&ChannelName) -> Option<Known>,
         now: Time,
     ) -> Result<ChannelId, Full> {
-        if let Some(id) = self.names.get(name) {
-            return Ok(*id);
+        if let Some(id) = self.find_id(name) {
+            return Ok(id);
         }
         if self.entries.len() >= self.options.channels {
             self.forget_idle(now, true);
@@ -257,7 +277,7 @@ impl State {
                 return Err(Full(self.options.channels));
             }
         }
-        Ok(self.make(name, known, now))
+        Ok(self.make(name, known))
     }
 
     /// Finds a channel, or makes it, be there too many or not: what is stored has to be shown.
@@ -267,18 +287,17 @@ impl State {
         known: &dyn Fn(&ChannelName) -> Option<Known>,
         now: Time,
     ) -> ChannelId {
-        match self.names.get(name) {
-            Some(id) => *id,
-            None => self.make(name, known, now),
+        match self.find_id(name) {
+            Some(id) => id,
+            None => {
+                let id = self.make(name, known);
+                self.maybe_idle(id, now);
+                id
+            }
         }
     }
 
-    fn make(
-        &mut self,
-        name: &ChannelName,
-        known: &dyn Fn(&ChannelName) -> Option<Known>,
-        now: Time,
-    ) -> ChannelId {
+    fn make(&mut self, name: &ChannelName, known: &dyn Fn(&ChannelName) -> Option<Known>) -> ChannelId {
         let stored = known(name);
         self.generation = self.generation.wrapping_add(1);
         let slot = self.entries.vacant_entry();
@@ -312,15 +331,14 @@ impl State {
             presence: (self.forgotten_news != Trimmed::default())
                 .then(|| Box::new(Presence::new(self.forgotten_news))),
             matches: None,
-            window: Share::default(),
-            memory: Share::default(),
-            expiring: false,
+            matched: NEVER_MATCHED,
+            shares: None,
             made: self.made_next,
-            idle: None,
+            idle: BUSY,
+            expiring: false,
         });
-        self.names.insert(name.clone(), id);
+        self.names.insert(name, id.slot);
         self.made.insert(self.made_next, id);
-        self.maybe_idle(id, now);
         id
     }
 
@@ -334,6 +352,7 @@ impl State {
         let mut ids = Vec::with_capacity(names.len());
         for name in names {
             let id = self.open(name, known, now)?;
+            self.maybe_idle(id, now);
             if !ids.contains(&id) {
                 ids.push(id);
             }
@@ -467,7 +486,7 @@ impl State {
                 continue;
             };
             entry.last = entry.last.advanced(publication.source, publication.at);
-            entry.idle = None;
+            entry.idle = BUSY;
             if presence {
                 entry
                     .presence
@@ -493,8 +512,9 @@ impl State {
                     self.expiring.push(Reverse((at, id)));
                 }
             }
-            self.window.grow(realm, id, &mut entry.window, size);
-            self.memory.grow(realm, id, &mut entry.memory, size);
+            let shares = entry.shares.get_or_insert_default();
+            self.window.grow(realm, id, &mut shares.window, size);
+            self.memory.grow(realm, id, &mut shares.memory, size);
         }
         self.order.push(publication.clone(), keepers);
         for (id, old, gone) in replaced {
@@ -506,14 +526,11 @@ impl State {
     fn matches(&mut self, id: ChannelId) -> Option<Arc<[u32]>> {
         let version = self.patterns.version;
         let entry = self.entries.get_mut(id.slot as usize)?;
-        match &entry.matches {
-            Some((known, ids)) if *known == version => ids.clone(),
-            _ => {
-                let ids = self.patterns.matching(&entry.channel.name);
-                entry.matches = Some((version, ids.clone()));
-                ids
-            }
+        if entry.matched != version {
+            entry.matches = self.patterns.matching(&entry.channel.name);
+            entry.matched = version;
         }
+        entry.matches.clone()
     }
 
     /// Copies out what lies between a shard's mark and the newest.
@@ -597,8 +614,10 @@ impl State {
             if let Some(presence) = &mut entry.presence {
                 freed += presence.news.unprotect_through(sequence);
             }
-            self.window
-                .shrink(place.channel.name.realm(), &mut entry.window, freed);
+            if let Some(shares) = &mut entry.shares {
+                self.window
+                    .shrink(place.channel.name.realm(), &mut shares.window, freed);
+            }
             self.settle(id, now);
         }
         true
@@ -669,8 +688,10 @@ impl State {
             return;
         };
         let realm = entry.channel.name.realm();
-        self.memory.shrink(realm, &mut entry.memory, publication.size());
-        self.window.shrink(realm, &mut entry.window, protected);
+        if let Some(shares) = &mut entry.shares {
+            self.memory.shrink(realm, &mut shares.memory, publication.size());
+            self.window.shrink(realm, &mut shares.window, protected);
+        }
         if gone {
             self.note_gone(id, publication);
         }
@@ -727,7 +748,7 @@ impl State {
             entries
                 .get_mut(id.slot as usize)
                 .filter(|e| e.channel.id == id)
-                .map(|e| &mut e.window)
+                .and_then(|e| Some(&mut e.shares.as_mut()?.window))
         };
         while self.window.total() > self.options.window_bytes {
             let Some(id) = self.window.largest(&mut self.entries, share_of) else {
@@ -747,7 +768,9 @@ impl State {
                 // Every large channel is at its minimum: the ceiling of all logs is the one that holds then.
                 break;
             }
-            self.window.shrink(realm, &mut entry.window, freed);
+            if let Some(shares) = &mut entry.shares {
+                self.window.shrink(realm, &mut shares.window, freed);
+            }
             let before = entry.log.len();
             self.settle(id, self.last_time);
             self.count_early(id, before);
@@ -756,7 +779,7 @@ impl State {
             entries
                 .get_mut(id.slot as usize)
                 .filter(|e| e.channel.id == id)
-                .map(|e| &mut e.memory)
+                .and_then(|e| Some(&mut e.shares.as_mut()?.memory))
         };
         while self.memory.total() > self.options.log_memory {
             let Some(id) = self.memory.largest(&mut self.entries, share_of) else {
@@ -810,10 +833,14 @@ impl State {
     /// Nobody needs the channel: it may be forgotten.
     pub(super) fn maybe_idle(&mut self, id: ChannelId, now: Time) {
         let Some(entry) = self.channel_mut(id) else { return };
+        if entry.log.is_empty() && entry.presence.is_none() {
+            // It keeps nothing, so its shares are nothing.
+            entry.shares = None;
+        }
         if !entry.is_idle() {
-            entry.idle = None;
-        } else if entry.idle.is_none() {
-            entry.idle = Some(now);
+            entry.idle = BUSY;
+        } else if entry.idle == BUSY {
+            entry.idle = now;
             self.idle.push_back((now, id));
         }
     }
@@ -827,14 +854,14 @@ impl State {
             }
             self.idle.pop_front();
             // It was needed in between, and is queued again when it no longer is.
-            let Some(entry) = self.channel_mut(id).filter(|e| e.idle == Some(since)) else {
+            let Some(entry) = self.channel_mut(id).filter(|e| e.idle == since) else {
                 continue;
             };
             if entry.is_idle() {
                 left -= 1;
                 self.forget(id);
             } else {
-                entry.idle = None;
+                entry.idle = BUSY;
             }
         }
     }
@@ -847,7 +874,7 @@ impl State {
 
     fn forget(&mut self, id: ChannelId) {
         let entry = self.entries.remove(id.slot as usize);
-        self.names.remove(&entry.channel.name);
+        self.names.remove(&entry.channel.name, id.slot);
         self.forgotten = self.forgotten.max(entry.log.trimmed);
         if let Some(presence) = &entry.presence {
             self.forgotten_news = self.forgotten_news.max(presence.news.trimmed);

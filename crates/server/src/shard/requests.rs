@@ -61,6 +61,9 @@ impl Shard {
                 Ok(read) => {
                     self.bytes_received += read as u64;
                     let generation = connection.generation;
+                    // Less than asked for: the next edge tells when there is more.
+                    let drained = read < input.len();
+                    connection.readable = !drained;
                     self.came(slot, &mut input[..read]);
                     match self.connections.get(slot) {
                         // There is an end still to be read.
@@ -70,9 +73,7 @@ impl Shard {
                         Some(connection) if connection.generation == generation => {}
                         _ => return,
                     }
-                    if read < input.len() {
-                        // Less than asked for: the next edge tells when there is more.
-                        self.connections[slot].readable = false;
+                    if drained {
                         return;
                     }
                 }

@@ -352,6 +352,10 @@ impl Shard {
             .iter()
             .position(|reply| *reply.target == *name && reply.pattern == pattern);
         let reply = at.map(|at| socket.replies.remove(at));
+        if socket.replies.is_empty() {
+            // The room for a thousand of them is not kept.
+            socket.replies = Vec::new();
+        }
         let id = reply.as_ref().and_then(|reply| reply.id.as_deref());
         let mut open = self.opening("subscribed", id);
         open.push(b',');
