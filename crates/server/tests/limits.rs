@@ -228,7 +228,7 @@ fn the_server_has_so_many_patterns_and_a_pattern_so_many_bytes() {
     let bystander = Bystander::new(&server);
     let mut first = server.public().stream("/v1/stream?pattern=a*&pattern=b*");
     first.object();
-    let answer = server.public().get("/v1/sse?pattern=c*");
+    let answer = server.public().get("/v1/poll?wait_ms=0&pattern=c*");
     assert_eq!(
         answer.problem_naming(429, "limits.patterns_total"),
         "limit_reached"
@@ -332,7 +332,7 @@ fn beyond_connections_visitors_are_turned_away_but_not_the_site_itself() {
         assert_eq!(client.get("/health/live").status, 200);
     }
     for mut client in [server.public(), server.public_socket()] {
-        let answer = client.answer("GET");
+        let answer = client.get("/health/live");
         assert_eq!(answer.problem_naming(503, "limits.connections"), "unavailable");
         assert_eq!(answer.header("retry-after"), Some("1"));
         assert!(client.is_closed());
@@ -342,11 +342,7 @@ fn beyond_connections_visitors_are_turned_away_but_not_the_site_itself() {
         assert_eq!(client.get("/health/live").status, 200);
     }
     drop(others);
-    let freed = || {
-        let mut client = server.public();
-        client.send("GET", "/health/live", b"");
-        client.answer("GET").status == 200
-    };
+    let freed = || server.public().get("/health/live").status == 200;
     while !freed() {}
     bystander.must_be_unharmed();
 }
@@ -357,7 +353,7 @@ fn one_address_has_so_many_connections() {
     let bystander = Bystander::new(&server);
     let mut second = server.public();
     assert_eq!(second.get("/health/live").status, 200);
-    let answer = server.public().answer("GET");
+    let answer = server.public().get("/health/live");
     assert_eq!(
         answer.problem_naming(503, "limits.connections_per_address"),
         "unavailable"
