@@ -169,7 +169,7 @@ pub struct Start {
 pub struct HistoryQuery {
     /// Only what lies after it; none: from the oldest kept.
     pub since: Option<Start>,
-    /// At most so many; 0 is the default, 100.
+    /// At most so many; 0 is the default, 100. Together they have at most 1 MiB of payloads, but there is one in any case.
     pub limit: usize,
     /// Newest first.
     pub reverse: bool,
@@ -186,7 +186,8 @@ pub struct History {
     pub gap: bool,
     /// What was asked for.
     pub publications: Vec<Arc<Publication>>,
-    /// The position of the last one; subscribe here to go on.
+    /// Ask or subscribe here to go on: the position of the last one if there may be more, else the newest. Newest first
+    /// it is always the newest.
     pub at: Position,
 }
 

@@ -116,20 +116,23 @@ impl Log {
 
     /// What lies after a position, oldest first. A retained value that outlived its neighbours is among it.
     pub fn beyond(&self, position: Position) -> impl Iterator<Item = &Arc<Publication>> {
+        self.retained_outside()
+            .into_iter()
+            .filter(move |p| !position.covers(p.source, p.at))
+            .chain(self.entries_beyond(position))
+    }
+
+    /// The entries after a position, oldest first, without a retained value that outlived its neighbours. What the position
+    /// reaches is not looked at.
+    pub fn entries_beyond(&self, position: Position) -> impl DoubleEndedIterator<Item = &Arc<Publication>> {
         let covered = |p: &Arc<Publication>| position.reaches(p.at);
         let from = match self.entries.back() {
             Some(last) if covered(last) => self.entries.len(),
             _ => self.entries.partition_point(covered),
         };
-        self.retained_outside()
-            .into_iter()
-            .chain(self.entries.range(from..))
+        self.entries
+            .range(from..)
             .filter(move |p| !position.covers(p.source, p.at))
-    }
-
-    /// All entries, oldest first, without a retained value that outlived its neighbours.
-    pub fn entries(&self) -> impl DoubleEndedIterator<Item = &Arc<Publication>> {
-        self.entries.iter()
     }
 
     /// How many entries there are.
@@ -211,5 +214,38 @@ impl Log {
         }
         let retained = self.retained.as_ref().is_some_and(|r| Arc::ptr_eq(r, &first));
         Some((first, retained))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::publication::{Body, Places};
+
+    fn log(count: u64) -> Log {
+        let mut log = Log::default();
+        for memory in 1..=count {
+            log.push(Arc::new(Publication {
+                source: Source::Memory,
+                at: Position { durable: 0, memory },
+                time: 0,
+                places: Places::from(Vec::new()),
+                audience: 0,
+                body: Body::Members { count: 0 },
+            }));
+        }
+        log
+    }
+
+    #[test]
+    fn who_has_read_nearly_everything_costs_what_is_left() {
+        let log = log(1_000);
+        let position = Position {
+            durable: 0,
+            memory: 998,
+        };
+        let left = log.entries_beyond(position);
+        assert_eq!(left.size_hint().1, Some(2), "the rest is not even looked at");
+        assert_eq!(left.count(), 2);
     }
 }

@@ -190,6 +190,14 @@ impl Body {
     pub fn is_presence(&self) -> bool {
         !matches!(self, Body::Message { .. })
     }
+
+    /// Bytes of the payload; presence news have none.
+    pub fn payload_len(&self) -> usize {
+        match self {
+            Body::Message { payload, .. } => payload.bytes.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// A publication's place in one channel.

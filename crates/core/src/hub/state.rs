@@ -35,6 +35,10 @@ pub(super) const WINDOW_MINIMUM: usize = 16;
 /// The default, and the largest, number of publications in an answer about history.
 const HISTORY_LIMIT: (usize, usize) = (100, 1000);
 
+/// An answer about history holds at most so many bytes of payloads, but one publication in any case: a thousand messages
+/// of a megabyte would be laid out in one piece of memory.
+const HISTORY_BYTES: usize = 1 << 20;
+
 /// What outlives the live window by nothing.
 const NOTHING: Bounds = Bounds {
     count: 0,
@@ -867,17 +871,23 @@ impl State {
         };
         let gap =
             query.since.is_some() && (lost || entry.log.trimmed.gaps_after(since.position).next().is_some());
-        let after = entry
-            .log
-            .entries()
-            .filter(|p| !since.position.covers(p.source, p.at));
-        let publications: Vec<_> = if query.reverse {
-            after.rev().take(limit).cloned().collect()
+        let mut after = entry.log.entries_beyond(since.position);
+        let (mut publications, mut bytes) = (Vec::new(), 0);
+        let mut full = false;
+        while let Some(publication) = if query.reverse {
+            after.next_back()
         } else {
-            after.take(limit).cloned().collect()
-        };
+            after.next()
+        } {
+            bytes += publication.body.payload_len();
+            full = publications.len() == limit || bytes > HISTORY_BYTES && !publications.is_empty();
+            if full {
+                break;
+            }
+            publications.push(publication.clone());
+        }
         let at = match publications.last() {
-            Some(last) if !query.reverse && publications.len() == limit => last.at,
+            Some(last) if !query.reverse && full => last.at,
             _ => visible,
         };
         Some(History {
