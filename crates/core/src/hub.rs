@@ -194,8 +194,10 @@ pub struct History {
 /// The members of a channel.
 #[derive(Clone, Debug)]
 pub struct Members {
-    /// User names with what is known of each.
+    /// User names with what is known of each: the first by name, as many as were asked for.
     pub members: Vec<(Box<str>, Member)>,
+    /// How many there are.
+    pub count: usize,
     /// The list is true at this position.
     pub at: Position,
 }
@@ -704,23 +706,17 @@ impl Hub {
     }
 
     /// The members of a channel, at most `limit` of them by name, and how many there are.
-    pub fn members(&self, name: &ChannelName) -> Members {
+    pub fn members(&self, name: &ChannelName, limit: usize) -> Members {
         let state = self.state();
-        let mut members: Vec<(Box<str>, Member)> = state
-            .find(name)
-            .and_then(|entry| entry.presence.as_ref())
-            .map(|presence| {
-                presence
-                    .members()
-                    .map(|(user, member)| (user.into(), member.clone()))
-                    .collect()
-            })
-            .unwrap_or_default();
-        members.sort_by(|a, b| a.0.cmp(&b.0));
-        Members {
-            members,
+        let presence = state.find(name).and_then(|entry| entry.presence.as_ref());
+        let mut found = Members {
+            members: presence.map_or_else(Vec::new, |presence| presence.first(limit)),
+            count: presence.map_or(0, |presence| presence.count()),
             at: state.visible,
-        }
+        };
+        drop(state);
+        found.members.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        found
     }
 
     /// How many members a channel has.

@@ -31,6 +31,9 @@ use crate::shared::{self, Settings, Shared};
 /// The most channels in one answer.
 const CHANNELS: usize = 1000;
 
+/// The most members in one answer.
+pub const MEMBERS: usize = 1000;
+
 /// A request that is refused: answered as a problem.
 #[derive(Debug)]
 pub struct Refused {
@@ -458,7 +461,7 @@ pub fn answer(
             let deleted = hub.delete(&owned(Action::Publish)?, Delete::Retained, answer.now) > 0;
             answer.json(200, format!("{{\"deleted\":{deleted}}}").as_bytes());
         }
-        Endpoint::Presence => presence(answer, &named(Action::Presence)?),
+        Endpoint::Presence => presence(answer, &named(Action::Presence)?, parameters)?,
         Endpoint::Channels => channels(answer, parameters)?,
         Endpoint::Now => {
             let cursor = answer.cursor(hub.now());
@@ -589,19 +592,26 @@ fn publication_place(publication: &Publication, name: &ChannelName) -> usize {
         .unwrap_or(0)
 }
 
-fn presence(answer: Answer<'_>, name: &ChannelName) {
+fn presence(answer: Answer<'_>, name: &ChannelName, parameters: &[Pair<'_>]) -> Result<(), Refused> {
+    let limit = number(parameters, "limit")?.map_or(MEMBERS, |n| usize::try_from(n).unwrap_or(usize::MAX));
     let mut body = b"{".to_vec();
-    presence_members(&answer.shared.hub, name, &mut body);
+    presence_members(&answer.shared.hub, name, limit, &mut body);
     body.push(b'}');
     answer.json(200, &body);
+    Ok(())
 }
 
-/// Channel, count, members and cursor, as members of an object.
-pub fn presence_members(hub: &Hub, name: &ChannelName, out: &mut Vec<u8>) {
-    let members = hub.members(name);
+/// Channel, count, members and cursor, as members of an object: the first members by name, at most `limit`, and
+/// `"truncated":true` if there are more.
+pub fn presence_members(hub: &Hub, name: &ChannelName, limit: usize, out: &mut Vec<u8>) {
+    let members = hub.members(name, limit.min(MEMBERS));
     native::channel_member(name.as_bytes(), out);
-    let _ = write!(Text(out), ",\"count\":{},\"members\":[", members.members.len());
-    for (index, (user, member)) in members.members.iter().take(CHANNELS).enumerate() {
+    let _ = write!(Text(out), ",\"count\":{}", members.count);
+    if members.members.len() < members.count {
+        out.extend_from_slice(b",\"truncated\":true");
+    }
+    out.extend_from_slice(b",\"members\":[");
+    for (index, (user, member)) in members.members.iter().enumerate() {
         if index > 0 {
             out.push(b',');
         }

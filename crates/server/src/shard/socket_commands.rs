@@ -485,7 +485,8 @@ impl Shard {
         let name = self.one_channel(slot, command, Action::Presence)?;
         let mut open = self.opening("presence", id);
         open.push(b',');
-        api::presence_members(&self.hub, &name, &mut open);
+        let limit = command.limit.unwrap_or(api::MEMBERS);
+        api::presence_members(&self.hub, &name, limit, &mut open);
         self.reply(slot, &open, out);
         Ok(())
     }
