@@ -106,6 +106,19 @@ pub struct Attributes {
     pub exclude_session: Option<Box<str>>,
     /// Free pairs, shown to subscribers.
     pub tags: Vec<(Box<str>, Box<str>)>,
+    /// Who wrote the value, as readers of the seed's wire protocol need to know it. Not shown to subscribers.
+    pub writer: Option<Writer>,
+}
+
+/// How the writer of a value encodes it before it reaches the seed's wire: its readers decode as often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// A command line: once.
+    Cli,
+    /// A web page: twice.
+    Web,
+    /// A client of the seed, which sent this token; how often it had encoded is not known.
+    Token(Bytes),
 }
 
 impl Attributes {
@@ -117,6 +130,10 @@ impl Attributes {
             + text(&self.id)
             + text(&self.user)
             + text(&self.exclude_session)
+            + match &self.writer {
+                Some(Writer::Token(token)) => token.len(),
+                Some(Writer::Cli | Writer::Web) | None => 0,
+            }
             + self
                 .tags
                 .iter()

@@ -267,13 +267,11 @@ pub fn message(
     };
     message.idempotency_key = short("idempotency_key")?;
     let (event, id, session) = (short("event")?, short("id")?, short("exclude_session")?);
-    let depth = text(parameters, "seed_depth").filter(|name| seed::Depth::from_name(name).is_some());
-    if event.is_some() || id.is_some() || session.is_some() || depth.is_some() {
+    let writer = text(parameters, "seed_depth").and_then(seed::writer_from_name);
+    if event.is_some() || id.is_some() || session.is_some() || writer.is_some() {
         let attributes = message.attributes_mut();
         (attributes.event, attributes.id, attributes.exclude_session) = (event, id, session);
-        attributes
-            .tags
-            .extend(depth.map(|depth| (seed::DEPTH_TAG.into(), depth.into())));
+        attributes.writer = writer;
     }
     Ok(message)
 }
@@ -456,7 +454,10 @@ pub fn answer(
             let deleted = hub.delete(&owned(Action::Admin)?, Delete::History, answer.now);
             answer.json(200, format!("{{\"deleted\":{deleted}}}").as_bytes());
         }
-        Endpoint::Retained => retained(answer, &named(Action::History)?, parameters)?,
+        Endpoint::Retained => {
+            let name = named(Action::History)?;
+            retained(answer, &name, grant.allows_everywhere(Action::Admin), parameters)?;
+        }
         Endpoint::DeleteRetained => {
             let deleted = hub.delete(&owned(Action::Publish)?, Delete::Retained, answer.now) > 0;
             answer.json(200, format!("{{\"deleted\":{deleted}}}").as_bytes());
@@ -556,7 +557,13 @@ pub fn history_members(hub: &Hub, name: &ChannelName, query: HistoryQuery, now: 
     out.push(b'"');
 }
 
-fn retained(answer: Answer<'_>, name: &ChannelName, parameters: &[Pair<'_>]) -> Result<(), Refused> {
+/// The retained value, with the token of the old wire if it `owns` the site's values.
+fn retained(
+    answer: Answer<'_>,
+    name: &ChannelName,
+    owns: bool,
+    parameters: &[Pair<'_>],
+) -> Result<(), Refused> {
     let publication =
         answer.shared.hub.retained(name).ok_or_else(|| {
             Refused::not_found("nothing is retained in this channel: publish with `retain`")
@@ -579,6 +586,9 @@ fn retained(answer: Answer<'_>, name: &ChannelName, parameters: &[Pair<'_>]) -> 
     }
     let mut body = Vec::with_capacity(256);
     native::object(&publication, publication_place(&publication, name), &mut body);
+    if owns {
+        seed::token_member(&publication, &mut body);
+    }
     body.push(b'}');
     answer.json(200, &body);
     Ok(())
@@ -672,6 +682,8 @@ fn channels(answer: Answer<'_>, parameters: &[Pair<'_>]) -> Result<(), Refused> 
                 publication_place(publication, &summary.channel.name),
                 &mut body,
             );
+            // Only who may see all channels comes here.
+            seed::token_member(publication, &mut body);
             body.push(b'}');
         }
         body.push(b'}');
