@@ -438,7 +438,7 @@ impl Hub {
             attributes: message.attributes.clone(),
             retain: message.retain,
         };
-        let (receipt, audience) = state.append_memory(&channels, body, now);
+        let (receipt, audience) = state.append_memory(&channels, body, message.accepted, now);
         Ok((Published::Visible(receipt), audience))
     }
 

@@ -229,6 +229,7 @@ mod tests {
                 source: Source::Memory,
                 at: Position { durable: 0, memory },
                 time: 0,
+                accepted: 0,
                 places: Places::from(Vec::new()),
                 audience: 0,
                 body: Body::Members { count: 0 },

@@ -91,6 +91,8 @@ pub struct Message {
     pub idempotency_key: Option<Box<str>>,
     /// The rest, which most messages do not have.
     pub attributes: Option<Box<Attributes>>,
+    /// When the door took it, in microseconds since 1970; 0: not known. For measuring only: it never orders anything.
+    pub accepted: u64,
 }
 
 /// What few messages carry.
@@ -151,6 +153,7 @@ impl Message {
             retain: false,
             idempotency_key: None,
             attributes: None,
+            accepted: 0,
         }
     }
 
@@ -267,6 +270,8 @@ pub struct Publication {
     pub at: Position,
     /// When, for age and display only.
     pub time: Time,
+    /// When the door took it, see [`Message::accepted`]; 0 as well for presence news and what was read from the store.
+    pub accepted: u64,
     /// In which channels.
     pub places: Places,
     /// Which shards had readers for it when it became visible, a bit each.

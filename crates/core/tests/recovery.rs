@@ -259,3 +259,18 @@ fn an_answer_about_history_is_bounded_in_bytes_and_its_cursor_says_where_to_go_o
     let alone = hub.history(&name("b"), HistoryQuery::default(), 10).unwrap();
     assert_eq!(alone.publications.len(), 1, "one in any case");
 }
+
+#[test]
+fn a_publication_carries_when_its_message_was_accepted_and_news_about_members_do_not() {
+    let hub = Hub::new(options());
+    hub.attach(0, Box::new(|| {}));
+    let a = hub.listen(0, &name("a"), 10).unwrap().channel.id;
+    let mut message = Message::text(name("a"), "1");
+    message.accepted = 1_234_567;
+    publish_message(&hub, message, 10);
+    hub.join(a, "ann", None, 10);
+    let mut seen = Vec::new();
+    hub.collect(0, 10, &mut seen);
+    let accepted: Vec<u64> = seen.iter().map(|publication| publication.accepted).collect();
+    assert_eq!(accepted, [1_234_567, 0]);
+}

@@ -326,7 +326,7 @@ pub fn batch(request: &Request<'_>, settings: &Settings) -> Result<Vec<Result<Me
     Ok(batch.publications.into_iter().map(read).collect())
 }
 
-/// May this be published? Notes who does.
+/// May this be published? Notes who does, and when it came.
 ///
 /// # Errors
 /// It may not.
@@ -341,6 +341,7 @@ pub fn authorize_publish(hub: &Hub, message: &mut Message, grant: &Grant) -> Res
     if let Some(user) = &grant.user {
         message.attributes_mut().user = Some(user.clone());
     }
+    message.accepted = shared::wall_micros();
     Ok(())
 }
 

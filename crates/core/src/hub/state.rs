@@ -341,7 +341,13 @@ impl State {
     }
 
     /// Appends a publication of the memory source: it is visible.
-    pub(super) fn append_memory(&mut self, channels: &[ChannelId], body: Body, now: Time) -> (Receipt, u64) {
+    pub(super) fn append_memory(
+        &mut self,
+        channels: &[ChannelId],
+        body: Body,
+        accepted: u64,
+        now: Time,
+    ) -> (Receipt, u64) {
         let at = Position {
             memory: self.visible.memory + 1,
             ..self.visible
@@ -354,7 +360,7 @@ impl State {
                 places.push((*id, offset));
             }
         }
-        self.append(Source::Memory, at, &places, body, now)
+        self.append(Source::Memory, at, &places, (body, accepted), now)
     }
 
     /// Appends what the broker committed: it is visible.
@@ -390,7 +396,7 @@ impl State {
             attributes: message.attributes.clone(),
             retain: message.retain,
         };
-        self.append(Source::Durable, at, &places, body, now)
+        self.append(Source::Durable, at, &places, (body, message.accepted), now)
     }
 
     fn append(
@@ -398,7 +404,7 @@ impl State {
         source: Source,
         at: Position,
         channels: &[(ChannelId, u64)],
-        body: Body,
+        (body, accepted): (Body, u64),
         now: Time,
     ) -> (Receipt, u64) {
         let mut audience = 0;
@@ -423,6 +429,7 @@ impl State {
             source,
             at,
             time: now,
+            accepted,
             places,
             audience,
             body,
@@ -927,7 +934,7 @@ impl State {
         let news = presence.join(user, info, now, &limits);
         let (count, due) = (presence.count(), presence.ask());
         self.presence_due.extend(due.map(|at| Reverse((at, id))));
-        let audience = news.map_or(0, |body| self.append_memory(&[id], body, now).1);
+        let audience = news.map_or(0, |body| self.append_memory(&[id], body, 0, now).1);
         (count, audience)
     }
 

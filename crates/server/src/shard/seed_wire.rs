@@ -85,6 +85,7 @@ impl Shard {
         };
         let mut message = Message::new(name, payload);
         message.retain = true;
+        message.accepted = shared::wall_micros();
         // An old reader must get these very bytes back, whatever they are.
         message.attributes_mut().writer = Some(Writer::Token(Bytes::copy_from_slice(token)));
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
