@@ -42,7 +42,7 @@ pub struct Options {
     pub window: Time,
     /// What the window may keep beyond the bounds of the namespaces, in bytes, all channels together.
     pub window_bytes: usize,
-    /// What all logs together may keep in memory, in bytes.
+    /// What all logs together may keep in memory, in bytes; retained values that outlived the rest of theirs included.
     pub log_memory: usize,
     /// Above so many channels the idle ones are forgotten at once.
     pub channels: usize,

@@ -133,3 +133,48 @@ fn a_channel_that_was_only_listened_to_is_forgotten_when_the_last_listener_is_go
     hub.tick(2_100);
     assert_eq!(hub.stats().channels, 0);
 }
+
+#[test]
+fn retained_values_count_as_long_as_they_are_kept_and_give_way_at_the_ceiling() {
+    let namespaces = Namespaces::uniform(namespace(0, Durability::Memory));
+    let hub = Hub::new(Options {
+        namespaces,
+        log_memory: 100_000,
+        ..options()
+    });
+    let retain = |channel: &str, text: &str, now| {
+        let mut message = Message::text(name(channel), text);
+        message.retain = true;
+        publish_message(&hub, message, now);
+    };
+    retain("mine", "small", 10);
+    hub.tick(100);
+    assert!(kept(&hub, "mine") == 0 && hub.retained(&name("mine")).is_some());
+    assert!(
+        hub.stats().log_bytes > 0,
+        "it has outlived its history, and is kept"
+    );
+    for n in 0..1_000 {
+        let now = 200 * (n + 1);
+        retain(&format!("flood {n}"), &"x".repeat(1_000), now);
+        hub.tick(now + 100);
+    }
+    let stats = hub.stats();
+    assert!(stats.log_bytes <= 100_000, "{}", stats.log_bytes);
+    assert!(stats.publications <= 100, "{}", stats.publications);
+    assert!(stats.trimmed_early >= 900, "{}", stats.trimmed_early);
+    assert!(
+        stats.channels <= 110,
+        "who has nothing left is forgotten: {}",
+        stats.channels
+    );
+    assert!(hub.retained(&name("mine")).is_some(), "the largest gave way");
+    retain("mine", "other", 300_000);
+    hub.delete(&name("mine"), cometserver_core::hub::Delete::Retained, 300_000);
+    for n in 0..1_000 {
+        let flood = name(&format!("flood {n}"));
+        hub.delete(&flood, cometserver_core::hub::Delete::History, 300_000);
+    }
+    hub.tick(400_000);
+    assert_eq!((hub.stats().log_bytes, hub.stats().publications), (0, 0));
+}

@@ -675,9 +675,9 @@ impl State {
             return;
         };
         let realm = entry.channel.name.realm();
-        self.memory.shrink(realm, &mut entry.memory, publication.size());
         self.window.shrink(realm, &mut entry.window, protected);
         if gone {
+            self.memory.shrink(realm, &mut entry.memory, publication.size());
             self.note_gone(id, publication);
         }
         self.order.release(publication.sequence());
@@ -686,6 +686,10 @@ impl State {
     /// A publication is not the retained value any more, and gone if it had outlived its neighbours.
     fn let_go_retained(&mut self, id: ChannelId, publication: &Arc<Publication>, gone: bool) {
         if gone {
+            if let Some(entry) = self.entries.get_mut(id.slot as usize) {
+                let realm = entry.channel.name.realm();
+                self.memory.shrink(realm, &mut entry.memory, publication.size());
+            }
             self.note_gone(id, publication);
         }
         self.order.release(publication.sequence());
@@ -769,11 +773,26 @@ impl State {
                 break;
             };
             let before = self.entries[id.slot as usize].log.len();
-            if !self.trim(id) && !self.trim_news(id) {
+            if !self.trim(id) && !self.trim_news(id) && !self.release_outlived(id) {
                 break;
             }
             self.count_early(id, before);
         }
+    }
+
+    /// Lets the retained value go that has outlived its neighbours: it is all that is left of the largest channel.
+    fn release_outlived(&mut self, id: ChannelId) -> bool {
+        let released = self
+            .channel_mut(id)
+            .and_then(|entry| entry.log.release_retained());
+        let Some((old, gone)) = released else { return false };
+        self.let_go_retained(id, &old, gone);
+        if let Some(entry) = self.channel(id) {
+            let realm = entry.channel.name.realm().0;
+            *self.trimmed_early.entry(realm).or_default() += 1;
+        }
+        self.maybe_idle(id, self.last_time);
+        true
     }
 
     fn count_early(&mut self, id: ChannelId, before: usize) {
