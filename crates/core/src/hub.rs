@@ -42,7 +42,8 @@ pub struct Options {
     pub window: Time,
     /// What the window may keep beyond the bounds of the namespaces, in bytes, all channels together.
     pub window_bytes: usize,
-    /// What all logs together may keep in memory, in bytes; retained values that outlived the rest of theirs included.
+    /// What all logs together may keep in memory, in bytes; retained values that outlived the rest of theirs included, and
+    /// the names of channels, which may take half of it: beyond that, idle channels are forgotten, or new ones refused.
     pub log_memory: usize,
     /// Above so many channels the idle ones are forgotten at once.
     pub channels: usize,
@@ -89,7 +90,9 @@ pub enum PublishError {
     #[error("the idempotency key was used with another payload: use a new key for a new message")]
     Conflict,
     /// There are too many channels with something in them.
-    #[error("there are {0} channels already: raise limits.channels, or let histories expire sooner")]
+    #[error(
+        "there are {0} channels already: raise limits.channels or limits.log_memory, or let histories expire sooner"
+    )]
     TooManyChannels(usize),
     /// The store did not take it.
     #[error(transparent)]
@@ -101,7 +104,9 @@ pub enum PublishError {
 #[non_exhaustive]
 pub enum ListenError {
     /// See [`Options::channels`].
-    #[error("there are {0} channels already: raise limits.channels, or let histories expire sooner")]
+    #[error(
+        "there are {0} channels already: raise limits.channels or limits.log_memory, or let histories expire sooner"
+    )]
     TooManyChannels(usize),
     /// See [`Options::patterns`].
     #[error("there are {0} patterns already: raise limits.patterns, or use fewer different ones")]
@@ -218,7 +223,7 @@ pub struct Stats {
     pub channels: usize,
     /// Patterns listened to.
     pub patterns: usize,
-    /// Bytes that all logs keep.
+    /// Bytes that all logs keep, and the names of their channels.
     pub log_bytes: usize,
     /// Bytes protected by the live window.
     pub window_bytes: usize,

@@ -46,6 +46,13 @@ const NOTHING: Bounds = Bounds {
     age: 0,
 };
 
+/// What a channel's name costs besides its bytes: its allocation, and its places in the tables. What else a channel costs is
+/// bounded by their number. So a million channels with names of 70 bytes fit into the defaults.
+const NAME_OVERHEAD: usize = 64;
+
+/// Names may take this part of the memory of all logs: they must not push out everybody's history.
+const NAMES_PART: usize = 2;
+
 /// A clock that jumps further than this is not believed at once: expiry would empty every history.
 const CLOCK_JUMP: Time = 3_600_000;
 
@@ -134,6 +141,8 @@ pub(super) struct State {
     ticket: u64,
     window: Shares,
     memory: Shares,
+    /// What the names of all channels keep in memory, in bytes; part of the same ceiling.
+    names_bytes: usize,
     /// When the oldest entry of a channel grows too old.
     expiring: BinaryHeap<Reverse<(Time, ChannelId)>>,
     /// Channels that nobody needs, by the time since when; looked at lazily.
@@ -173,6 +182,7 @@ impl State {
             ticket: 0,
             window: Shares::default(),
             memory: Shares::default(),
+            names_bytes: 0,
             expiring: BinaryHeap::new(),
             idle: VecDeque::new(),
             presence_due: BinaryHeap::new(),
@@ -250,13 +260,19 @@ impl State {
         if let Some(id) = self.names.get(name) {
             return Ok(*id);
         }
-        if self.entries.len() >= self.options.channels {
+        if !self.has_room(name) {
             self.forget_idle(now, true);
-            if self.entries.len() >= self.options.channels {
-                return Err(Full(self.options.channels));
+            if !self.has_room(name) {
+                return Err(Full(self.entries.len()));
             }
         }
         Ok(self.make(name, known, now))
+    }
+
+    /// May there be one more channel, of this name?
+    fn has_room(&self, name: &ChannelName) -> bool {
+        let names = self.names_bytes + name_cost(name);
+        self.entries.len() < self.options.channels && names <= self.options.log_memory / NAMES_PART
     }
 
     /// Finds a channel, or makes it, be there too many or not: what is stored has to be shown.
@@ -318,6 +334,7 @@ impl State {
             idle: None,
         });
         self.names.insert(name.clone(), id);
+        self.names_bytes += name_cost(name);
         self.made.insert(self.made_next, id);
         self.maybe_idle(id, now);
         id
@@ -336,6 +353,10 @@ impl State {
             if !ids.contains(&id) {
                 ids.push(id);
             }
+        }
+        // To make room for the last, the first may have been forgotten: nobody needed them yet.
+        if ids.iter().any(|id| self.channel(*id).is_none()) {
+            return Err(Full(self.entries.len()).into());
         }
         Ok(ids)
     }
@@ -768,7 +789,7 @@ impl State {
                 .filter(|e| e.channel.id == id)
                 .map(|e| &mut e.memory)
         };
-        while self.memory.total() > self.options.log_memory {
+        while self.memory.total() + self.names_bytes > self.options.log_memory {
             let Some(id) = self.memory.largest(&mut self.entries, share_of) else {
                 break;
             };
@@ -873,6 +894,7 @@ impl State {
     fn forget(&mut self, id: ChannelId) {
         let entry = self.entries.remove(id.slot as usize);
         self.names.remove(&entry.channel.name);
+        self.names_bytes -= name_cost(&entry.channel.name);
         self.forgotten = self.forgotten.max(entry.log.trimmed);
         if let Some(presence) = &entry.presence {
             self.forgotten_news = self.forgotten_news.max(presence.news.trimmed);
@@ -991,7 +1013,7 @@ impl State {
         Stats {
             channels: self.entries.len(),
             patterns: self.patterns.len(),
-            log_bytes: self.memory.total(),
+            log_bytes: self.memory.total() + self.names_bytes,
             window_bytes: self.window.total(),
             publications: self.order.len(),
             published: self.published,
@@ -999,6 +1021,10 @@ impl State {
             keys: self.keys.len(),
         }
     }
+}
+
+fn name_cost(name: &ChannelName) -> usize {
+    name.as_bytes().len() + NAME_OVERHEAD
 }
 
 /// What memory keeps of a channel beyond the live window: nothing, where the store keeps the history.
