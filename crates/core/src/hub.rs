@@ -568,7 +568,11 @@ impl Hub {
             .patterns
             .listen(pattern, shard, trimmed, limit)
             .ok_or(ListenError::TooManyPatterns(limit))?;
-        Ok((id, state.visible))
+        let (visible, deadline) = (state.visible, state.deadline());
+        drop(state);
+        // Where there are many, those without listeners linger shorter.
+        self.due(deadline);
+        Ok((id, visible))
     }
 
     /// A shard has no listener on a pattern any more.

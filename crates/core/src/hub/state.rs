@@ -20,7 +20,7 @@ use crate::pattern::Pattern;
 use crate::position::{Position, Source};
 use crate::presence::Presence;
 use crate::publication::{Body, Message, Place, Places, Publication};
-use crate::registry::Patterns;
+use crate::registry::{Matches, Patterns};
 use crate::shares::{Share, Shares};
 
 /// How much of the housekeeping an append does on its way: at least as much as an append makes.
@@ -68,8 +68,8 @@ pub(super) struct Entry {
     /// The shards with listeners, a bit each.
     pub(super) shards: u64,
     pub(super) presence: Option<Box<Presence>>,
-    /// The patterns that match, as of a version of their table.
-    matches: Option<(u64, Option<Arc<[u32]>>)>,
+    /// The patterns that match, as far as it was compared with them.
+    matches: Matches,
     /// Its share in the live window, and in all memory of logs.
     window: Share,
     memory: Share,
@@ -326,7 +326,7 @@ impl State {
             // What was gone before is remembered, even before there are members again.
             presence: (self.forgotten_news != Trimmed::default())
                 .then(|| Box::new(Presence::new(self.forgotten_news))),
-            matches: None,
+            matches: Matches::default(),
             window: Share::default(),
             memory: Share::default(),
             expiring: false,
@@ -529,18 +529,11 @@ impl State {
         }
     }
 
-    /// The patterns that match a channel, found anew only when their table has changed.
+    /// The patterns that match a channel, brought up to date only when their table has changed.
     fn matches(&mut self, id: ChannelId) -> Option<Arc<[u32]>> {
-        let version = self.patterns.version;
         let entry = self.entries.get_mut(id.slot as usize)?;
-        match &entry.matches {
-            Some((known, ids)) if *known == version => ids.clone(),
-            _ => {
-                let ids = self.patterns.matching(&entry.channel.name);
-                entry.matches = Some((version, ids.clone()));
-                ids
-            }
-        }
+        self.patterns.update(&entry.channel.name, &mut entry.matches);
+        entry.matches.ids.clone()
     }
 
     /// Copies out what lies between a shard's mark and the newest.
