@@ -30,6 +30,9 @@ pub use read::{Item, Limits as ReadLimits, Read, Selected, Selection};
 pub use state::ChannelSummary;
 use state::State;
 
+/// So many channels are looked at, when namespaces change, before the lock is given back.
+const RENEWED: usize = 1024;
+
 /// Shards are told apart by a bit each.
 pub const MAX_SHARDS: usize = 64;
 
@@ -753,9 +756,20 @@ impl Hub {
         self.state().namespace_of(name)
     }
 
-    /// Namespaces for the channels made from now on.
+    /// Other namespaces hold from now on, for channels that exist as well, when this returns. Whoever listens to one may have
+    /// lost the right to: see [`Fanout::namespaces`](crate::fanout::Fanout::namespaces). A channel that exists keeps its
+    /// durability: its history does not move.
     pub fn set_namespaces(&self, namespaces: Namespaces) {
         self.state().set_namespaces(namespaces);
+        let mut after = Some(0);
+        while let Some(next) = after {
+            // The lock is given back in between: there may be a million channels.
+            let mut state = self.state();
+            after = state.renew_namespaces(next, RENEWED);
+            let deadline = state.deadline();
+            drop(state);
+            self.due(deadline);
+        }
     }
 
     /// Figures for the operator.

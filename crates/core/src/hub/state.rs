@@ -60,6 +60,8 @@ const CLOCK_JUMP: Time = 3_600_000;
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) channel: Arc<Channel>,
+    /// The channel's namespace, where no other lock is needed to read it.
+    namespace: Arc<Namespace>,
     pub(super) log: Log,
     /// The newest message's offset.
     pub(super) offset: u64,
@@ -73,8 +75,8 @@ pub(super) struct Entry {
     /// Its share in the live window, and in all memory of logs.
     window: Share,
     memory: Share,
-    /// Is it in the heap of what grows old?
-    expiring: bool,
+    /// For which time it is in the heap of what grows old, if it is; what else the heap has of it is outdated.
+    expiring: Option<Time>,
     /// Its number in the order in which channels were made.
     made: u64,
     /// Since when it is idle.
@@ -241,13 +243,52 @@ impl State {
 
     pub(super) fn namespace_of(&self, name: &ChannelName) -> Arc<Namespace> {
         match self.find(name) {
-            Some(entry) => entry.channel.namespace.clone(),
+            Some(entry) => entry.namespace.clone(),
             None => self.options.namespaces.of(name).clone(),
         }
     }
 
     pub(super) fn set_namespaces(&mut self, namespaces: Namespaces) {
         self.options.namespaces = namespaces;
+    }
+
+    /// Looks at so many channels, in the order they were made, and puts those into another namespace for which another one
+    /// holds now. Returns where to go on.
+    pub(super) fn renew_namespaces(&mut self, after: u64, limit: usize) -> Option<u64> {
+        let found: Vec<(u64, ChannelId)> = self
+            .made
+            .range(after + 1..)
+            .take(limit)
+            .map(|(made, id)| (*made, *id))
+            .collect();
+        for (_, id) in &found {
+            self.renew_namespace(*id);
+        }
+        found
+            .last()
+            .filter(|_| found.len() == limit)
+            .map(|(made, _)| *made)
+    }
+
+    fn renew_namespace(&mut self, id: ChannelId) {
+        let Some(entry) = self.entries.get_mut(id.slot as usize) else {
+            return;
+        };
+        let mut namespace = self.options.namespaces.of(&entry.channel.name).clone();
+        if namespace.durability != entry.channel.durability {
+            namespace = Arc::new(Namespace {
+                durability: entry.channel.durability,
+                ..(*namespace).clone()
+            });
+        }
+        if namespace == entry.namespace {
+            return;
+        }
+        entry.namespace = namespace.clone();
+        entry.channel.set_namespace(namespace);
+        let now = self.last_time;
+        self.settle(id, now);
+        self.expire_next(id, now);
     }
 
     /// Finds a channel, or makes it.
@@ -310,12 +351,8 @@ impl State {
         // Whoever comes from before what was forgotten has something to be told, though the channel looks new.
         let forgotten = self.forgotten.max(self.forgotten_news);
         slot.insert(Entry {
-            channel: Arc::new(Channel {
-                id,
-                name: name.clone(),
-                epoch,
-                namespace,
-            }),
+            channel: Arc::new(Channel::new(id, name.clone(), epoch, namespace.clone())),
+            namespace,
             log: Log::new(self.forgotten),
             offset: stored.map_or(0, |stored| stored.offset),
             last: Position {
@@ -329,7 +366,7 @@ impl State {
             matches: Matches::default(),
             window: Share::default(),
             memory: Share::default(),
-            expiring: false,
+            expiring: None,
             made: self.made_next,
             idle: None,
         });
@@ -513,10 +550,10 @@ impl State {
                             .map(|(old, gone)| (id, old, gone)),
                     );
                 }
-                if !entry.expiring
-                    && let Some(at) = entry.log.expires(&entry.channel.namespace.history)
+                if entry.expiring.is_none()
+                    && let Some(at) = entry.log.expires(&entry.namespace.history)
                 {
-                    entry.expiring = true;
+                    entry.expiring = Some(at);
                     self.expiring.push(Reverse((at, id)));
                 }
             }
@@ -634,7 +671,7 @@ impl State {
     pub(super) fn settle(&mut self, id: ChannelId, now: Time) {
         loop {
             let Some(entry) = self.channel_mut(id) else { return };
-            let bounds = memory_bounds(&entry.channel.namespace);
+            let bounds = memory_bounds(&entry.namespace);
             if !entry.log.is_over(&bounds, now) {
                 break;
             }
@@ -826,20 +863,28 @@ impl State {
             return false;
         }
         self.expiring.pop();
-        self.settle(id, now);
-        let window = self.options.window;
-        if let Some(entry) = self.channel_mut(id) {
-            let bounds = entry.channel.namespace.history;
-            match entry.log.expires(&bounds) {
-                // What is old enough but within the live window goes when it leaves that.
-                Some(next) => {
-                    let next = if next <= now { now + window } else { next };
-                    self.expiring.push(Reverse((next, id)));
-                }
-                None => entry.expiring = false,
-            }
+        if self.channel(id).is_none_or(|entry| entry.expiring != Some(at)) {
+            return true;
         }
+        self.settle(id, now);
+        self.expire_next(id, now);
         true
+    }
+
+    /// Puts a channel into the heap of what grows old, for the time when its oldest entry will be.
+    fn expire_next(&mut self, id: ChannelId, now: Time) {
+        let window = self.options.window;
+        let Some(entry) = self.channel_mut(id) else { return };
+        // What is old enough but within the live window goes when it leaves that.
+        let next = entry
+            .log
+            .expires(&entry.namespace.history)
+            .map(|next| if next <= now { now + window } else { next });
+        if next == entry.expiring && next.is_some_and(|next| next > now) {
+            return;
+        }
+        entry.expiring = next;
+        self.expiring.extend(next.map(|next| Reverse((next, id))));
     }
 
     pub(super) fn expire_due(&self) -> Option<Time> {
@@ -904,7 +949,7 @@ impl State {
             query.limit.min(HISTORY_LIMIT.1)
         };
         let since = query.since.unwrap_or_default();
-        let durable = super::concerns(Source::Durable, entry.channel.namespace.durability);
+        let durable = super::concerns(Source::Durable, entry.channel.durability);
         let lost = if durable {
             since.lost_durable
         } else {

@@ -546,7 +546,7 @@ impl Shard {
         let lost: Vec<_> = self
             .fanout
             .channels(reader)
-            .filter(|channel| !grant.allows(Action::Subscribe, &channel.name, &channel.namespace))
+            .filter(|channel| !grant.allows(Action::Subscribe, &channel.name, &channel.namespace()))
             .map(|channel| channel.name.clone())
             .collect();
         if !lost.is_empty() {
