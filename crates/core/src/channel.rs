@@ -1,7 +1,7 @@
 //! A channel's name, validated once at the door, and the channel itself as everybody shares it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use thiserror::Error;
 
@@ -84,7 +84,8 @@ pub struct ChannelId {
     pub(crate) generation: u32,
 }
 
-/// What never changes in the life of a channel; shared by its publications and its readers.
+/// What readers need to know of a channel; shared by its publications and its readers. Nothing but the namespace ever
+/// changes.
 #[derive(Debug)]
 pub struct Channel {
     /// The handle.
@@ -93,13 +94,54 @@ pub struct Channel {
     pub name: ChannelName,
     /// Identity of its history: where it was made in its source. Another epoch is another history.
     pub epoch: u64,
-    /// The first configured namespace that matched when it was made.
-    pub namespace: Arc<Namespace>,
+    /// Where its history is: of the namespace that matched when it was made. A history does not move.
+    pub durability: Durability,
+    /// The first configured namespace that matches, with the channel's own durability. Held for a moment only; the hub,
+    /// which changes it, has a copy of its own.
+    namespace: RwLock<Arc<Namespace>>,
 }
 
 impl Channel {
+    /// A new channel in a namespace.
+    pub(crate) fn new(id: ChannelId, name: ChannelName, epoch: u64, namespace: Arc<Namespace>) -> Self {
+        Self {
+            id,
+            name,
+            epoch,
+            durability: namespace.durability,
+            namespace: RwLock::new(namespace),
+        }
+    }
+
+    /// What holds for it now: a reload may have changed that.
+    pub fn namespace(&self) -> Arc<Namespace> {
+        // Nothing can be left half done: what is guarded is one pointer.
+        let namespace = self
+            .namespace
+            .read()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        namespace.clone()
+    }
+
+    /// May anybody listen now?
+    pub fn is_public(&self) -> bool {
+        let namespace = self
+            .namespace
+            .read()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        namespace.public
+    }
+
+    /// Another namespace holds from now on.
+    pub(crate) fn set_namespace(&self, namespace: Arc<Namespace>) {
+        *self
+            .namespace
+            .write()
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = namespace;
+    }
+
     /// Is its history in the broker's store? If not, it is in memory alone.
     pub fn is_stored(&self) -> bool {
-        self.namespace.durability != Durability::Memory
+        self.durability != Durability::Memory
     }
 }

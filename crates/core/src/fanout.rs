@@ -240,7 +240,7 @@ impl Fanout {
     /// The namespace that holds for a name, see [`Hub::namespace_of`]. A channel with readers is not looked up in the hub.
     pub fn namespace_of(&self, name: &ChannelName) -> Arc<Namespace> {
         match self.slot_of(name) {
-            Some(slot) => self.slots[slot as usize].channel.namespace.clone(),
+            Some(slot) => self.slots[slot as usize].channel.namespace(),
             None => self.hub.namespace_of(name),
         }
     }
@@ -425,7 +425,7 @@ impl Fanout {
                 memory: trimmed.memory.memory,
             }),
             Begin::At(start) => {
-                let durability = self.slots[slot as usize].channel.namespace.durability;
+                let durability = self.slots[slot as usize].channel.durability;
                 let lost = start.lost_memory && concerns(Source::Memory, durability)
                     || start.lost_durable && concerns(Source::Durable, durability);
                 if lost {
@@ -554,6 +554,20 @@ impl Fanout {
             .map(|s| &self.slots[s.slot as usize].channel)
     }
 
+    /// The channels a reader is subscribed to, each with what holds for it now and whether the news about its members are
+    /// wanted: after [`Hub::set_namespaces`] it may no longer be allowed all of them. Patterns see to that themselves, as
+    /// far as they are [`Wants::public_only`].
+    pub fn namespaces(
+        &self,
+        reader: ReaderId,
+    ) -> impl Iterator<Item = (&Arc<Channel>, Arc<Namespace>, bool)> {
+        let entry = &self.readers[reader as usize];
+        entry.subscriptions.iter().map(|s| {
+            let channel = &self.slots[s.slot as usize].channel;
+            (channel, channel.namespace(), s.presence)
+        })
+    }
+
     /// The patterns a reader is subscribed to, and what it wants of each.
     pub fn patterns(&self, reader: ReaderId) -> impl Iterator<Item = (&Arc<Pattern>, Wants)> {
         let entry = &self.readers[reader as usize];
@@ -657,7 +671,10 @@ impl Fanout {
             }
         }
         for (index, place) in publication.places.iter().enumerate() {
-            for pattern in place.patterns.iter().flat_map(|ids| ids.iter()) {
+            let Some(patterns) = &place.patterns else { continue };
+            // Once for all readers: it is behind a lock of its own.
+            let public = place.channel.is_public();
+            for pattern in patterns.iter() {
                 let Some(slot) = self.patterns.get(pattern) else {
                     continue;
                 };
@@ -667,7 +684,7 @@ impl Fanout {
                         continue;
                     }
                     let wanted = reader.patterns.iter().any(|p| {
-                        p.id == *pattern && (p.wants.presence || !news) && allowed(p.wants, &place.channel)
+                        p.id == *pattern && (p.wants.presence || !news) && (public || !p.wants.public_only)
                     });
                     if !wanted
                         || excluded.is_some()
@@ -763,7 +780,7 @@ impl Fanout {
         let (at, first) = (entry.at, out.len());
         for subscription in &entry.subscriptions {
             let channel = &self.slots[subscription.slot as usize].channel;
-            let durability = channel.namespace.durability;
+            let durability = channel.durability;
             let target = || Target::Channel(channel.clone());
             if memory && concerns(Source::Memory, durability)
                 || durable && concerns(Source::Durable, durability)
@@ -1247,5 +1264,5 @@ fn is_stored_before(item: &Item, begun: &mut Vec<ChannelId>) -> bool {
 }
 
 fn allowed(wants: Wants, channel: &Channel) -> bool {
-    !wants.public_only || channel.namespace.public
+    !wants.public_only || channel.is_public()
 }

@@ -30,6 +30,9 @@ pub use read::{Item, Limits as ReadLimits, Read, Selected, Selection};
 pub use state::ChannelSummary;
 use state::State;
 
+/// So many channels are looked at, when namespaces change, before the lock is given back.
+const RENEWED: usize = 1024;
+
 /// Shards are told apart by a bit each.
 pub const MAX_SHARDS: usize = 64;
 
@@ -42,7 +45,8 @@ pub struct Options {
     pub window: Time,
     /// What the window may keep beyond the bounds of the namespaces, in bytes, all channels together.
     pub window_bytes: usize,
-    /// What all logs together may keep in memory, in bytes.
+    /// What all logs together may keep in memory, in bytes; retained values that outlived the rest of theirs included, and
+    /// the names of channels, which may take half of it: beyond that, idle channels are forgotten, or new ones refused.
     pub log_memory: usize,
     /// Above so many channels the idle ones are forgotten at once.
     pub channels: usize,
@@ -89,7 +93,9 @@ pub enum PublishError {
     #[error("the idempotency key was used with another payload: use a new key for a new message")]
     Conflict,
     /// There are too many channels with something in them.
-    #[error("there are {0} channels already: raise limits.channels, or let histories expire sooner")]
+    #[error(
+        "there are {0} channels already: raise limits.channels or limits.log_memory, or let histories expire sooner"
+    )]
     TooManyChannels(usize),
     /// The store did not take it.
     #[error(transparent)]
@@ -101,7 +107,9 @@ pub enum PublishError {
 #[non_exhaustive]
 pub enum ListenError {
     /// See [`Options::channels`].
-    #[error("there are {0} channels already: raise limits.channels, or let histories expire sooner")]
+    #[error(
+        "there are {0} channels already: raise limits.channels or limits.log_memory, or let histories expire sooner"
+    )]
     TooManyChannels(usize),
     /// See [`Options::patterns`].
     #[error("there are {0} patterns already: raise limits.patterns_total, or use fewer different ones")]
@@ -169,7 +177,7 @@ pub struct Start {
 pub struct HistoryQuery {
     /// Only what lies after it; none: from the oldest kept.
     pub since: Option<Start>,
-    /// At most so many; 0 is the default, 100.
+    /// At most so many; 0 is the default, 100. Together they have at most 1 MiB of payloads, but there is one in any case.
     pub limit: usize,
     /// Newest first.
     pub reverse: bool,
@@ -186,15 +194,18 @@ pub struct History {
     pub gap: bool,
     /// What was asked for.
     pub publications: Vec<Arc<Publication>>,
-    /// The position of the last one; subscribe here to go on.
+    /// Ask or subscribe here to go on: the position of the last one if there may be more, else the newest. Newest first
+    /// it is always the newest.
     pub at: Position,
 }
 
 /// The members of a channel.
 #[derive(Clone, Debug)]
 pub struct Members {
-    /// User names with what is known of each.
+    /// User names with what is known of each: the first by name, as many as were asked for.
     pub members: Vec<(Box<str>, Member)>,
+    /// How many there are.
+    pub count: usize,
     /// The list is true at this position.
     pub at: Position,
 }
@@ -215,7 +226,7 @@ pub struct Stats {
     pub channels: usize,
     /// Patterns listened to.
     pub patterns: usize,
-    /// Bytes that all logs keep.
+    /// Bytes that all logs keep, and the names of their channels.
     pub log_bytes: usize,
     /// Bytes protected by the live window.
     pub window_bytes: usize,
@@ -435,7 +446,7 @@ impl Hub {
             attributes: message.attributes.clone(),
             retain: message.retain,
         };
-        let (receipt, audience) = state.append_memory(&channels, body, now);
+        let (receipt, audience) = state.append_memory(&channels, body, message.accepted, now);
         Ok((Published::Visible(receipt), audience))
     }
 
@@ -560,7 +571,11 @@ impl Hub {
             .patterns
             .listen(pattern, shard, trimmed, limit)
             .ok_or(ListenError::TooManyPatterns(limit))?;
-        Ok((id, state.visible))
+        let (visible, deadline) = (state.visible, state.deadline());
+        drop(state);
+        // Where there are many, those without listeners linger shorter.
+        self.due(deadline);
+        Ok((id, visible))
     }
 
     /// A shard has no listener on a pattern any more.
@@ -703,23 +718,17 @@ impl Hub {
     }
 
     /// The members of a channel, at most `limit` of them by name, and how many there are.
-    pub fn members(&self, name: &ChannelName) -> Members {
+    pub fn members(&self, name: &ChannelName, limit: usize) -> Members {
         let state = self.state();
-        let mut members: Vec<(Box<str>, Member)> = state
-            .find(name)
-            .and_then(|entry| entry.presence.as_ref())
-            .map(|presence| {
-                presence
-                    .members()
-                    .map(|(user, member)| (user.into(), member.clone()))
-                    .collect()
-            })
-            .unwrap_or_default();
-        members.sort_by(|a, b| a.0.cmp(&b.0));
-        Members {
-            members,
+        let presence = state.find(name).and_then(|entry| entry.presence.as_ref());
+        let mut found = Members {
+            members: presence.map_or_else(Vec::new, |presence| presence.first(limit)),
+            count: presence.map_or(0, |presence| presence.count()),
             at: state.visible,
-        }
+        };
+        drop(state);
+        found.members.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        found
     }
 
     /// How many members a channel has.
@@ -744,12 +753,23 @@ impl Hub {
 
     /// The namespace whose rules hold for a name now: who may do what. How much a channel keeps was settled when it was made.
     pub fn namespace_of(&self, name: &ChannelName) -> Arc<crate::namespace::Namespace> {
-        self.state().rules_of(name)
+        self.state().namespace_of(name)
     }
 
-    /// Namespaces for the channels made from now on.
+    /// Other namespaces hold from now on, for channels that exist as well, when this returns. Whoever listens to one may have
+    /// lost the right to: see [`Fanout::namespaces`](crate::fanout::Fanout::namespaces). A channel that exists keeps its
+    /// durability: its history does not move.
     pub fn set_namespaces(&self, namespaces: Namespaces) {
         self.state().set_namespaces(namespaces);
+        let mut after = Some(0);
+        while let Some(next) = after {
+            // The lock is given back in between: there may be a million channels.
+            let mut state = self.state();
+            after = state.renew_namespaces(next, RENEWED);
+            let deadline = state.deadline();
+            drop(state);
+            self.due(deadline);
+        }
     }
 
     /// Figures for the operator.

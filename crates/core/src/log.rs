@@ -144,17 +144,28 @@ impl Log {
 
     /// What lies after a position, oldest first. A retained value that outlived its neighbours is among it.
     pub fn beyond(&self, position: Position) -> impl Iterator<Item = &Arc<Publication>> {
+        let outside = self.kept.iter().filter_map(|kept| kept.retained_outside());
+        outside
+            .filter(move |p| !position.covers(p.source, p.at))
+            .chain(self.entries_beyond(position))
+    }
+
+    /// The entries after a position, oldest first, without a retained value that outlived its neighbours. What the position
+    /// reaches is not looked at.
+    pub fn entries_beyond(&self, position: Position) -> impl DoubleEndedIterator<Item = &Arc<Publication>> {
         let covered = move |p: &Arc<Publication>| position.reaches(p.at);
-        self.kept.iter().flat_map(move |kept| {
-            let from = match kept.entries.back() {
-                Some(last) if covered(last) => kept.entries.len(),
-                _ => kept.entries.partition_point(covered),
-            };
-            kept.retained_outside()
-                .into_iter()
-                .chain(kept.entries.range(from..))
-                .filter(move |p| !position.covers(p.source, p.at))
-        })
+        let (from, kept) = match &self.kept {
+            None => (0, None),
+            Some(kept) => match kept.entries.back() {
+                Some(last) if covered(last) => (kept.entries.len(), Some(kept)),
+                _ => (kept.entries.partition_point(covered), Some(kept)),
+            },
+        };
+        let empty = const { &VecDeque::new() };
+        let entries = kept.map_or(empty, |kept| &kept.entries);
+        entries
+            .range(from..)
+            .filter(move |p| !position.covers(p.source, p.at))
     }
 
     /// All entries, oldest first, without a retained value that outlived its neighbours.
@@ -243,5 +254,39 @@ impl Log {
         {
             self.kept = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::publication::{Body, Places};
+
+    fn log(count: u64) -> Log {
+        let mut log = Log::default();
+        for memory in 1..=count {
+            log.push(Arc::new(Publication {
+                source: Source::Memory,
+                at: Position { durable: 0, memory },
+                time: 0,
+                accepted: 0,
+                places: Places::from(Vec::new()),
+                audience: 0,
+                body: Body::Members { count: 0 },
+            }));
+        }
+        log
+    }
+
+    #[test]
+    fn who_has_read_nearly_everything_costs_what_is_left() {
+        let log = log(1_000);
+        let position = Position {
+            durable: 0,
+            memory: 998,
+        };
+        let left = log.entries_beyond(position);
+        assert_eq!(left.size_hint().1, Some(2), "the rest is not even looked at");
+        assert_eq!(left.count(), 2);
     }
 }

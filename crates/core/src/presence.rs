@@ -164,9 +164,18 @@ impl Presence {
         Some(next)
     }
 
-    /// The members, those within their grace included.
-    pub fn members(&self) -> impl Iterator<Item = (&str, &Member)> {
-        self.members.iter().map(|(user, member)| (&**user, member))
+    /// The first members by name, at most `limit`, in no order; those within their grace included. Only these are copied: of
+    /// a crowd, all others are compared once.
+    pub fn first(&self, limit: usize) -> Vec<(Box<str>, Member)> {
+        let mut members: Vec<(&Box<str>, &Member)> = self.members.iter().collect();
+        if members.len() > limit {
+            members.select_nth_unstable_by_key(limit, |(user, _)| *user);
+            members.truncate(limit);
+        }
+        members
+            .into_iter()
+            .map(|(user, member)| (user.clone(), member.clone()))
+            .collect()
     }
 
     /// How many members there are.

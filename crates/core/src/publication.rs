@@ -91,6 +91,8 @@ pub struct Message {
     pub idempotency_key: Option<Box<str>>,
     /// The rest, which most messages do not have.
     pub attributes: Option<Box<Attributes>>,
+    /// When the door took it, in microseconds since 1970; 0: not known. For measuring only: it never orders anything.
+    pub accepted: u64,
 }
 
 /// What few messages carry.
@@ -106,6 +108,19 @@ pub struct Attributes {
     pub exclude_session: Option<Box<str>>,
     /// Free pairs, shown to subscribers.
     pub tags: Vec<(Box<str>, Box<str>)>,
+    /// Who wrote the value, as readers of the seed's wire protocol need to know it. Not shown to subscribers.
+    pub writer: Option<Writer>,
+}
+
+/// How the writer of a value encodes it before it reaches the seed's wire: its readers decode as often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// A command line: once.
+    Cli,
+    /// A web page: twice.
+    Web,
+    /// A client of the seed, which sent this token; how often it had encoded is not known.
+    Token(Bytes),
 }
 
 impl Attributes {
@@ -117,6 +132,10 @@ impl Attributes {
             + text(&self.id)
             + text(&self.user)
             + text(&self.exclude_session)
+            + match &self.writer {
+                Some(Writer::Token(token)) => token.len(),
+                Some(Writer::Cli | Writer::Web) | None => 0,
+            }
             + self
                 .tags
                 .iter()
@@ -134,6 +153,7 @@ impl Message {
             retain: false,
             idempotency_key: None,
             attributes: None,
+            accepted: 0,
         }
     }
 
@@ -190,6 +210,14 @@ impl Body {
     pub fn is_presence(&self) -> bool {
         !matches!(self, Body::Message { .. })
     }
+
+    /// Bytes of the payload; presence news have none.
+    pub fn payload_len(&self) -> usize {
+        match self {
+            Body::Message { payload, .. } => payload.bytes.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// A publication's place in one channel.
@@ -242,6 +270,8 @@ pub struct Publication {
     pub at: Position,
     /// When, for age and display only.
     pub time: Time,
+    /// When the door took it, see [`Message::accepted`]; 0 as well for presence news and what was read from the store.
+    pub accepted: u64,
     /// In which channels.
     pub places: Places,
     /// Which shards had readers for it when it became visible, a bit each.

@@ -133,3 +133,88 @@ fn a_channel_that_was_only_listened_to_is_forgotten_when_the_last_listener_is_go
     hub.tick(2_100);
     assert_eq!(hub.stats().channels, 0);
 }
+
+#[test]
+fn retained_values_count_as_long_as_they_are_kept_and_give_way_at_the_ceiling() {
+    let namespaces = Namespaces::uniform(namespace(0, Durability::Memory));
+    let hub = Hub::new(Options {
+        namespaces,
+        log_memory: 100_000,
+        ..options()
+    });
+    let retain = |channel: &str, text: &str, now| {
+        let mut message = Message::text(name(channel), text);
+        message.retain = true;
+        publish_message(&hub, message, now);
+    };
+    retain("mine", "small", 10);
+    hub.tick(100);
+    assert!(kept(&hub, "mine") == 0 && hub.retained(&name("mine")).is_some());
+    assert!(
+        hub.stats().log_bytes > 0,
+        "it has outlived its history, and is kept"
+    );
+    for n in 0..1_000 {
+        let now = 200 * (n + 1);
+        retain(&format!("flood {n}"), &"x".repeat(1_000), now);
+        hub.tick(now + 100);
+    }
+    let stats = hub.stats();
+    assert!(stats.log_bytes <= 100_000, "{}", stats.log_bytes);
+    assert!(stats.publications <= 100, "{}", stats.publications);
+    assert!(stats.trimmed_early >= 900, "{}", stats.trimmed_early);
+    assert!(
+        stats.channels <= 110,
+        "who has nothing left is forgotten: {}",
+        stats.channels
+    );
+    assert!(hub.retained(&name("mine")).is_some(), "the largest gave way");
+    retain("mine", "other", 300_000);
+    hub.delete(&name("mine"), cometserver_core::hub::Delete::Retained, 300_000);
+    for n in 0..1_000 {
+        let flood = name(&format!("flood {n}"));
+        hub.delete(&flood, cometserver_core::hub::Delete::History, 300_000);
+    }
+    hub.tick(400_000);
+    hub.tick(500_000);
+    assert_eq!((hub.stats().log_bytes, hub.stats().publications), (0, 0));
+}
+
+#[test]
+fn long_names_are_refused_before_they_push_out_what_others_keep() {
+    let hub = Hub::new(Options {
+        log_memory: 100_000,
+        ..options()
+    });
+    for n in 0..3 {
+        publish(&hub, "mine", &n.to_string(), 10);
+    }
+    let long = |n: usize| name(&format!("{n} {}", "x".repeat(8_000)));
+    let mut refused = None;
+    for n in 0..100 {
+        if let Err(error) = hub.listen(0, &long(n), 10) {
+            refused.get_or_insert((n, error));
+        }
+    }
+    assert_eq!(refused, Some((6, ListenError::TooManyChannels(7))));
+    assert_eq!(kept(&hub, "mine"), 3);
+    assert!(hub.stats().log_bytes <= 100_000);
+    assert!(hub.listen(0, &name("short"), 10).is_ok());
+    // A channel that nobody needs makes room.
+    let id = hub.listen(0, &long(0), 10).unwrap().channel.id;
+    hub.unlisten(0, id, 10);
+    assert!(hub.listen(0, &long(99), 10).is_ok());
+}
+
+#[test]
+fn a_message_for_several_channels_is_published_in_all_or_none() {
+    let hub = Hub::new(Options {
+        channels: 1,
+        ..options()
+    });
+    let mut message = Message::text(name("a"), "x");
+    message.channels.push(name("b"));
+    let refused = hub.publish(message, 10, &mut || panic!("refused"));
+    assert_eq!(refused.unwrap_err(), PublishError::TooManyChannels(1));
+    assert_eq!(hub.stats().publications, 0);
+}

@@ -56,7 +56,7 @@ fn only_who_asked_is_told_and_a_return_within_the_grace_is_no_news() {
     assert_eq!(round(&mut fanout), []);
     hub.leave(a, "ann", 1_000);
     assert_eq!(
-        hub.members(&name("a")).members.len(),
+        hub.members(&name("a"), 10).members.len(),
         1,
         "within the grace it is still there"
     );
@@ -67,7 +67,7 @@ fn only_who_asked_is_told_and_a_return_within_the_grace_is_no_news() {
     );
     hub.tick(1_020);
     assert_eq!(round(&mut fanout), [(1, "-ann".into())]);
-    assert_eq!(hub.members(&name("a")).members.len(), 0);
+    assert_eq!(hub.members(&name("a"), 10).members.len(), 0);
 }
 
 #[test]
@@ -152,4 +152,19 @@ fn a_channel_forgotten_and_made_again_still_knows_that_news_were_lost() {
         false,
     );
     assert_eq!(read_on(&mut fanout, reader), ["presence gap a"]);
+}
+
+#[test]
+fn of_a_crowd_the_first_by_name_are_listed_and_all_are_counted() {
+    let (hub, _, a) = watched(limits(10));
+    for n in (0..50).rev() {
+        hub.join(a, &format!("user {n:02}"), None, 10);
+    }
+    let found = hub.members(&name("a"), 3);
+    let names: Vec<&str> = found.members.iter().map(|(user, _)| &**user).collect();
+    assert_eq!(names, ["user 00", "user 01", "user 02"]);
+    assert_eq!(found.count, 50);
+    assert_eq!(hub.members(&name("a"), 0).members.len(), 0);
+    assert_eq!(hub.members(&name("a"), 1_000).members.len(), 50);
+    assert_eq!(hub.members(&name("nobody"), 3).count, 0);
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use cometserver_core::channel::{ChannelName, Realm};
 use cometserver_core::fanout::{Begin, Step, Wants};
-use cometserver_core::hub::{Delete, Hub, ReadLimits};
+use cometserver_core::hub::{Delete, HistoryQuery, Hub, ReadLimits, Start};
 use cometserver_core::position::Position;
 use cometserver_core::publication::Message;
 use support::{name, options, pattern, publish, publish_message, read_on, round, shard};
@@ -223,4 +223,54 @@ fn a_late_subscription_is_caught_up_without_cursors_before_it_is_announced() {
             !matches!(step, Step::Publication(p, place, Some(_)) if p.places[*place].channel.name == name("b"))
         );
     }
+}
+
+#[test]
+fn an_answer_about_history_is_bounded_in_bytes_and_its_cursor_says_where_to_go_on() {
+    let hub = Hub::new(options());
+    let large = "x".repeat(600 << 10);
+    for text in [&large, "small", &large] {
+        publish(&hub, "a", text, 10);
+    }
+    publish(&hub, "b", &"y".repeat(2 << 20), 10);
+    let ask = |since: Option<Position>, reverse| {
+        let since = since.map(|position| Start {
+            position,
+            ..Start::default()
+        });
+        let query = HistoryQuery {
+            since,
+            limit: 10,
+            reverse,
+        };
+        let history = hub.history(&name("a"), query, 10).unwrap();
+        let offset = |p: &Arc<cometserver_core::Publication>| p.places[0].offset;
+        (
+            history.publications.iter().map(offset).collect::<Vec<_>>(),
+            history.at,
+        )
+    };
+    let (first, at) = ask(None, false);
+    assert_eq!(first, [1, 2]);
+    let (second, at) = ask(Some(at), false);
+    assert_eq!(second, [3]);
+    assert_eq!(at, hub.now());
+    assert_eq!(ask(None, true).0, [3, 2]);
+    let alone = hub.history(&name("b"), HistoryQuery::default(), 10).unwrap();
+    assert_eq!(alone.publications.len(), 1, "one in any case");
+}
+
+#[test]
+fn a_publication_carries_when_its_message_was_accepted_and_news_about_members_do_not() {
+    let hub = Hub::new(options());
+    hub.attach(0, Box::new(|| {}));
+    let a = hub.listen(0, &name("a"), 10).unwrap().channel.id;
+    let mut message = Message::text(name("a"), "1");
+    message.accepted = 1_234_567;
+    publish_message(&hub, message, 10);
+    hub.join(a, "ann", None, 10);
+    let mut seen = Vec::new();
+    hub.collect(0, 10, &mut seen);
+    let accepted: Vec<u64> = seen.iter().map(|publication| publication.accepted).collect();
+    assert_eq!(accepted, [1_234_567, 0]);
 }

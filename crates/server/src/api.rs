@@ -31,6 +31,9 @@ use crate::shared::{self, Settings, Shared};
 /// The most channels in one answer.
 const CHANNELS: usize = 1000;
 
+/// The most members in one answer.
+pub const MEMBERS: usize = 1000;
+
 /// A request that is refused: answered as a problem.
 #[derive(Debug)]
 pub struct Refused {
@@ -270,13 +273,11 @@ pub fn message(
     };
     message.idempotency_key = short("idempotency_key")?;
     let (event, id, session) = (short("event")?, short("id")?, short("exclude_session")?);
-    let depth = text(parameters, "seed_depth").filter(|name| seed::Depth::from_name(name).is_some());
-    if event.is_some() || id.is_some() || session.is_some() || depth.is_some() {
+    let writer = text(parameters, "seed_depth").and_then(seed::writer_from_name);
+    if event.is_some() || id.is_some() || session.is_some() || writer.is_some() {
         let attributes = message.attributes_mut();
         (attributes.event, attributes.id, attributes.exclude_session) = (event, id, session);
-        attributes
-            .tags
-            .extend(depth.map(|depth| (seed::DEPTH_TAG.into(), depth.into())));
+        attributes.writer = writer;
     }
     Ok(message)
 }
@@ -342,7 +343,7 @@ pub fn batch(request: &Request<'_>, settings: &Settings) -> Result<Vec<Result<Me
     Ok(batch.publications.into_iter().map(read).collect())
 }
 
-/// May this be published? Notes who does.
+/// May this be published? Notes who does, and when it came.
 ///
 /// # Errors
 /// It may not.
@@ -357,6 +358,7 @@ pub fn authorize_publish(hub: &Hub, message: &mut Message, grant: &Grant) -> Res
     if let Some(user) = &grant.user {
         message.attributes_mut().user = Some(user.clone());
     }
+    message.accepted = shared::wall_micros();
     Ok(())
 }
 
@@ -470,12 +472,15 @@ pub fn answer(
             let deleted = hub.delete(&owned(Action::Admin)?, Delete::History, answer.now);
             answer.json(200, format!("{{\"deleted\":{deleted}}}").as_bytes());
         }
-        Endpoint::Retained => retained(answer, &named(Action::History)?, parameters)?,
+        Endpoint::Retained => {
+            let name = named(Action::History)?;
+            retained(answer, &name, grant.allows_everywhere(Action::Admin), parameters)?;
+        }
         Endpoint::DeleteRetained => {
             let deleted = hub.delete(&owned(Action::Publish)?, Delete::Retained, answer.now) > 0;
             answer.json(200, format!("{{\"deleted\":{deleted}}}").as_bytes());
         }
-        Endpoint::Presence => presence(answer, &named(Action::Presence)?),
+        Endpoint::Presence => presence(answer, &named(Action::Presence)?, parameters)?,
         Endpoint::Channels => channels(answer, parameters)?,
         Endpoint::Now => {
             let cursor = answer.cursor(hub.now());
@@ -570,7 +575,13 @@ pub fn history_members(hub: &Hub, name: &ChannelName, query: HistoryQuery, now: 
     out.push(b'"');
 }
 
-fn retained(answer: Answer<'_>, name: &ChannelName, parameters: &[Pair<'_>]) -> Result<(), Refused> {
+/// The retained value, with the token of the old wire if it `owns` the site's values.
+fn retained(
+    answer: Answer<'_>,
+    name: &ChannelName,
+    owns: bool,
+    parameters: &[Pair<'_>],
+) -> Result<(), Refused> {
     let publication =
         answer.shared.hub.retained(name).ok_or_else(|| {
             Refused::not_found("nothing is retained in this channel: publish with `retain`")
@@ -593,6 +604,9 @@ fn retained(answer: Answer<'_>, name: &ChannelName, parameters: &[Pair<'_>]) -> 
     }
     let mut body = Vec::with_capacity(256);
     native::object(&publication, publication_place(&publication, name), &mut body);
+    if owns {
+        seed::token_member(&publication, &mut body);
+    }
     body.push(b'}');
     answer.json(200, &body);
     Ok(())
@@ -606,19 +620,26 @@ fn publication_place(publication: &Publication, name: &ChannelName) -> usize {
         .unwrap_or(0)
 }
 
-fn presence(answer: Answer<'_>, name: &ChannelName) {
+fn presence(answer: Answer<'_>, name: &ChannelName, parameters: &[Pair<'_>]) -> Result<(), Refused> {
+    let limit = number(parameters, "limit")?.map_or(MEMBERS, |n| usize::try_from(n).unwrap_or(usize::MAX));
     let mut body = b"{".to_vec();
-    presence_members(&answer.shared.hub, name, &mut body);
+    presence_members(&answer.shared.hub, name, limit, &mut body);
     body.push(b'}');
     answer.json(200, &body);
+    Ok(())
 }
 
-/// Channel, count, members and cursor, as members of an object.
-pub fn presence_members(hub: &Hub, name: &ChannelName, out: &mut Vec<u8>) {
-    let members = hub.members(name);
+/// Channel, count, members and cursor, as members of an object: the first members by name, at most `limit`, and
+/// `"truncated":true` if there are more.
+pub fn presence_members(hub: &Hub, name: &ChannelName, limit: usize, out: &mut Vec<u8>) {
+    let members = hub.members(name, limit.min(MEMBERS));
     native::channel_member(name.as_bytes(), out);
-    let _ = write!(Text(out), ",\"count\":{},\"members\":[", members.members.len());
-    for (index, (user, member)) in members.members.iter().take(CHANNELS).enumerate() {
+    let _ = write!(Text(out), ",\"count\":{}", members.count);
+    if members.members.len() < members.count {
+        out.extend_from_slice(b",\"truncated\":true");
+    }
+    out.extend_from_slice(b",\"members\":[");
+    for (index, (user, member)) in members.members.iter().enumerate() {
         if index > 0 {
             out.push(b',');
         }
@@ -679,6 +700,8 @@ fn channels(answer: Answer<'_>, parameters: &[Pair<'_>]) -> Result<(), Refused> 
                 publication_place(publication, &summary.channel.name),
                 &mut body,
             );
+            // Only who may see all channels comes here.
+            seed::token_member(publication, &mut body);
             body.push(b'}');
         }
         body.push(b'}');

@@ -11,6 +11,7 @@ use std::borrow::Cow;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use cometserver_core::publication::{Attributes, Body, Publication, Writer};
 use memchr::memchr2;
 
 /// Ends a request. The old daemon took either byte; only NUL is ever sent.
@@ -29,15 +30,6 @@ const HTTP_METHODS: [&[u8]; 7] = [
 
 /// What the key that holds a key's last write time is called: the key and this.
 const TIME_SUFFIX: &[u8] = b"-time";
-
-/// The tag of a publication that says at which depth its writer encodes: `cli` or `web`.
-pub const DEPTH_TAG: &str = "seed_depth";
-
-/// The tag of a publication that came over the old wire: the token as its writer encoded it.
-pub const TOKEN_TAG: &str = "seed_token";
-
-/// The same for a token that is no text and could not travel in a tag: in base64.
-pub const TOKEN_BASE64_TAG: &str = "seed_token_base64";
 
 /// The answer to a `write` or a `stop` that was carried out.
 pub const DONE: &[u8] = b"ok \0";
@@ -272,14 +264,24 @@ pub enum Depth<'a> {
     Wire(&'a [u8]),
 }
 
-impl Depth<'static> {
-    /// The depth that a query parameter names: `cli` or `web`.
-    pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "cli" => Some(Self::Cli),
-            "web" => Some(Self::Web),
-            _ => None,
+impl<'a> Depth<'a> {
+    /// The depth of a publication's writer. Whatever else publishes does so for pages, and what reads on their behalf
+    /// decodes twice.
+    pub fn of(attributes: Option<&'a Attributes>) -> Self {
+        match attributes.and_then(|attributes| attributes.writer.as_ref()) {
+            Some(Writer::Cli) => Self::Cli,
+            Some(Writer::Web) | None => Self::Web,
+            Some(Writer::Token(token)) => Self::Wire(token),
         }
+    }
+}
+
+/// The writer that a query parameter names: `cli` or `web`.
+pub fn writer_from_name(name: &str) -> Option<Writer> {
+    match name {
+        "cli" => Some(Writer::Cli),
+        "web" => Some(Writer::Web),
+        _ => None,
     }
 }
 
@@ -301,21 +303,21 @@ pub fn text_for_reader(token: &[u8], reader: Depth<'_>) -> Vec<u8> {
     }
 }
 
-/// The tag that keeps a token of the old wire, exactly.
-pub fn token_tag(token: &[u8]) -> (&'static str, String) {
-    match std::str::from_utf8(token) {
-        Ok(text) => (TOKEN_TAG, text.to_owned()),
-        Err(_) => (TOKEN_BASE64_TAG, BASE64_STANDARD.encode(token)),
+/// Appends the token that came over the old wire as a member of an open object, in base64: it is any bytes. Only for those
+/// who read on behalf of the site; nothing if there is none.
+pub fn token_member(publication: &Publication, out: &mut Vec<u8>) {
+    if let Body::Message { attributes, .. } = &publication.body
+        && let Depth::Wire(token) = Depth::of(attributes.as_deref())
+    {
+        out.extend_from_slice(b",\"seed_token\":\"");
+        out.extend_from_slice(BASE64_STANDARD.encode(token).as_bytes());
+        out.push(b'"');
     }
 }
 
-/// The token of the old wire that the tag of this name and value keeps; `None` if it is another tag.
-pub fn token_of_tag<'a>(name: &str, value: &'a str) -> Option<Cow<'a, [u8]>> {
-    match name {
-        TOKEN_TAG => Some(Cow::Borrowed(value.as_bytes())),
-        TOKEN_BASE64_TAG => BASE64_STANDARD.decode(value).ok().map(Cow::Owned),
-        _ => None,
-    }
+/// The token behind the value of that member.
+pub fn token_of_member(value: &str) -> Option<Vec<u8>> {
+    BASE64_STANDARD.decode(value).ok()
 }
 
 /// The best guess at the text behind a token that came over the old wire, for readers of no depth: browsers.

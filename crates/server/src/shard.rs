@@ -23,7 +23,7 @@ use crate::connection::{Connection, Sent, State};
 use crate::listener::{Role, Socket};
 use crate::metrics::{DropReason, Label, ShardMetrics, Subscription, Transport};
 use crate::round::RoundFrames;
-use crate::shared::{ConnectionId, Mail, Settings, Shared, wall_clock};
+use crate::shared::{ConnectionId, Mail, Settings, Shared, wall_clock, wall_micros};
 use crate::timer::{self, Wheel};
 use crate::wire::Encoder;
 
@@ -519,7 +519,7 @@ impl Shard {
                 }
                 if !std::ptr::eq(latest, &raw const **publication) {
                     latest = &raw const **publication;
-                    times.push(publication.time);
+                    times.push(publication.accepted);
                 }
                 frames.give(
                     &mut connection.share,
@@ -542,12 +542,11 @@ impl Shard {
             self.frames.clear();
             self.answer.forget();
             if !times.is_empty() {
-                let wall = wall_clock();
+                let wall = wall_micros();
                 let metrics = self.metrics();
-                for time in times {
-                    metrics
-                        .publish_to_write
-                        .observe(wall.saturating_sub(time) * 1000, 1);
+                // Nobody published the news about members.
+                for accepted in times.into_iter().filter(|accepted| *accepted != 0) {
+                    metrics.publish_to_write.observe(wall.saturating_sub(accepted), 1);
                 }
             }
             if !round.more {

@@ -370,6 +370,14 @@ pub fn wall_clock() -> Time {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Microseconds since 1970, for measuring.
+pub fn wall_micros() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// A number below `bound`, to spread things out. Not for secrets.
 pub fn chance(bound: u64) -> u64 {
     match bound {

@@ -988,3 +988,42 @@ fn binary_frames_carry_payloads_as_they_are() {
     publisher.send(&command);
     assert_eq!(object().1, b"text", "text frames stay allowed");
 }
+
+/// One request over the old wire, and its answer.
+fn old_wire(server: &TestServer, request: &[u8]) -> Vec<u8> {
+    use std::io::{Read, Write};
+    let mut socket = std::os::unix::net::UnixStream::connect(&server.addresses.backend).unwrap();
+    socket.write_all(request).unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn what_old_readers_need_is_not_shown_to_subscribers_and_cannot_be_claimed_by_tags() {
+    let server = TestServer::start(OPEN);
+    assert_eq!(old_wire(&server, b"write k a%2Bb \0"), b"ok \0");
+    let mut backend = server.backend();
+    let owned = backend.get("/v1/retained?channel=k").json();
+    assert_eq!(
+        owned["seed_token"], "YSUyQmI=",
+        "a command line decodes it itself"
+    );
+    assert_eq!(owned.get("tags"), None);
+    let listed = backend.get("/v1/channels?retained=1&values=1").json();
+    assert_eq!(listed["channels"][0]["value"]["seed_token"], "YSUyQmI=");
+    let shown = server.public().get("/v1/retained?channel=k").json();
+    assert_eq!((shown.get("seed_token"), shown.get("tags")), (None, None));
+    assert_eq!(kept(&server, "k")[0].get("seed_token"), None);
+
+    let claimed = json!({
+        "channel": "k", "kind": "text", "data": "a b", "retain": true,
+        "tags": {"seed_token": "old", "seed_depth": "cli"},
+    });
+    assert_eq!(server.public().post_json("/v1/publish", &claimed).status, 200);
+    assert_eq!(
+        old_wire(&server, b"read k \0"),
+        b"a%2Bb \0",
+        "at the depth of a page"
+    );
+}

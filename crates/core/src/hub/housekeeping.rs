@@ -45,7 +45,7 @@ impl State {
             let next = presence.ask();
             self.presence_due.extend(next.map(|at| Reverse((at, id))));
             for body in bodies {
-                audience |= self.append_memory(&[id], body, now).1;
+                audience |= self.append_memory(&[id], body, 0, now).1;
             }
             self.maybe_idle(id, now);
         }

@@ -297,6 +297,7 @@ impl State {
                 memory: 0,
             },
             time: stored.time,
+            accepted: 0,
             places: Places::from(places),
             audience: 0,
             body: stored.body.clone(),

@@ -21,7 +21,7 @@ use crate::pattern::Pattern;
 use crate::position::{Position, Source};
 use crate::presence::Presence;
 use crate::publication::{Body, Message, Place, Places, Publication};
-use crate::registry::Patterns;
+use crate::registry::{Matches, Patterns};
 use crate::shares::{Share, Shares};
 
 /// How much of the housekeeping an append does on its way: at least as much as an append makes.
@@ -36,12 +36,23 @@ pub(super) const WINDOW_MINIMUM: usize = 16;
 /// The default, and the largest, number of publications in an answer about history.
 const HISTORY_LIMIT: (usize, usize) = (100, 1000);
 
+/// An answer about history holds at most so many bytes of payloads, but one publication in any case: a thousand messages
+/// of a megabyte would be laid out in one piece of memory.
+const HISTORY_BYTES: usize = 1 << 20;
+
 /// What outlives the live window by nothing.
 const NOTHING: Bounds = Bounds {
     count: 0,
     bytes: 0,
     age: 0,
 };
+
+/// What a channel's name costs besides its bytes: its allocation, and its places in the tables. What else a channel costs is
+/// bounded by their number. So a million channels with names of 70 bytes fit into the defaults.
+const NAME_OVERHEAD: usize = 64;
+
+/// Names may take this part of the memory of all logs: they must not push out everybody's history.
+const NAMES_PART: usize = 2;
 
 /// A clock that jumps further than this is not believed at once: expiry would empty every history.
 const CLOCK_JUMP: Time = 3_600_000;
@@ -50,6 +61,8 @@ const CLOCK_JUMP: Time = 3_600_000;
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) channel: Arc<Channel>,
+    /// The channel's namespace, where no other lock is needed to read it.
+    namespace: Arc<Namespace>,
     pub(super) log: Log,
     /// The newest message's offset.
     pub(super) offset: u64,
@@ -58,17 +71,16 @@ pub(super) struct Entry {
     /// The shards with listeners, a bit each.
     pub(super) shards: u64,
     pub(super) presence: Option<Box<Presence>>,
-    /// The patterns that match, as of the version `matched` of their table.
-    matches: Option<Arc<[u32]>>,
-    matched: u64,
+    /// The patterns that match, as far as it was compared with them.
+    matches: Matches,
     /// Its shares; none while it keeps nothing.
     shares: Option<Box<EntryShares>>,
+    /// For which time it is in the heap of what grows old, if it is; what else the heap has of it is outdated.
+    expiring: Option<Time>,
     /// Its number in the order in which channels were made.
     made: u64,
     /// Since when it is idle; [`BUSY`]: it is not.
     pub(super) idle: Time,
-    /// Is it in the heap of what grows old?
-    expiring: bool,
 }
 
 /// A channel's share in the live window, and in all memory of logs.
@@ -77,9 +89,6 @@ struct EntryShares {
     window: Share,
     memory: Share,
 }
-
-/// Not the version of any table of patterns.
-const NEVER_MATCHED: u64 = u64::MAX;
 
 /// The time since when a channel is idle that is not.
 pub(super) const BUSY: Time = Time::MAX;
@@ -144,6 +153,8 @@ pub(super) struct State {
     ticket: u64,
     window: Shares,
     memory: Shares,
+    /// What the names of all channels keep in memory, in bytes; part of the same ceiling.
+    names_bytes: usize,
     /// When the oldest entry of a channel grows too old.
     expiring: BinaryHeap<Reverse<(Time, ChannelId)>>,
     /// Channels that nobody needs, by the time since when; looked at lazily.
@@ -183,6 +194,7 @@ impl State {
             ticket: 0,
             window: Shares::default(),
             memory: Shares::default(),
+            names_bytes: 0,
             expiring: BinaryHeap::new(),
             idle: VecDeque::new(),
             presence_due: BinaryHeap::new(),
@@ -247,21 +259,55 @@ impl State {
 
     pub(super) fn namespace_of(&self, name: &ChannelName) -> Arc<Namespace> {
         match self.find(name) {
-            Some(entry) => entry.channel.namespace.clone(),
+            Some(entry) => entry.namespace.clone(),
             None => self.options.namespaces.of(name).clone(),
         }
-    }
-
-    /// The rules of now, also for a channel that was made under others.
-    pub(super) fn rules_of(&self, name: &ChannelName) -> Arc<Namespace> {
-        self.options.namespaces.of(name).clone()
     }
 
     pub(super) fn set_namespaces(&mut self, namespaces: Namespaces) {
         self.options.namespaces = namespaces;
     }
 
-    /// Finds a channel, or makes it. Whoever does not use it at once asks whether it is idle.
+    /// Looks at so many channels, in the order they were made, and puts those into another namespace for which another one
+    /// holds now. Returns where to go on.
+    pub(super) fn renew_namespaces(&mut self, after: u64, limit: usize) -> Option<u64> {
+        let found: Vec<(u64, ChannelId)> = self
+            .made
+            .range(after + 1..)
+            .take(limit)
+            .map(|(made, id)| (*made, *id))
+            .collect();
+        for (_, id) in &found {
+            self.renew_namespace(*id);
+        }
+        found
+            .last()
+            .filter(|_| found.len() == limit)
+            .map(|(made, _)| *made)
+    }
+
+    fn renew_namespace(&mut self, id: ChannelId) {
+        let Some(entry) = self.entries.get_mut(id.slot as usize) else {
+            return;
+        };
+        let mut namespace = self.options.namespaces.of(&entry.channel.name).clone();
+        if namespace.durability != entry.channel.durability {
+            namespace = Arc::new(Namespace {
+                durability: entry.channel.durability,
+                ..(*namespace).clone()
+            });
+        }
+        if namespace == entry.namespace {
+            return;
+        }
+        entry.namespace = namespace.clone();
+        entry.channel.set_namespace(namespace);
+        let now = self.last_time;
+        self.settle(id, now);
+        self.expire_next(id, now);
+    }
+
+    /// Finds a channel, or makes it.
     pub(super) fn open(
         &mut self,
         name: &ChannelName,
@@ -271,13 +317,19 @@ impl State {
         if let Some(id) = self.find_id(name) {
             return Ok(id);
         }
-        if self.entries.len() >= self.options.channels {
+        if !self.has_room(name) {
             self.forget_idle(now, true);
-            if self.entries.len() >= self.options.channels {
-                return Err(Full(self.options.channels));
+            if !self.has_room(name) {
+                return Err(Full(self.entries.len()));
             }
         }
         Ok(self.make(name, known))
+    }
+
+    /// May there be one more channel, of this name?
+    fn has_room(&self, name: &ChannelName) -> bool {
+        let names = self.names_bytes + name_cost(name);
+        self.entries.len() < self.options.channels && names <= self.options.log_memory / NAMES_PART
     }
 
     /// Finds a channel, or makes it, be there too many or not: what is stored has to be shown.
@@ -314,12 +366,8 @@ impl State {
         // Whoever comes from before what was forgotten has something to be told, though the channel looks new.
         let forgotten = self.forgotten.max(self.forgotten_news);
         slot.insert(Entry {
-            channel: Arc::new(Channel {
-                id,
-                name: name.clone(),
-                epoch,
-                namespace,
-            }),
+            channel: Arc::new(Channel::new(id, name.clone(), epoch, namespace.clone())),
+            namespace,
             log: Log::new(self.forgotten),
             offset: stored.map_or(0, |stored| stored.offset),
             last: Position {
@@ -330,13 +378,13 @@ impl State {
             // What was gone before is remembered, even before there are members again.
             presence: (self.forgotten_news != Trimmed::default())
                 .then(|| Box::new(Presence::new(self.forgotten_news))),
-            matches: None,
-            matched: NEVER_MATCHED,
+            matches: Matches::default(),
             shares: None,
+            expiring: None,
             made: self.made_next,
             idle: BUSY,
-            expiring: false,
         });
+        self.names_bytes += name_cost(name);
         self.names.insert(name, id.slot);
         self.made.insert(self.made_next, id);
         id
@@ -357,11 +405,21 @@ impl State {
                 ids.push(id);
             }
         }
+        // To make room for the last, the first may have been forgotten: nobody needed them yet.
+        if ids.iter().any(|id| self.channel(*id).is_none()) {
+            return Err(Full(self.entries.len()).into());
+        }
         Ok(ids)
     }
 
     /// Appends a publication of the memory source: it is visible.
-    pub(super) fn append_memory(&mut self, channels: &[ChannelId], body: Body, now: Time) -> (Receipt, u64) {
+    pub(super) fn append_memory(
+        &mut self,
+        channels: &[ChannelId],
+        body: Body,
+        accepted: u64,
+        now: Time,
+    ) -> (Receipt, u64) {
         let at = Position {
             memory: self.visible.memory + 1,
             ..self.visible
@@ -374,7 +432,7 @@ impl State {
                 places.push((*id, offset));
             }
         }
-        self.append(Source::Memory, at, &places, body, now)
+        self.append(Source::Memory, at, &places, (body, accepted), now)
     }
 
     /// Appends what the broker committed: it is visible.
@@ -410,7 +468,7 @@ impl State {
             attributes: message.attributes.clone(),
             retain: message.retain,
         };
-        self.append(Source::Durable, at, &places, body, now)
+        self.append(Source::Durable, at, &places, (body, message.accepted), now)
     }
 
     fn append(
@@ -418,7 +476,7 @@ impl State {
         source: Source,
         at: Position,
         channels: &[(ChannelId, u64)],
-        body: Body,
+        (body, accepted): (Body, u64),
         now: Time,
     ) -> (Receipt, u64) {
         let mut audience = 0;
@@ -443,6 +501,7 @@ impl State {
             source,
             at,
             time: now,
+            accepted,
             places,
             audience,
             body,
@@ -505,10 +564,10 @@ impl State {
                             .map(|(old, gone)| (id, old, gone)),
                     );
                 }
-                if !entry.expiring
-                    && let Some(at) = entry.log.expires(&entry.channel.namespace.history)
+                if entry.expiring.is_none()
+                    && let Some(at) = entry.log.expires(&entry.namespace.history)
                 {
-                    entry.expiring = true;
+                    entry.expiring = Some(at);
                     self.expiring.push(Reverse((at, id)));
                 }
             }
@@ -522,15 +581,11 @@ impl State {
         }
     }
 
-    /// The patterns that match a channel, found anew only when their table has changed.
+    /// The patterns that match a channel, brought up to date only when their table has changed.
     fn matches(&mut self, id: ChannelId) -> Option<Arc<[u32]>> {
-        let version = self.patterns.version;
         let entry = self.entries.get_mut(id.slot as usize)?;
-        if entry.matched != version {
-            entry.matches = self.patterns.matching(&entry.channel.name);
-            entry.matched = version;
-        }
-        entry.matches.clone()
+        self.patterns.update(&entry.channel.name, &mut entry.matches);
+        entry.matches.ids.clone()
     }
 
     /// Copies out what lies between a shard's mark and the newest.
@@ -633,7 +688,7 @@ impl State {
     pub(super) fn settle(&mut self, id: ChannelId, now: Time) {
         loop {
             let Some(entry) = self.channel_mut(id) else { return };
-            let bounds = memory_bounds(&entry.channel.namespace);
+            let bounds = memory_bounds(&entry.namespace);
             if !entry.log.is_over(&bounds, now) {
                 break;
             }
@@ -689,8 +744,10 @@ impl State {
         };
         let realm = entry.channel.name.realm();
         if let Some(shares) = &mut entry.shares {
-            self.memory.shrink(realm, &mut shares.memory, publication.size());
             self.window.shrink(realm, &mut shares.window, protected);
+            if gone {
+                self.memory.shrink(realm, &mut shares.memory, publication.size());
+            }
         }
         if gone {
             self.note_gone(id, publication);
@@ -701,6 +758,12 @@ impl State {
     /// A publication is not the retained value any more, and gone if it had outlived its neighbours.
     fn let_go_retained(&mut self, id: ChannelId, publication: &Arc<Publication>, gone: bool) {
         if gone {
+            if let Some(entry) = self.entries.get_mut(id.slot as usize) {
+                let realm = entry.channel.name.realm();
+                if let Some(shares) = &mut entry.shares {
+                    self.memory.shrink(realm, &mut shares.memory, publication.size());
+                }
+            }
             self.note_gone(id, publication);
         }
         self.order.release(publication.sequence());
@@ -781,16 +844,31 @@ impl State {
                 .filter(|e| e.channel.id == id)
                 .and_then(|e| Some(&mut e.shares.as_mut()?.memory))
         };
-        while self.memory.total() > self.options.log_memory {
+        while self.memory.total() + self.names_bytes > self.options.log_memory {
             let Some(id) = self.memory.largest(&mut self.entries, share_of) else {
                 break;
             };
             let before = self.entries[id.slot as usize].log.len();
-            if !self.trim(id) && !self.trim_news(id) {
+            if !self.trim(id) && !self.trim_news(id) && !self.release_outlived(id) {
                 break;
             }
             self.count_early(id, before);
         }
+    }
+
+    /// Lets the retained value go that has outlived its neighbours: it is all that is left of the largest channel.
+    fn release_outlived(&mut self, id: ChannelId) -> bool {
+        let released = self
+            .channel_mut(id)
+            .and_then(|entry| entry.log.release_retained());
+        let Some((old, gone)) = released else { return false };
+        self.let_go_retained(id, &old, gone);
+        if let Some(entry) = self.channel(id) {
+            let realm = entry.channel.name.realm().0;
+            *self.trimmed_early.entry(realm).or_default() += 1;
+        }
+        self.maybe_idle(id, self.last_time);
+        true
     }
 
     fn count_early(&mut self, id: ChannelId, before: usize) {
@@ -810,20 +888,28 @@ impl State {
             return false;
         }
         self.expiring.pop();
-        self.settle(id, now);
-        let window = self.options.window;
-        if let Some(entry) = self.channel_mut(id) {
-            let bounds = entry.channel.namespace.history;
-            match entry.log.expires(&bounds) {
-                // What is old enough but within the live window goes when it leaves that.
-                Some(next) => {
-                    let next = if next <= now { now + window } else { next };
-                    self.expiring.push(Reverse((next, id)));
-                }
-                None => entry.expiring = false,
-            }
+        if self.channel(id).is_none_or(|entry| entry.expiring != Some(at)) {
+            return true;
         }
+        self.settle(id, now);
+        self.expire_next(id, now);
         true
+    }
+
+    /// Puts a channel into the heap of what grows old, for the time when its oldest entry will be.
+    fn expire_next(&mut self, id: ChannelId, now: Time) {
+        let window = self.options.window;
+        let Some(entry) = self.channel_mut(id) else { return };
+        // What is old enough but within the live window goes when it leaves that.
+        let next = entry
+            .log
+            .expires(&entry.namespace.history)
+            .map(|next| if next <= now { now + window } else { next });
+        if next == entry.expiring && next.is_some_and(|next| next > now) {
+            return;
+        }
+        entry.expiring = next;
+        self.expiring.extend(next.map(|next| Reverse((next, id))));
     }
 
     pub(super) fn expire_due(&self) -> Option<Time> {
@@ -874,6 +960,7 @@ impl State {
 
     fn forget(&mut self, id: ChannelId) {
         let entry = self.entries.remove(id.slot as usize);
+        self.names_bytes -= name_cost(&entry.channel.name);
         self.names.remove(&entry.channel.name, id.slot);
         self.forgotten = self.forgotten.max(entry.log.trimmed);
         if let Some(presence) = &entry.presence {
@@ -891,7 +978,7 @@ impl State {
             query.limit.min(HISTORY_LIMIT.1)
         };
         let since = query.since.unwrap_or_default();
-        let durable = super::concerns(Source::Durable, entry.channel.namespace.durability);
+        let durable = super::concerns(Source::Durable, entry.channel.durability);
         let lost = if durable {
             since.lost_durable
         } else {
@@ -899,17 +986,23 @@ impl State {
         };
         let gap =
             query.since.is_some() && (lost || entry.log.trimmed.gaps_after(since.position).next().is_some());
-        let after = entry
-            .log
-            .entries()
-            .filter(|p| !since.position.covers(p.source, p.at));
-        let publications: Vec<_> = if query.reverse {
-            after.rev().take(limit).cloned().collect()
+        let mut after = entry.log.entries_beyond(since.position);
+        let (mut publications, mut bytes) = (Vec::new(), 0);
+        let mut full = false;
+        while let Some(publication) = if query.reverse {
+            after.next_back()
         } else {
-            after.take(limit).cloned().collect()
-        };
+            after.next()
+        } {
+            bytes += publication.body.payload_len();
+            full = publications.len() == limit || bytes > HISTORY_BYTES && !publications.is_empty();
+            if full {
+                break;
+            }
+            publications.push(publication.clone());
+        }
         let at = match publications.last() {
-            Some(last) if !query.reverse && publications.len() == limit => last.at,
+            Some(last) if !query.reverse && full => last.at,
             _ => visible,
         };
         Some(History {
@@ -949,7 +1042,7 @@ impl State {
         let news = presence.join(user, info, now, &limits);
         let (count, due) = (presence.count(), presence.ask());
         self.presence_due.extend(due.map(|at| Reverse((at, id))));
-        let audience = news.map_or(0, |body| self.append_memory(&[id], body, now).1);
+        let audience = news.map_or(0, |body| self.append_memory(&[id], body, 0, now).1);
         (count, audience)
     }
 
@@ -987,7 +1080,7 @@ impl State {
         Stats {
             channels: self.entries.len(),
             patterns: self.patterns.len(),
-            log_bytes: self.memory.total(),
+            log_bytes: self.memory.total() + self.names_bytes,
             window_bytes: self.window.total(),
             publications: self.order.len(),
             published: self.published,
@@ -995,6 +1088,10 @@ impl State {
             keys: self.keys.len(),
         }
     }
+}
+
+fn name_cost(name: &ChannelName) -> usize {
+    name.as_bytes().len() + NAME_OVERHEAD
 }
 
 /// What memory keeps of a channel beyond the live window: nothing, where the store keeps the history.

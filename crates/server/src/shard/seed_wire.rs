@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use cometserver_core::ChannelName;
 use cometserver_core::hub::Published;
-use cometserver_core::publication::{Body, Kind, Message, Payload, Publication};
+use cometserver_core::publication::{Body, Kind, Message, Payload, Publication, Writer};
 
 use super::Shard;
 use crate::connection::State;
@@ -85,9 +85,9 @@ impl Shard {
         };
         let mut message = Message::new(name, payload);
         message.retain = true;
+        message.accepted = shared::wall_micros();
         // An old reader must get these very bytes back, whatever they are.
-        let (tag, value) = seed::token_tag(token);
-        message.attributes_mut().tags.push((tag.into(), value.into()));
+        message.attributes_mut().writer = Some(Writer::Token(Bytes::copy_from_slice(token)));
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         let published = self.hub.publish(message, self.wall, &mut || {
             let sender = sender.clone();
@@ -155,14 +155,5 @@ fn token(publication: &Publication) -> Vec<u8> {
     else {
         return Vec::new();
     };
-    let tags = || attributes.iter().flat_map(|attributes| attributes.tags.iter());
-    if let Some(token) = tags().find_map(|(name, value)| seed::token_of_tag(name, value)) {
-        return token.into_owned();
-    }
-    let depth = tags()
-        .find(|(name, _)| &**name == seed::DEPTH_TAG)
-        .and_then(|(_, value)| Depth::from_name(value))
-        // Whatever else publishes does so for pages, and what reads on their behalf decodes twice.
-        .unwrap_or(Depth::Web);
-    seed::token_for_old_reader(payload.bytes(), depth).into_owned()
+    seed::token_for_old_reader(payload.bytes(), Depth::of(attributes.as_deref())).into_owned()
 }

@@ -553,7 +553,8 @@ impl Shard {
         let name = self.one_channel(slot, command, Action::Presence)?;
         let mut open = self.opening("presence", id);
         open.push(b',');
-        api::presence_members(&self.hub, &name, &mut open);
+        let limit = command.limit.unwrap_or(api::MEMBERS);
+        api::presence_members(&self.hub, &name, limit, &mut open);
         self.reply(slot, &open, out);
         Ok(())
     }
@@ -641,7 +642,7 @@ impl Shard {
             return Ok(());
         };
         let mut channels = self.fanout.channels(reader);
-        if channels.any(|channel| !grant.allows(Action::Subscribe, &channel.name, &channel.namespace)) {
+        if channels.any(|channel| !grant.allows(Action::Subscribe, &channel.name, &channel.namespace())) {
             return forbidden("the token does not cover what this connection listens to");
         }
         let lacks = |pattern: &Pattern, wants: &Wants| {
@@ -659,7 +660,7 @@ impl Shard {
             .fanout
             .channels(reader)
             .filter(|channel| socket.watched.contains(&channel.id));
-        if watched.any(|channel| !grant.allows(Action::Presence, &channel.name, &channel.namespace)) {
+        if watched.any(|channel| !grant.allows(Action::Presence, &channel.name, &channel.namespace())) {
             return forbidden("the token does not allow to see the members that this connection sees");
         }
         Ok(())
