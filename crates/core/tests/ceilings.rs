@@ -13,7 +13,7 @@ use cometserver_core::hub::{Hub, ListenError, Options, PublishError};
 use cometserver_core::namespace::{Durability, Namespaces};
 use cometserver_core::position::Position;
 use cometserver_core::publication::Message;
-use support::{name, namespace, options, publish, publish_message, read_on, shard};
+use support::{name, namespace, options, publish, publish_message, read_on, round, shard};
 
 /// How many publications of a channel are kept.
 fn kept(hub: &Hub, channel: &str) -> usize {
@@ -217,4 +217,30 @@ fn a_message_for_several_channels_is_published_in_all_or_none() {
     let refused = hub.publish(message, 10, &mut || panic!("refused"));
     assert_eq!(refused.unwrap_err(), PublishError::TooManyChannels(1));
     assert_eq!(hub.stats().publications, 0);
+}
+
+#[test]
+fn what_a_ceiling_took_before_a_reader_came_to_it_is_told_though_more_is_gone_beyond() {
+    let hub = Arc::new(Hub::new(Options {
+        log_memory: 8_000,
+        ..nothing_but_the_window()
+    }));
+    let mut fanout = shard(&hub);
+    let reader = fanout.open(1, None);
+    fanout.add(reader, &name("a"), Wants::default(), 10).unwrap();
+    fanout.begin(reader, Begin::Now, false);
+    let before = hub.now();
+    publish(&hub, "a", "1", 10);
+    assert_eq!(round(&mut fanout), [(1, "1".into())]);
+    fanout.stall(reader, before);
+    // The shard has not seen this when the channel loses it, with what the reader still had to read; others keep it.
+    publish(&hub, "a", &"x".repeat(3_000), 10);
+    let mut both = Message::text(name("a"), "2");
+    both.channels.push(name("b"));
+    publish_message(&hub, both, 10);
+    publish(&hub, "a", &"x".repeat(4_500), 10);
+    assert_eq!(
+        read_on(&mut fanout, reader).first().map(String::as_str),
+        Some("gap a")
+    );
 }

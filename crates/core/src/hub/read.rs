@@ -150,6 +150,7 @@ impl State {
         heads.extend(page.into_iter().flat_map(|page| self.stored(page, from)));
         let mut reader = Reader {
             state: self,
+            from,
             position: from,
             until,
             fetched_until,
@@ -423,6 +424,8 @@ impl Gone {
 /// How far a reading has come.
 struct Reader<'a> {
     state: &'a State,
+    /// Where the reading began.
+    from: Position,
     position: Position,
     until: Position,
     /// The page that was fetched ends here, before what is in memory.
@@ -547,6 +550,23 @@ impl Reader<'_> {
         self.told[index] = Some(self.out.len());
     }
 
+    /// Only the newest that a channel has lost is known. If that lies beyond the end, others up to the end may be gone as well,
+    /// and whoever goes on from there in rounds is never told: a ceiling trims what no shard has collected yet.
+    fn tell_gone_beyond(&mut self) {
+        let (from, until) = (self.from, self.until);
+        for index in 0..self.gone.len() {
+            let gone = &self.gone[index];
+            let (source, at) = gone.lost;
+            let read_some = match source {
+                Source::Durable => from.durable < until.durable,
+                Source::Memory => from.memory < until.memory,
+            };
+            if gone.channel.is_some() && read_some && !until.covers(source, at) {
+                self.tell_gone(index);
+            }
+        }
+    }
+
     /// Goes on past something that is of no concern.
     fn pass(&mut self, head: &Head) -> Option<Read> {
         match self.verdict(head) {
@@ -566,7 +586,7 @@ impl Reader<'_> {
         };
     }
 
-    fn verdict(&self, head: &Head) -> Verdict {
+    fn verdict(&mut self, head: &Head) -> Verdict {
         let (at, until) = (head.at, self.until);
         if !until.covers(head.source, at) {
             // The end need not be a cut through the order: it is the end only if both sources are past it.
@@ -584,7 +604,10 @@ impl Reader<'_> {
     }
 
     /// Nothing is left up to the end.
-    fn end(&self) -> Read {
+    fn end(&mut self) -> Read {
+        if self.fetched_until.is_none() {
+            self.tell_gone_beyond();
+        }
         match self.fetched_until {
             Some(fetched) => Read::Page {
                 reached: Position {

@@ -162,7 +162,7 @@ section! {
         request_time "request_time": Duration = "10s" => values::duration_from(1);
         /// How long a connection may stay open between two requests.
         idle_time "idle_time": Duration = "75s" => values::duration_from(1);
-        /// What all publications kept in memory may take.
+        /// What all publications kept in memory may take, with the names of their channels, which may take half of it.
         log_memory "log_memory": usize = "256MiB" => values::size(1 << 20, usize::MAX);
         /// How long every publication is kept for present and returning readers, whatever its channel's history says.
         window "window": Duration = "10s" => values::duration;
