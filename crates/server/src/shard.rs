@@ -684,6 +684,7 @@ impl Shard {
 
     fn reloaded(&mut self) {
         self.settings = self.shared.settings();
+        self.end_disallowed();
     }
 
     /// The server is going away: nothing new, and everybody is told when to come back.

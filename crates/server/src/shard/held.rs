@@ -6,6 +6,7 @@ use cometserver_core::cursor::Marks;
 use cometserver_core::fanout::{Begin, Progress, Step, Target, Wants};
 use cometserver_core::grant::Grant;
 use cometserver_core::hub::{ListenError, ReadLimits, Start};
+use cometserver_core::namespace::Namespace;
 use cometserver_core::protocol::native;
 use cometserver_core::{ChannelName, Cursor, Position};
 use std::collections::VecDeque;
@@ -1051,6 +1052,31 @@ impl Shard {
         self.release_reader(slot);
         // Whatever the client said during the stream was not kept: another request could not be told from it.
         self.finish(slot);
+    }
+
+    /// Other namespaces hold: ends what listens to a channel that it may not listen to any more, or sees members that it
+    /// may not see. Patterns show what is public now, and no more, by themselves.
+    pub(super) fn end_disallowed(&mut self) {
+        let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            let State::Reading(subscriber) = &self.connections[slot].state else {
+                continue;
+            };
+            let grant = &subscriber.grant;
+            let allowed = |channel: &cometserver_core::Channel, namespace: &Namespace, presence: bool| {
+                grant.allows(Action::Subscribe, &channel.name, namespace)
+                    && (!presence
+                        || namespace.presence && grant.allows(Action::Presence, &channel.name, namespace))
+            };
+            let mut subscriptions = self.fanout.namespaces(subscriber.reader);
+            let is_allowed =
+                subscriptions.all(|(channel, namespace, presence)| allowed(channel, &namespace, presence));
+            drop(subscriptions);
+            if !is_allowed {
+                self.metrics().drops.of(DropReason::Expired).add(1);
+                self.end(slot, 0, code::POLICY, "not allowed any more");
+            }
+        }
     }
 
     /// Gives back everything that a reader holds; its connection stays.
