@@ -34,11 +34,8 @@ fn who_may_not_listen_any_more_is_told_to_go_and_nobody_else_is() {
         mailbox.send(Mail::Reloaded);
     }
     for loser in &mut losers {
-        loop {
-            match loser.came() {
-                Came::Object(object) => assert_eq!(object["type"], "reconnect", "{object}"),
-                Came::Ended(_) => break,
-            }
+        while let Came::Object(object) = loser.came() {
+            assert_eq!(object["type"], "reconnect", "{object}");
         }
     }
     server.publish("closed/a", "for owners");
