@@ -167,16 +167,18 @@ struct Rare {
     page: Option<Page>,
 }
 
+#[repr(C)]
 struct Reader {
+    // First what a round looks at, side by side: readers are many more than the processor's cache holds.
     tag: u32,
+    live: bool,
     /// Everything up to here was handed out; a live reader has got whatever the shard has seen as well.
     at: Position,
     /// The last publication it was told of in a round, where there may be several ways to it.
     told: u64,
-    live: bool,
+    rare: Option<Box<Rare>>,
     subscriptions: Vec<Subscription>,
     patterns: Vec<PatternSubscription>,
-    rare: Option<Box<Rare>>,
 }
 
 impl Reader {

@@ -53,7 +53,11 @@ fn a_name_that_points_at_us_opens_no_door_that_asks_for_no_key() {
         assert_eq!(ask(&backend, publish, &[host, "Content-Length: 0"]).status, 200);
         assert_eq!(ask(&ops, "GET /metrics", &[host]).status, 200);
     }
-    assert_eq!(ask(&ops, "GET /metrics", &[name]).status, 200, "monitoring is asked by name");
+    assert_eq!(
+        ask(&ops, "GET /metrics", &[name]).status,
+        200,
+        "monitoring is asked by name"
+    );
     // Names are what public doors are for, and no browser reaches a socket in the file system.
     for door in [Door::Tcp, Door::Unix, Door::Backend] {
         let answer = ask(&server.place(door), "GET /v1/history?channel=a", &[name]);

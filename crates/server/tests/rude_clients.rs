@@ -389,7 +389,8 @@ fn connections_over_the_limit_are_told_to_come_back() {
     let _server = home.serve(&["limits.connections=3"]);
     let held: Vec<_> = (0..3).map(|_| connect(&home.public_socket())).collect();
     let mut late = connect(&home.public_socket());
-    late.write_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    late.write_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
     let refused = Answer::of(&rest(late));
     assert_eq!(
         (refused.status, refused.json()["code"].as_str()),
@@ -412,7 +413,8 @@ fn connections_of_one_address_over_the_limit_leave_room_for_others() {
     let server = home.serve(&["limits.connections_per_address=2", "public.listen=127.0.0.1:0"]);
     let _held: Vec<_> = (0..2).map(|_| connect_tcp(server.tcp())).collect();
     let mut late = connect_tcp(server.tcp());
-    late.write_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    late.write_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
     let refused = Answer::of(&rest(late));
     assert_eq!(refused.status, 503, "{refused:?}");
     assert!(refused.body.contains("connections_per_address"), "{refused:?}");
