@@ -17,7 +17,6 @@ use crate::few::Few;
 use crate::hub::{Hub, Item, ListenError, Read, ReadLimits, Selected, Selection, Start, concerns};
 use crate::log::Trimmed;
 use crate::names::Names;
-use crate::namespace::Namespace;
 use crate::pattern::Pattern;
 use crate::position::{Position, Source};
 use crate::publication::{Body, Publication};
@@ -168,16 +167,18 @@ struct Rare {
     page: Option<Page>,
 }
 
+#[repr(C)]
 struct Reader {
+    // First what a round looks at, side by side: readers are many more than the processor's cache holds.
     tag: u32,
+    live: bool,
     /// Everything up to here was handed out; a live reader has got whatever the shard has seen as well.
     at: Position,
     /// The last publication it was told of in a round, where there may be several ways to it.
     told: u64,
-    live: bool,
+    rare: Option<Box<Rare>>,
     subscriptions: Vec<Subscription>,
     patterns: Vec<PatternSubscription>,
-    rare: Option<Box<Rare>>,
 }
 
 impl Reader {
@@ -235,14 +236,6 @@ impl Fanout {
     /// How many subscriptions there are: to channels, and to patterns.
     pub fn subscriptions(&self) -> (usize, usize) {
         (self.subscriptions, self.pattern_subscriptions)
-    }
-
-    /// The namespace that holds for a name, see [`Hub::namespace_of`]. A channel with readers is not looked up in the hub.
-    pub fn namespace_of(&self, name: &ChannelName) -> Arc<Namespace> {
-        match self.slot_of(name) {
-            Some(slot) => self.slots[slot as usize].channel.namespace(),
-            None => self.hub.namespace_of(name),
-        }
     }
 
     /// A new reader; `tag` is given back with everything that concerns it. It is told nothing before [`Fanout::begin`].

@@ -55,7 +55,12 @@ pub enum Awaits {
 }
 
 /// What a connection that reads has, besides its reader.
+#[repr(C)]
 pub struct Subscriber {
+    // What every delivery looks at lies together, here and in [`Connection`]: ten thousand connections do not fit into the
+    // processor's cache, and each line of it that is touched costs as much as the rest of the loop.
+    /// When something was last sent.
+    pub sent: u64,
     /// Its reader in the shard's fan-out.
     pub reader: ReaderId,
     /// How it is written to.
@@ -78,8 +83,6 @@ pub struct Subscriber {
     pub held_as: Option<u64>,
     /// When a poll is answered, or a stream ended, in the shard's milliseconds; `u64::MAX`: never.
     pub ends: u64,
-    /// When something was last sent.
-    pub sent: u64,
     /// The stream has not given a cursor yet, as one would hide what is still owed; until then this is the client's.
     pub unopened: Option<cometserver_core::Cursor>,
     /// Polls: at most so many objects in the answer.
@@ -168,9 +171,20 @@ impl Bucket {
 }
 
 /// See the module.
+#[repr(C)]
 pub struct Connection {
+    // First what every delivery looks at, see [`Subscriber`].
     /// The socket.
     pub socket: Socket,
+    /// What it is for now.
+    pub state: State,
+    /// What it gets in this round.
+    pub share: Share,
+    /// What could not be sent yet, from `sent` on.
+    unsent: Vec<u8>,
+    sent: usize,
+    /// As what it is counted.
+    pub counted: Transport,
     /// Which tenant of its place in the table it is.
     pub generation: u32,
     /// The door it came in through.
@@ -179,21 +193,14 @@ pub struct Connection {
     pub address: Option<IpAddr>,
     /// Why its request is to be refused: there are too many connections.
     pub refusal: Option<&'static str>,
-    /// What it is for now.
-    pub state: State,
     /// What came in and is not a whole request yet.
     pub input: Vec<u8>,
     /// How far that was understood.
     pub progress: Progress,
     /// What of a request is missing.
     pub awaits: Awaits,
-    /// What could not be sent yet, from `sent` on.
-    unsent: Vec<u8>,
-    sent: usize,
     /// Bytes of it that are counted as waiting.
     pub counted_pending: usize,
-    /// What it gets in this round.
-    pub share: Share,
     /// When something has to be done about it, in the shard's milliseconds.
     pub deadline: u64,
     /// When the timer wheel will come up with it.
@@ -212,8 +219,6 @@ pub struct Connection {
     pub ended: bool,
     /// The shard is told when there is room to write.
     watched: bool,
-    /// As what it is counted.
-    pub counted: Transport,
     /// How fast it may publish.
     pub bucket: Bucket,
 }

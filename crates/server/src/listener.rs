@@ -173,8 +173,7 @@ impl Socket {
             Socket::Tcp(stream) => {
                 let socket = socket2::SockRef::from(stream);
                 socket.set_tcp_nodelay(true)?;
-                #[cfg(any(target_os = "linux", target_os = "macos"))]
-                socket.set_tcp_notsent_lowat(u32::try_from(pending).unwrap_or(u32::MAX))?;
+                platform::bound_unsent(stream, u32::try_from(pending).unwrap_or(u32::MAX))?;
             }
             Socket::Unix(stream) => socket2::SockRef::from(stream).set_send_buffer_size(pending)?,
         }

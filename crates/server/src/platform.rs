@@ -15,7 +15,7 @@ mod usage;
 pub use daemon::{detach, redirect_std};
 pub use inherited::{InheritedListener, Listener, inherited_listeners};
 pub use names::{group_id, group_name, host_name, user_name};
-pub use sockets::{PeerCredentials, peer_credentials, unsent_bytes};
+pub use sockets::{PeerCredentials, bound_unsent, peer_credentials, unsent_bytes};
 pub use usage::{ProcessUsage, open_descriptors, process_usage};
 
 /// The longest path of a Unix socket in bytes: `sun_path` without its closing NUL.

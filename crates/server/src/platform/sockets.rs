@@ -116,6 +116,36 @@ pub fn unsent_bytes(socket: impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
+/// Bounds what the kernel holds for a TCP peer beyond what is on its way: so much at most waits to be sent.
+///
+/// # Errors
+/// As the system says.
+#[cfg(target_os = "linux")]
+pub fn bound_unsent(socket: impl AsFd, bytes: u32) -> io::Result<()> {
+    socket2::SockRef::from(&socket.as_fd()).set_tcp_notsent_lowat(bytes)
+}
+
+/// Bounds what the kernel holds for a TCP peer beyond what is on its way: so much at most waits to be sent.
+///
+/// # Errors
+/// As the system says.
+#[cfg(target_os = "macos")]
+pub fn bound_unsent(socket: impl AsFd, bytes: u32) -> io::Result<()> {
+    /// `TCP_NOTSENT_LOWAT` of netinet/tcp.h, which libc does not name there.
+    const TCP_NOTSENT_LOWAT: libc::c_int = 0x201;
+    let length = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: the option takes an int of that length, which the kernel only reads.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            TCP_NOTSENT_LOWAT,
+            (&raw const bytes).cast(),
+            length,
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};

@@ -380,7 +380,7 @@ impl Shard {
         grant: &Grant,
         presence: bool,
     ) -> Result<(), Refused> {
-        let namespace = self.fanout.namespace_of(name);
+        let namespace = self.hub.namespace_of(name);
         if !grant.allows(Action::Subscribe, name, &namespace) {
             return Err(api::lacking(grant, Action::Subscribe));
         }

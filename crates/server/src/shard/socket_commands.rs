@@ -25,6 +25,9 @@ use crate::wire::Format;
 /// So many subscriptions may be catching up at a time before the client's next commands are looked at.
 const CATCHING_UP: usize = 64;
 
+/// Room for commands that a connection keeps.
+const FEW: usize = 4;
+
 impl Shard {
     /// Bytes of a WebSocket client.
     pub(super) fn socket_came(&mut self, slot: usize, bytes: &mut [u8]) {
@@ -75,7 +78,11 @@ impl Shard {
                 break;
             }
             match socket.said.pop_front() {
-                None => break,
+                None => {
+                    // Who sends a thousand commands at once does not keep their room.
+                    socket.said.shrink_to(FEW);
+                    break;
+                }
                 Some(Said::Text(text)) => self.command(slot, &text, None, &mut out),
                 Some(Said::Binary(bytes)) => self.binary_command(slot, &bytes, &mut out),
                 Some(Said::Ping(payload)) => websocket::frame(Opcode::Pong, &payload, &mut out),
