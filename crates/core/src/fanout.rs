@@ -17,6 +17,7 @@ use crate::few::Few;
 use crate::hub::{Hub, Item, ListenError, Read, ReadLimits, Selected, Selection, Start, concerns};
 use crate::log::Trimmed;
 use crate::names::Names;
+use crate::namespace::Namespace;
 use crate::pattern::Pattern;
 use crate::position::{Position, Source};
 use crate::publication::{Body, Publication};
