@@ -107,7 +107,7 @@ pub enum TokenError {
     )]
     TooLarge,
     /// This server has no key, so no token can be good.
-    #[error("this server has no keys: configure one before you use tokens")]
+    #[error("this server knows no secret for tokens: add a [[tokens]] entry to its configuration")]
     NoKeys,
 }
 

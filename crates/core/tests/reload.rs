@@ -40,7 +40,6 @@ fn a_channel_that_exists_is_closed_to_those_who_come_and_shown_to_those_who_ask_
     close(&hub);
     for (channel, public) in [("a", false), ("a/unheard", false), ("a/new", false), ("b", true)] {
         assert_eq!(hub.namespace_of(&name(channel)).public, public, "{channel}");
-        assert_eq!(hub.namespace_of(&name(channel)).public, public, "{channel}");
     }
     let seen: Vec<(Vec<u8>, bool, bool)> = fanout
         .namespaces(reader)

@@ -100,6 +100,11 @@ impl Access {
     /// # Errors
     /// [`Denied`].
     pub fn grant_by_token(&self, token: &str, now: Time) -> Result<Grant, Denied> {
+        if !token.contains('.') {
+            let why = "no such key: compare it with [[keys]], and send it in the header Authorization or X-API-Key; \
+                       a token is a JWT, with dots in it";
+            return Err(Denied::Invalid(why.to_owned()));
+        }
         match self.verifier.verify(token, now / 1000) {
             Ok(claims) => Ok(Grant::from_claims(&claims)),
             Err(TokenError::Expired { .. }) => Err(Denied::Expired),

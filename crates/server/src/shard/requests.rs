@@ -365,7 +365,11 @@ impl Shard {
             NoEndpoint::NotFound => Refused::not_found("there is nothing at this path: see /openapi.json"),
             NoEndpoint::Methods(methods) => Refused {
                 allow: Some(methods),
-                ..Refused::new(405, "method_not_allowed", "this path does not take that method")
+                ..Refused::new(
+                    405,
+                    "method_not_allowed",
+                    "this path takes other methods: see `Allow`",
+                )
             },
         })?;
         if let Some(why) = self.connections[slot].refusal
