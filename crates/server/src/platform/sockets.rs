@@ -143,7 +143,8 @@ pub fn bound_unsent(socket: impl AsFd, bytes: u32) -> io::Result<()> {
             (&raw const bytes).cast(),
             length,
         )
-    })
+    })?;
+    Ok(())
 }
 
 #[cfg(test)]
