@@ -10,6 +10,7 @@
 //! - [`broker`]: who orders and keeps what must survive a restart;
 //! - [`action`], [`token`], [`grant`]: what a client may do, until when;
 //! - [`idempotency`], [`presence`], [`registry`]: repeated requests, members, who listens to what;
+//! - `names`, `few`: tables by name and short lists, for what many idle things cost;
 //! - [`hub`]: the door to all of it;
 //! - [`protocol`]: what the hub's items look like on a wire.
 //!
