@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::path::Path;
 
 use rustix::fs::Mode;
-use rustix::process::{chdir, getpid, getsid, setsid, umask};
+use rustix::io::Errno;
+use rustix::process::{chdir, setsid, umask};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 /// Files for us and our group; what others may reach gets its mode explicitly.
@@ -23,8 +24,11 @@ const UNLISTED_DESCRIPTORS: RawFd = 65_536;
 /// # Errors
 /// Whatever the system says about the session or the folder; the descriptors may be closed already.
 pub fn detach(keep: &[RawFd], folder: &Path) -> io::Result<()> {
-    if getsid(None)? != getpid() {
-        setsid()?;
+    // Who leads a group may not make a session: then it is one that `setsid` made already. Asking for the session we are in
+    // would not do: in a container it may be one of the outside, which has no number here.
+    match setsid() {
+        Ok(_) | Err(Errno::PERM) => {}
+        Err(error) => return Err(error.into()),
     }
     for fd in open_descriptors() {
         if fd > 2 && !keep.contains(&fd) {
@@ -73,6 +77,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use rustix::io::{FdFlags, fcntl_setfd};
+    use rustix::process::{getpid, getsid};
 
     use super::*;
 
@@ -108,8 +113,8 @@ mod tests {
         unsafe { BorrowedFd::borrow_raw(fd) }
     }
 
-    #[test]
-    fn a_daemon_keeps_only_what_it_was_told_to_and_nothing_of_the_callers() {
+    /// Runs `as_a_daemon` with this command, and checks what it tells.
+    fn keeps_only_what_it_was_told_to(mut command: Command) {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().canonicalize().unwrap();
         let (mut kept, theirs) = UnixStream::pair().unwrap();
@@ -117,7 +122,7 @@ mod tests {
         for fd in [&theirs, &lost_there] {
             fcntl_setfd(fd, FdFlags::empty()).unwrap();
         }
-        let mut daemon = Command::new(std::env::current_exe().unwrap())
+        let mut daemon = command
             .args(["--exact", "platform::daemon::tests::as_a_daemon", "--nocapture"])
             .env(ROLE, format!("{} {}", theirs.as_raw_fd(), folder.display()))
             .stdout(Stdio::piped())
@@ -131,5 +136,32 @@ mod tests {
         assert_eq!(told, format!("[{keep}] true 27 {}", folder.display()));
         assert_eq!(lost.read(&mut [0]).unwrap(), 0);
         assert!(daemon.wait().unwrap().success());
+    }
+
+    #[test]
+    fn a_daemon_keeps_only_what_it_was_told_to_and_nothing_of_the_callers() {
+        keeps_only_what_it_was_told_to(Command::new(std::env::current_exe().unwrap()));
+    }
+
+    /// As in a container: the session that it is started in belongs to processes outside, and has the number 0 inside.
+    #[test]
+    fn a_daemon_leaves_a_session_that_has_no_number_here() {
+        let inside = || {
+            let mut command = Command::new("unshare");
+            command.args(["--pid", "--fork", "--mount-proc"]);
+            command
+        };
+        if !inside()
+            .arg("true")
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+        {
+            eprintln!("not tested: nobody here may make a process namespace");
+            return;
+        }
+        let mut command = inside();
+        command.arg(std::env::current_exe().unwrap());
+        keeps_only_what_it_was_told_to(command);
     }
 }
