@@ -333,6 +333,25 @@ pub fn dotted_keys() -> Vec<String> {
     top.chain(inside).collect()
 }
 
+/// What a setting means, in one line: the first sentence of its documentation.
+pub fn summary(dotted: &str) -> String {
+    let config = Config::default();
+    let (section, key) = dotted.split_once('.').unwrap_or(("", dotted));
+    let sections = config.sections();
+    let named = sections.iter().find(|(name, _)| *name == section);
+    let (rows, key) = match named {
+        Some((_, section)) => (section.rows(), key),
+        None => (config.rows(), dotted),
+    };
+    let doc = rows
+        .iter()
+        .find(|row| row.key == key)
+        .map_or(&[][..], |row| row.doc);
+    let text = doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ");
+    let sentence = text.split_inclusive(". ").next().unwrap_or_default();
+    sentence.trim_end().trim_end_matches('.').to_owned()
+}
+
 fn check_namespace(namespace: &Namespace) -> Result<(), Problem> {
     if namespace.anonymous_presence && !namespace.presence {
         return Err("anonymous_presence: expected presence = true with it".into());

@@ -243,9 +243,9 @@ section! {
     pub(super) struct KeyEntry {
         /// Its name, for logs.
         name "name": String = "" => values::text, example "site";
-        /// The key: at least 16 visible characters, such as "openssl rand -hex 32" prints.
+        /// Either the key, secret = "…": at least 16 visible characters, such as "openssl rand -hex 32" prints,
         secret "secret": Secret = "" => access::inline;
-        /// Or a file that holds it.
+        /// or a file that holds it.
         secret_file "secret_file": Option<PathBuf> = "" => values::optional_path, example "/etc/cometserver/site.key";
         /// What it allows: publish, history, presence, admin, ops, subscribe.
         actions "actions": Vec<Action> = "[]" => values::actions, example "publish";
@@ -257,9 +257,9 @@ section! {
     pub(super) struct TokenEntry {
         /// Its name, for logs.
         name "name": String = "" => values::text, example "site";
-        /// The secret: at least 32 bytes, such as "openssl rand -hex 32" prints.
+        /// Either the secret, secret = "…": at least 32 bytes, such as "openssl rand -hex 32" prints,
         secret "secret": Secret = "" => access::inline;
-        /// Or a file that holds it.
+        /// or a file that holds it.
         secret_file "secret_file": Option<PathBuf> = "" => values::optional_path, example "/etc/cometserver/tokens.key";
     }
 }
