@@ -243,7 +243,7 @@ section! {
     pub(super) struct KeyEntry {
         /// Its name, for logs.
         name "name": String = "" => values::text, example "site";
-        /// Either the key, secret = "…": at least 16 visible characters, such as "openssl rand -hex 32" prints,
+        /// Either the key itself, in "secret": at least 16 visible characters, such as "openssl rand -hex 32" prints,
         secret "secret": Secret = "" => access::inline;
         /// or a file that holds it.
         secret_file "secret_file": Option<PathBuf> = "" => values::optional_path, example "/etc/cometserver/site.key";
@@ -257,7 +257,7 @@ section! {
     pub(super) struct TokenEntry {
         /// Its name, for logs.
         name "name": String = "" => values::text, example "site";
-        /// Either the secret, secret = "…": at least 32 bytes, such as "openssl rand -hex 32" prints,
+        /// Either the secret itself, in "secret": at least 32 bytes, such as "openssl rand -hex 32" prints,
         secret "secret": Secret = "" => access::inline;
         /// or a file that holds it.
         secret_file "secret_file": Option<PathBuf> = "" => values::optional_path, example "/etc/cometserver/tokens.key";
