@@ -1,9 +1,7 @@
 //! What the HTTP API answers. Whatever is held, or may have to wait, is the shard's affair.
 
 use cometserver_core::action::Action;
-use cometserver_core::channel::ChannelName;
 use cometserver_core::grant::Grant;
-use cometserver_core::hub::Delete;
 use cometserver_core::{Position, Time};
 
 use crate::endpoint::Endpoint;
@@ -20,13 +18,15 @@ mod parameters;
 mod publishing;
 mod refused;
 
-pub use looking::{MEMBERS, history_members, presence_members};
+pub use looking::{
+    MEMBERS, history_members, list_end, no_history_members, presence_members, summary_object, value_object,
+};
 pub use parameters::{Pair, begin, bytes, channel, flag, limits, number, pattern, text};
-pub use publishing::{authorize_publish, batch, message, receipt, receipt_members, receipt_object};
+pub use publishing::{accepted_object, authorize_publish, batch, message, receipt_object};
 pub use refused::{Refused, lacking};
 
 use demo::demo;
-use looking::{channels, history, presence, retained};
+use looking::presence;
 use ops::{gauges, ready, reload};
 
 /// Lets `write!` append to bytes.
@@ -87,38 +87,14 @@ pub fn answer(
 ) -> Result<(), Refused> {
     let settings = answer.settings;
     let hub = &answer.shared.hub;
-    let named = |action: Action| -> Result<ChannelName, Refused> {
-        let name = channel(parameters, settings)?;
-        if !grant.allows(action, &name, &hub.namespace_of(&name)) {
-            return Err(lacking(grant, action));
-        }
-        Ok(name)
-    };
-    // To forget something takes more than what a namespace gives to everybody.
-    let owned = |action: Action| -> Result<ChannelName, Refused> {
-        let name = channel(parameters, settings)?;
-        let private = cometserver_core::namespace::Namespace::default();
-        if !grant.allows(action, &name, &private) {
-            return Err(lacking(grant, action));
-        }
-        Ok(name)
-    };
     match endpoint {
-        Endpoint::History => history(answer, &named(Action::History)?, parameters)?,
-        Endpoint::DeleteHistory => {
-            let deleted = hub.delete(&owned(Action::Admin)?, Delete::History, answer.now);
-            answer.json(200, format!("{{\"deleted\":{deleted}}}").as_bytes());
+        Endpoint::Presence => {
+            let name = channel(parameters, settings)?;
+            if !grant.allows(Action::Presence, &name, &hub.namespace_of(&name)) {
+                return Err(lacking(grant, Action::Presence));
+            }
+            presence(answer, &name, parameters)?;
         }
-        Endpoint::Retained => {
-            let name = named(Action::History)?;
-            retained(answer, &name, grant.allows_everywhere(Action::Admin), parameters)?;
-        }
-        Endpoint::DeleteRetained => {
-            let deleted = hub.delete(&owned(Action::Publish)?, Delete::Retained, answer.now) > 0;
-            answer.json(200, format!("{{\"deleted\":{deleted}}}").as_bytes());
-        }
-        Endpoint::Presence => presence(answer, &named(Action::Presence)?, parameters)?,
-        Endpoint::Channels => channels(answer, parameters)?,
         Endpoint::Now => {
             let cursor = answer.cursor(hub.now());
             answer.json(200, format!("{{\"cursor\":\"{cursor}\"}}").as_bytes());
@@ -147,7 +123,12 @@ pub fn answer(
         | Endpoint::Stream
         | Endpoint::WebSocket
         | Endpoint::Publish
-        | Endpoint::Batch => unreachable!("the shard answers {:?} itself", request.path),
+        | Endpoint::Batch
+        | Endpoint::History
+        | Endpoint::DeleteHistory
+        | Endpoint::Retained
+        | Endpoint::DeleteRetained
+        | Endpoint::Channels => unreachable!("the shard answers {:?} itself", request.path),
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ mod seed_wire;
 mod sending;
 mod socket_commands;
 mod subscribing;
+mod waiting;
 mod wish;
 
 use std::collections::VecDeque;
@@ -88,6 +89,8 @@ pub struct Shard {
     delivered: [u64; Transport::ALL.len()],
     counted_subscriptions: (usize, usize),
     draining: bool,
+    /// How many questions were asked: each has a number of its own.
+    questions: u64,
 }
 
 impl Shard {
@@ -124,6 +127,7 @@ impl Shard {
             delivered: [0; Transport::ALL.len()],
             counted_subscriptions: (0, 0),
             draining: false,
+            questions: 0,
         }
     }
 
@@ -206,10 +210,7 @@ impl Shard {
                 Mail::Accepted(socket, door, address, refusal) => {
                     self.accepted(socket, door, address, refusal);
                 }
-                Mail::Published(id, result) => self.published(id, result),
-                Mail::SocketPublished(connection, id, result) => {
-                    self.socket_published(connection, id.as_deref(), result);
-                }
+                Mail::Answered(id, number, part) => self.answered(id, number, part),
                 Mail::Fetched(id, page) => self.fetched(id, page),
                 Mail::Superseded(id) => self.superseded(id),
                 Mail::Reloaded => self.reloaded(),
@@ -307,7 +308,7 @@ impl Shard {
         }
         match &connection.state {
             State::Reading(_) => self.tend(slot),
-            State::Publishing(_) => self.set_deadline(slot, self.now + STUCK),
+            State::Waiting(_) => self.give_up(slot),
             State::Lingering => self.remove(slot),
             State::Fresh | State::Http | State::Seed(_) => {
                 let half = !connection.input.is_empty();
@@ -391,6 +392,12 @@ impl Shard {
         let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             match &self.connections[slot].state {
+                // It is told what became of its publications first.
+                State::Reading(subscriber)
+                    if subscriber
+                        .socket
+                        .as_ref()
+                        .is_some_and(|socket| !socket.waiting.is_empty()) => {}
                 State::Reading(_) => self.send_away(slot),
                 State::Fresh | State::Http if self.connections[slot].input.is_empty() => {
                     // A request that came in time is answered, also if it lies in the socket yet.

@@ -1,76 +1,21 @@
-//! Channels: history, retained values, members, lists.
+//! Channels as they are shown: history, values, members, lists.
 
 use std::fmt::Write as _;
 
-use cometserver_core::Time;
 use cometserver_core::channel::ChannelName;
-use cometserver_core::fanout::Begin;
-use cometserver_core::hub::{HistoryQuery, Hub};
+use cometserver_core::hub::{ChannelSummary, History, Hub};
 use cometserver_core::protocol::native::{self};
-use cometserver_core::publication::{Body, Kind, Publication};
+use cometserver_core::publication::Publication;
 
-use super::{Answer, Pair, Refused, Text, begin, bytes, flag, number, pattern, text};
-use crate::http::response::Head;
+use super::{Answer, Pair, Refused, Text, number};
 use crate::seed;
-
-/// The most channels in one answer.
-pub(super) const CHANNELS: usize = 1000;
 
 /// The most members in one answer.
 pub const MEMBERS: usize = 1000;
 
-pub(super) fn history(
-    answer: Answer<'_>,
-    name: &ChannelName,
-    parameters: &[Pair<'_>],
-) -> Result<(), Refused> {
-    let hub = &answer.shared.hub;
-    let since = match begin(hub, text(parameters, "since").unwrap_or("earliest"))? {
-        Begin::Now => Some(cometserver_core::hub::Start {
-            position: hub.now(),
-            ..Default::default()
-        }),
-        Begin::Earliest => None,
-        Begin::At(start) => Some(start),
-    };
-    let limit = number(parameters, "limit")?.map_or(0, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let query = HistoryQuery {
-        since,
-        limit,
-        reverse: flag(parameters, "reverse"),
-    };
-    let mut body = Vec::with_capacity(256);
-    history_object(hub, name, query, answer.now, &mut body);
-    body.push(b'}');
-    answer.json(200, &body);
-    Ok(())
-}
-
-/// A channel's history as an object, open at its end.
-pub(super) fn history_object(
-    hub: &Hub,
-    name: &ChannelName,
-    query: HistoryQuery,
-    now: Time,
-    out: &mut Vec<u8>,
-) {
-    out.push(b'{');
-    history_members(hub, name, query, now, out);
-}
-
-/// The same without the opening brace.
-pub fn history_members(hub: &Hub, name: &ChannelName, query: HistoryQuery, now: Time, out: &mut Vec<u8>) {
-    native::channel_member(name.as_bytes(), out);
-    let Some(history) = hub.history(name, query, now) else {
-        let lost = query.since.is_some_and(|start| start.lost_memory);
-        let _ = write!(
-            Text(out),
-            ",\"epoch\":\"0\",\"offset\":0,\"gap\":{lost},\"publications\":[],\"cursor\":\""
-        );
-        hub.cursor(hub.now()).write(out);
-        out.push(b'"');
-        return;
-    };
+/// A channel's history as members of an object.
+pub fn history_members(hub: &Hub, history: &History, out: &mut Vec<u8>) {
+    native::channel_member(history.channel.name.as_bytes(), out);
     let (epoch, offset, gap) = (history.channel.epoch, history.offset, history.gap);
     let _ = write!(
         Text(out),
@@ -89,44 +34,58 @@ pub fn history_members(hub: &Hub, name: &ChannelName, query: HistoryQuery, now: 
     out.push(b'"');
 }
 
-/// The retained value, with the token of the old wire if it `owns` the site's values.
-pub(super) fn retained(
-    answer: Answer<'_>,
-    name: &ChannelName,
-    owns: bool,
-    parameters: &[Pair<'_>],
-) -> Result<(), Refused> {
-    let publication =
-        answer.shared.hub.retained(name).ok_or_else(|| {
-            Refused::not_found("nothing is retained in this channel: publish with `retain`")
-        })?;
-    if flag(parameters, "raw") {
-        if let Body::Message { payload, .. } = &publication.body {
-            let kind = match payload.kind() {
-                Kind::Json => "application/json",
-                Kind::Text => "text/plain; charset=utf-8",
-                Kind::Binary => "application/octet-stream",
-            };
-            let head = answer.cors.write(Head::new(answer.out, answer.terms, 200));
-            // What somebody published must not become a page of this origin.
-            let head = head
-                .header("Content-Type", kind)
-                .header("X-Content-Type-Options", "nosniff");
-            head.header("Cache-Control", "no-store").body(payload.bytes());
-        }
-        return Ok(());
-    }
-    let mut body = Vec::with_capacity(256);
-    native::object(&publication, publication_place(&publication, name), &mut body);
-    if owns {
-        seed::token_member(&publication, &mut body);
-    }
-    body.push(b'}');
-    answer.json(200, &body);
-    Ok(())
+/// The same of a channel that does not exist; `lost`: it may have had something that is gone.
+pub fn no_history_members(hub: &Hub, name: &ChannelName, lost: bool, out: &mut Vec<u8>) {
+    native::channel_member(name.as_bytes(), out);
+    let _ = write!(
+        Text(out),
+        ",\"epoch\":\"0\",\"offset\":0,\"gap\":{lost},\"publications\":[],\"cursor\":\""
+    );
+    hub.cursor(hub.now()).write(out);
+    out.push(b'"');
 }
 
-pub(super) fn publication_place(publication: &Publication, name: &ChannelName) -> usize {
+/// A retained value as an object, open at its end, with the token of the old wire for who `owns` the site's values.
+pub fn value_object(publication: &Publication, name: &ChannelName, owns: bool, out: &mut Vec<u8>) {
+    native::object(publication, publication_place(publication, name), out);
+    if owns {
+        seed::token_member(publication, out);
+    }
+}
+
+/// A channel in a list, with its value if that is wanted.
+pub fn summary_object(summary: &ChannelSummary, value: Option<&Publication>, out: &mut Vec<u8>) {
+    out.push(b'{');
+    native::channel_member(summary.name.as_bytes(), out);
+    let _ = write!(
+        Text(out),
+        ",\"offset\":{},\"publications\":{},\"bytes\":{},\"listened\":{},\"members\":{},\"retained\":{}",
+        summary.offset,
+        summary.publications,
+        summary.bytes,
+        summary.listened,
+        summary.members,
+        summary.retained,
+    );
+    if let Some(publication) = value {
+        out.extend_from_slice(b",\"value\":");
+        // Only who may see all channels is shown this.
+        value_object(publication, &summary.name, true, out);
+        out.push(b'}');
+    }
+    out.push(b'}');
+}
+
+/// The end of a list: where it goes on.
+pub fn list_end(next: Option<u64>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"],\"next\":");
+    match next {
+        Some(next) => native::json_number(next, out),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+fn publication_place(publication: &Publication, name: &ChannelName) -> usize {
     publication
         .places
         .iter()
@@ -173,63 +132,4 @@ pub fn presence_members(hub: &Hub, name: &ChannelName, limit: usize, out: &mut V
     out.extend_from_slice(b"],\"cursor\":\"");
     hub.cursor(members.at).write(out);
     out.push(b'"');
-}
-
-pub(super) fn channels(answer: Answer<'_>, parameters: &[Pair<'_>]) -> Result<(), Refused> {
-    let wanted = bytes(parameters, "pattern")
-        .map(|text| pattern(text, answer.settings))
-        .transpose()?;
-    let limit = number(parameters, "limit")?.map_or(100, |n| usize::try_from(n).unwrap_or(usize::MAX));
-    let after = number(parameters, "after")?.unwrap_or(0);
-    let (with_values, only_retained) = (flag(parameters, "values"), flag(parameters, "retained"));
-    let (found, next) = answer
-        .shared
-        .hub
-        .channels(wanted.as_ref(), after, limit.clamp(1, CHANNELS));
-    let mut body = b"{\"channels\":[".to_vec();
-    let mut first = true;
-    for summary in found
-        .iter()
-        .filter(|summary| !only_retained || summary.retained.is_some())
-    {
-        if !std::mem::take(&mut first) {
-            body.push(b',');
-        }
-        body.push(b'{');
-        native::channel_member(summary.channel.name.as_bytes(), &mut body);
-        let _ = write!(
-            Text(&mut body),
-            ",\"offset\":{},\"publications\":{},\"bytes\":{},\"listened\":{},\"members\":{},\"retained\":",
-            summary.offset,
-            summary.publications,
-            summary.bytes,
-            summary.listened,
-            summary.members,
-        );
-        body.extend_from_slice(if summary.retained.is_some() {
-            b"true"
-        } else {
-            b"false"
-        });
-        if let Some(publication) = summary.retained.as_ref().filter(|_| with_values) {
-            body.extend_from_slice(b",\"value\":");
-            native::object(
-                publication,
-                publication_place(publication, &summary.channel.name),
-                &mut body,
-            );
-            // Only who may see all channels comes here.
-            seed::token_member(publication, &mut body);
-            body.push(b'}');
-        }
-        body.push(b'}');
-    }
-    body.extend_from_slice(b"],\"next\":");
-    match next {
-        Some(next) => native::json_number(next, &mut body),
-        None => body.extend_from_slice(b"null"),
-    }
-    body.push(b'}');
-    answer.json(200, &body);
-    Ok(())
 }

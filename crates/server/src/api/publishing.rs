@@ -14,8 +14,6 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::http::Request;
-use crate::http::cors::Cors;
-use crate::http::response::{Head, Terms};
 use crate::seed;
 use crate::shared::{self, Settings};
 
@@ -154,25 +152,9 @@ pub fn authorize_publish(hub: &Hub, message: &mut Message, grant: &Grant) -> Res
     Ok(())
 }
 
-/// Answers a publisher.
-pub fn receipt(receipt: &Receipt, hub: &Hub, terms: Terms, cors: &Cors, out: &mut Vec<u8>) {
-    let mut body = Vec::with_capacity(128);
-    receipt_object(receipt, hub, &mut body);
-    cors.write(Head::new(out, terms, 200))
-        .header("Content-Type", "application/json")
-        .body(&body);
-}
-
-/// `{"channels":[…],"cursor":…}`
+/// `{"channels":[…],"cursor":…`, open at its end.
 pub fn receipt_object(receipt: &Receipt, hub: &Hub, out: &mut Vec<u8>) {
-    out.push(b'{');
-    receipt_members(receipt, hub, out);
-    out.push(b'}');
-}
-
-/// The same without the braces.
-pub fn receipt_members(receipt: &Receipt, hub: &Hub, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"\"channels\":[");
+    out.extend_from_slice(b"{\"channels\":[");
     for (index, place) in receipt.places.iter().enumerate() {
         if index > 0 {
             out.push(b',');
@@ -192,4 +174,15 @@ pub fn receipt_members(receipt: &Receipt, hub: &Hub, out: &mut Vec<u8>) {
     if receipt.duplicate {
         out.extend_from_slice(b",\"duplicate\":true");
     }
+}
+
+/// `{"channels":[…],"buffered":true`, open at its end: taken, and not visible yet.
+pub fn accepted_object(channels: &[ChannelName], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"channels\":[");
+    for (index, channel) in channels.iter().enumerate() {
+        out.extend_from_slice(if index > 0 { b",{" } else { b"{" });
+        native::channel_member(channel.as_bytes(), out);
+        out.push(b'}');
+    }
+    out.extend_from_slice(b"],\"buffered\":true");
 }

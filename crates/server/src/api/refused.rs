@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use cometserver_core::action::Action;
+use cometserver_core::broker::BrokerError;
 use cometserver_core::grant::Grant;
 use cometserver_core::hub::{ListenError, PublishError};
 use cometserver_core::protocol::native::command::RequestError;
@@ -13,6 +14,7 @@ use super::Text;
 use crate::http::cors::Cors;
 use crate::http::problem::Problem;
 use crate::http::response::Terms;
+use crate::metrics::{Refusal, ShardMetrics};
 
 /// A request that is refused: answered as a problem.
 #[derive(Debug)]
@@ -59,6 +61,13 @@ impl Refused {
         }
     }
 
+    /// Counts it.
+    pub fn count(&self, metrics: &ShardMetrics) {
+        if let Some(refusal) = Refusal::from_code(self.code) {
+            metrics.refused.of(refusal).add(1);
+        }
+    }
+
     /// As the answer to a request.
     pub fn answer(&self, terms: Terms, cors: &Cors, out: &mut Vec<u8>) {
         let mut problem = Problem::new(self.status, self.code, &self.detail);
@@ -92,6 +101,17 @@ impl From<PublishError> for Refused {
             PublishError::Conflict => Self::new(409, "conflict", error.to_string()),
             PublishError::TooManyChannels(_) => Self::new(429, "limit_reached", error.to_string()),
             PublishError::NoChannel => Self::bad(error.to_string()),
+            PublishError::Broker(error) => Self::from(error),
+            _ => Self::unavailable(error.to_string()),
+        }
+    }
+}
+
+impl From<BrokerError> for Refused {
+    fn from(error: BrokerError) -> Self {
+        match error {
+            // A retry at once may publish twice: whoever cannot have that uses an idempotency key.
+            BrokerError::Unknown(_) => Self::new(503, "unknown_outcome", error.to_string()),
             _ => Self::unavailable(error.to_string()),
         }
     }

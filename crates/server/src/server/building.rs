@@ -86,6 +86,8 @@ pub(super) fn namespace(config: &config::Namespace) -> Namespace {
         },
         durability: match config.durability {
             config::Durability::Memory => Durability::Memory,
+            config::Durability::Buffered => Durability::Buffered,
+            config::Durability::Fsync => Durability::Committed,
         },
     }
 }

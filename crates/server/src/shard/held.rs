@@ -76,7 +76,7 @@ impl Shard {
             let refused = Refused::from(full);
             if endpoint == Endpoint::Sse {
                 // A browser gives up for ever after anything but a stream, and the server may have room again soon.
-                self.count_refusal(refused.code);
+                refused.count(self.metrics());
                 return self.turn_away(slot, endpoint, &wish, accept, terms, cors, out);
             }
             return Err(refused);
@@ -134,6 +134,8 @@ impl Shard {
                     patterns,
                     heard: self.now,
                     said: VecDeque::new(),
+                    waiting: Vec::new(),
+                    stalled: false,
                 })
             }),
         };
@@ -370,6 +372,10 @@ impl Shard {
             let last = if blocked { now } else { subscriber.sent };
             at = at.min(last + heartbeat);
         }
+        if let Some(socket) = &subscriber.socket {
+            let waiting = socket.waiting.iter().map(|waiting| waiting.until);
+            at = at.min(waiting.min().unwrap_or(u64::MAX));
+        }
         if stuck != 0 {
             at = at.min(stuck + super::STUCK);
         }
@@ -378,6 +384,11 @@ impl Shard {
 
     /// A held request's deadline has come: which of them?
     pub(super) fn tend(&mut self, slot: usize) {
+        let id = self.id_of(slot);
+        self.give_up(slot);
+        if self.slot_of(id).is_none() {
+            return;
+        }
         let heartbeat = self.millis(self.settings.config.held.heartbeat);
         let (now, wall, blocked) = (self.now, self.wall, self.connections[slot].is_blocked());
         let Some(subscriber) = self.connections[slot].subscriber() else {

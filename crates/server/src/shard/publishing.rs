@@ -1,17 +1,15 @@
 //! Publications over HTTP: one, or several in one request.
 
 use cometserver_core::grant::Grant;
-use cometserver_core::hub::{Completion, PublishError, Published, Receipt};
 use cometserver_core::publication::Message;
 
 use super::Shard;
 use crate::api::{self, Refused};
-use crate::connection::State;
 use crate::http::Request;
 use crate::http::cors::Cors;
-use crate::http::response::{Head, Terms};
+use crate::http::response::Terms;
 use crate::metrics::{Door, DropReason};
-use crate::shared::{ConnectionId, Mail};
+use crate::question;
 
 impl Shard {
     /// Publishes, and answers when it is visible.
@@ -26,20 +24,9 @@ impl Shard {
     ) -> Result<(), Refused> {
         api::authorize_publish(&self.hub, &mut message, grant)?;
         self.check_rate(slot, grant)?;
-        let id = self.id_of(slot);
-        let shared = self.shared.clone();
-        let published = self
-            .hub
-            .publish(message, self.wall, &mut || completion(&shared, id))?;
+        let progress = question::publish(message, &self.asker(slot))?;
         self.metrics().publications.of(Door::Http).add(1);
-        match published {
-            Published::Visible(receipt) => api::receipt(&receipt, &self.hub, terms, cors, out),
-            Published::Pending => {
-                self.connections[slot].state = State::Publishing(Box::new((terms, cors.clone())));
-                self.set_deadline(slot, u64::MAX);
-            }
-        }
-        Ok(())
+        self.settle(slot, progress, terms, cors, out)
     }
 
     /// Several messages, each for itself: one that is refused does not keep the others from being published.
@@ -54,49 +41,16 @@ impl Shard {
     ) -> Result<(), Refused> {
         let settings = self.settings.clone();
         let messages = api::batch(request, &settings)?;
-        let mut body = b"{\"results\":[".to_vec();
-        for (index, message) in messages.into_iter().enumerate() {
-            if index > 0 {
-                body.push(b',');
-            }
-            let published = message.and_then(|mut message| {
-                api::authorize_publish(&self.hub, &mut message, grant)?;
-                self.check_rate(slot, grant)?;
-                self.publish_now(message)
-            });
-            match published {
-                Ok(receipt) => api::receipt_object(&receipt, &self.hub, &mut body),
-                Err(refused) => {
-                    self.count_refusal(refused.code);
-                    refused.member(&mut body);
-                }
-            }
-        }
-        body.extend_from_slice(b"]}");
-        cors.write(Head::new(out, terms, 200))
-            .header("Content-Type", "application/json")
-            .body(&body);
-        Ok(())
-    }
-
-    /// Publishes and waits for the result, if it has to come from a store, in the shard's own time: only for several at once.
-    pub(super) fn publish_now(&mut self, message: Message) -> Result<Receipt, Refused> {
-        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-        let published = self.hub.publish(message, self.wall, &mut || {
-            let sender = sender.clone();
-            Box::new(move |result| {
-                // Nobody waits any more only if the shard has given up, and then nobody can be told.
-                let _ = sender.send(result);
-            })
-        })?;
-        self.metrics().publications.of(Door::Http).add(1);
-        match published {
-            Published::Visible(receipt) => Ok(receipt),
-            Published::Pending => {
-                let answered = receiver.recv_timeout(std::time::Duration::from_secs(10));
-                Ok(answered.map_err(|_| Refused::unavailable("the store did not answer in time"))??)
-            }
-        }
+        let messages = messages.into_iter().map(|message| {
+            let mut message = message?;
+            api::authorize_publish(&self.hub, &mut message, grant)?;
+            self.check_rate(slot, grant)?;
+            Ok(message)
+        });
+        let messages = messages.collect();
+        let (progress, taken) = question::batch(messages, &self.asker(slot));
+        self.metrics().publications.of(Door::Http).add(taken as u64);
+        self.settle(slot, progress, terms, cors, out)
     }
 
     pub(super) fn check_rate(&mut self, slot: usize, grant: &Grant) -> Result<(), Refused> {
@@ -118,34 +72,4 @@ impl Shard {
             )
         })
     }
-
-    /// The store has answered a publisher.
-    pub(super) fn published(&mut self, id: ConnectionId, result: Result<Receipt, PublishError>) {
-        let Some(slot) = self.slot_of(id) else { return };
-        let connection = &mut self.connections[slot];
-        let State::Publishing(waiting) = std::mem::replace(&mut connection.state, State::Http) else {
-            return;
-        };
-        let (terms, cors) = *waiting;
-        let mut out = std::mem::take(&mut self.out);
-        out.clear();
-        match result {
-            Ok(receipt) => api::receipt(&receipt, &self.hub, terms, &cors, &mut out),
-            Err(error) => {
-                let refused = Refused::from(error);
-                self.count_refusal(refused.code);
-                refused.answer(terms, &cors, &mut out);
-            }
-        }
-        let there = self.send(slot, &out);
-        self.out = out;
-        if there {
-            self.answered(slot, terms);
-        }
-    }
-}
-
-pub(super) fn completion(shared: &std::sync::Arc<crate::shared::Shared>, id: ConnectionId) -> Completion {
-    let shared = shared.clone();
-    Box::new(move |result| shared.mailboxes[id.shard as usize].send(Mail::Published(id, result)))
 }

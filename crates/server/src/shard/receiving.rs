@@ -8,7 +8,7 @@ use crate::connection::{Awaits, State};
 use crate::http::response::CONTINUE;
 use crate::http::{self, Limits, Parse};
 use crate::listener::Role;
-use crate::metrics::Transport;
+use crate::metrics::{Refusal, Transport};
 use crate::seed::{self, Detect};
 
 /// So many full buffers are read from a connection in one turn: who sends faster than we read must not keep us.
@@ -125,7 +125,7 @@ impl Shard {
         let connection = &self.connections[slot];
         match &connection.state {
             State::Lingering => true,
-            State::Publishing(_) => false,
+            State::Waiting(_) => false,
             // What a held client sends meanwhile is kept, within bounds; a WebSocket's is used.
             State::Reading(subscriber) if subscriber.socket.is_none() => {
                 connection.input.len() <= self.settings.config.limits.head
@@ -147,7 +147,7 @@ impl Shard {
         let connection = &mut self.connections[slot];
         match &connection.state {
             // Half-closed after its request, as `nc` and old clients do: it still wants the answer.
-            State::Publishing(_) => {}
+            State::Waiting(_) => {}
             State::Http if connection.has_requests() => {}
             State::Fresh | State::Http | State::Seed(_) if connection.is_blocked() => {
                 connection.closing = true
@@ -220,7 +220,9 @@ impl Shard {
                 }
                 Err(reject) => {
                     reject.answer(&mut out);
-                    self.count_refusal(reject.code);
+                    if let Some(refusal) = Refusal::from_code(reject.code) {
+                        self.metrics().refused.of(refusal).add(1);
+                    }
                     self.connections[slot].closing = true;
                 }
             }

@@ -11,18 +11,12 @@ use crate::http::cors::{self, Cors};
 use crate::http::response::{Head, Terms};
 use crate::http::{self, Request, query};
 use crate::listener::{DoorAddress, Role};
-use crate::metrics::Refusal;
+use crate::question;
 
 /// A request's parameters, decoded.
 pub(super) type Parameters<'a> = [api::Pair<'a>];
 
 impl Shard {
-    pub(super) fn count_refusal(&self, code: &str) {
-        if let Some(refusal) = Refusal::from_code(code) {
-            self.metrics().refused.of(refusal).add(1);
-        }
-    }
-
     /// Answers one request, or begins to hold it.
     pub(super) fn handle(&mut self, slot: usize, request: &Request<'_>, out: &mut Vec<u8>) {
         let settings = self.settings.clone();
@@ -32,7 +26,7 @@ impl Shard {
         }
         let cors = settings.access.origins(self.role(slot)).cors(request);
         if let Err(refused) = self.answer(slot, request, terms, &cors, out) {
-            self.count_refusal(refused.code);
+            refused.count(self.metrics());
             refused.answer(terms, &cors, out);
         }
         let connection = &mut self.connections[slot];
@@ -98,6 +92,14 @@ impl Shard {
                 self.publish(slot, message, &grant, terms, cors, out)
             }
             Endpoint::Batch => self.batch(slot, request, &grant, terms, cors, out),
+            Endpoint::History
+            | Endpoint::DeleteHistory
+            | Endpoint::Retained
+            | Endpoint::DeleteRetained
+            | Endpoint::Channels => {
+                let progress = question::ask(endpoint, &grant, &parameters, &settings, &self.asker(slot))?;
+                self.settle(slot, progress, terms, cors, out)
+            }
             _ => api::answer(endpoint, answer, &grant, request, &parameters),
         }
     }
@@ -181,7 +183,7 @@ impl Shard {
     }
 
     /// An answer that came late was sent: on to the next request.
-    pub(super) fn answered(&mut self, slot: usize, terms: Terms) {
+    pub(super) fn next_request(&mut self, slot: usize, terms: Terms) {
         let connection = &mut self.connections[slot];
         if connection.ended || !terms.keep_alive || self.draining {
             self.finish(slot);
@@ -201,7 +203,7 @@ impl Shard {
         match connection.send(bytes, &mut self.bytes_sent) {
             Ok(sent) => {
                 self.sent(slot, sent);
-                self.answered(slot, terms);
+                self.next_request(slot, terms);
                 Some(sent)
             }
             Err(_) => {

@@ -4,20 +4,18 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use cometserver_core::action::Action;
-use cometserver_core::hub::{Completion, HistoryQuery, Published, Start};
+use cometserver_core::hub::HistoryQuery;
 use cometserver_core::protocol::native::command::{self, Command, Publish};
 use cometserver_core::protocol::native::{self};
 use cometserver_core::publication::Payload;
 
 use super::Shard;
 use crate::api::{self, Refused};
-use crate::connection::Said;
-use crate::metrics::{Door, DropReason, Refusal};
+use crate::connection::{Said, Voice, parts};
+use crate::metrics::{Door, DropReason};
+use crate::question::{self, Outcome, Progress, Reply};
 use crate::websocket::{self, Event, Limits, Opcode, close_reply, code};
 use crate::wire::Format;
-
-/// So many subscriptions may be catching up at a time before the client's next commands are looked at.
-const CATCHING_UP: usize = 64;
 
 /// Room for commands that a connection keeps.
 const FEW: usize = 4;
@@ -68,10 +66,10 @@ impl Shard {
                 .subscriber()
                 .and_then(|subscriber| subscriber.socket.as_mut());
             let Some(socket) = socket else { return };
-            if blocked || out.len() >= super::receiving::ANSWERS || socket.replies.len() >= CATCHING_UP {
+            if blocked || out.len() >= super::receiving::ANSWERS {
                 break;
             }
-            match socket.said.pop_front() {
+            match socket.hear() {
                 None => {
                     // Who sends a thousand commands at once does not keep their room.
                     socket.said.shrink_to(FEW);
@@ -113,12 +111,7 @@ impl Shard {
 
     /// A header with its length before it, and the payload behind it.
     fn binary_command(&mut self, slot: usize, bytes: &[u8], out: &mut Vec<u8>) {
-        let parts = bytes.split_first_chunk::<4>().and_then(|(length, rest)| {
-            let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
-            let (head, payload) = rest.split_at_checked(length)?;
-            Some((std::str::from_utf8(head).ok()?, payload))
-        });
-        match parts {
+        match parts(bytes) {
             Some((head, payload)) => self.command(slot, head, Some(payload), out),
             None => {
                 let refused = Refused::bad(
@@ -179,9 +172,7 @@ impl Shard {
     }
 
     fn refuse(&mut self, slot: usize, id: Option<&str>, refused: &Refused, out: &mut Vec<u8>) {
-        if let Some(refusal) = Refusal::from_code(refused.code) {
-            self.metrics().refused.of(refusal).add(1);
-        }
+        refused.count(self.metrics());
         let mut open = self.opening("error", id);
         open.extend_from_slice(b",\"code\":");
         native::json_string(refused.code, &mut open);
@@ -230,58 +221,59 @@ impl Shard {
         };
         api::authorize_publish(&self.hub, &mut message, &grant)?;
         self.check_rate(slot, &grant)?;
-        let published = self
-            .hub
-            .publish(message, self.wall, &mut || self.socket_completion(slot, id))?;
+        let progress = question::publish(message, &self.asker(slot))?;
         self.metrics().publications.of(Door::WebSocket).add(1);
-        if let Published::Visible(receipt) = published
-            && id.is_some()
-        {
-            let mut open = self.opening("published", id);
-            open.push(b',');
-            api::receipt_members(&receipt, &self.hub, &mut open);
-            self.reply(slot, &open, out);
+        self.settle_command(slot, "published", id, progress, out)
+    }
+
+    /// Answers the command whose question was the last one asked, or puts it aside.
+    fn settle_command(
+        &mut self,
+        slot: usize,
+        kind: &'static str,
+        id: Option<&str>,
+        progress: Progress,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refused> {
+        match progress {
+            Progress::Done(outcome) => self.write_outcome(slot, kind, id, outcome?, out),
+            Progress::Waits(question) => {
+                let voice = Voice::Command(kind, id.map(Box::from));
+                self.put_aside(slot, self.questions, question, voice);
+            }
         }
         Ok(())
     }
 
-    /// The answer to a publication that has to wait for the store.
-    fn socket_completion(&self, slot: usize, id: Option<&str>) -> Completion {
-        let (shared, connection) = (self.shared.clone(), self.id_of(slot));
-        let id: Option<Box<str>> = id.map(Box::from);
-        Box::new(move |result| {
-            let mail = crate::shared::Mail::SocketPublished(connection, id, result);
-            shared.mailboxes[connection.shard as usize].send(mail);
-        })
+    fn write_outcome(&mut self, slot: usize, kind: &str, id: Option<&str>, reply: Reply, out: &mut Vec<u8>) {
+        // Nobody asked to be told of a publication without one.
+        if id.is_none() && kind == "published" {
+            return;
+        }
+        // Only what is an object can be asked for here.
+        let Reply::Object(_, members) = reply else { return };
+        let mut open = self.opening(kind, id);
+        open.push(b',');
+        open.extend_from_slice(members.strip_prefix(b"{").unwrap_or(&members));
+        self.reply(slot, &open, out);
     }
 
-    /// The store has answered a publisher on a WebSocket.
-    pub(super) fn socket_published(
-        &mut self,
-        connection: crate::shared::ConnectionId,
-        id: Option<&str>,
-        result: Result<cometserver_core::hub::Receipt, cometserver_core::hub::PublishError>,
-    ) {
-        let Some(slot) = self.slot_of(connection) else {
-            return;
-        };
-        if self.reader_of(slot).is_none() {
-            return;
-        }
+    /// The store has answered a command.
+    pub(super) fn answer_command(&mut self, slot: usize, kind: &str, id: Option<&str>, outcome: Outcome) {
         let mut out = Vec::new();
-        match result {
-            Ok(receipt) if id.is_some() => {
-                let mut open = self.opening("published", id);
-                open.push(b',');
-                api::receipt_members(&receipt, &self.hub, &mut open);
-                self.reply(slot, &open, &mut out);
-            }
-            Ok(_) => {}
-            Err(error) => self.refuse(slot, id, &Refused::from(error), &mut out),
+        match outcome {
+            Ok(reply) => self.write_outcome(slot, kind, id, reply, &mut out),
+            Err(refused) => self.refuse(slot, id, &refused, &mut out),
         }
-        if self.send(slot, &out) {
-            self.read_on_soon(slot);
+        if !out.is_empty() && !self.send(slot, &out) {
+            return;
         }
+        if self.draining && self.connections[slot].is_waiting_for_nothing() {
+            self.send_away(slot);
+            return;
+        }
+        self.read_on_soon(slot);
+        self.go_on(slot);
     }
 
     fn one_channel(
@@ -328,26 +320,13 @@ impl Shard {
         out: &mut Vec<u8>,
     ) -> Result<(), Refused> {
         let name = self.one_channel(slot, command, Action::History)?;
-        let since = match command.since.as_deref() {
-            None | Some("earliest") => None,
-            Some("now") => Some(Start {
-                position: self.hub.now(),
-                ..Start::default()
-            }),
-            Some(text) => match api::begin(&self.hub, text)? {
-                cometserver_core::fanout::Begin::At(start) => Some(start),
-                _ => None,
-            },
-        };
+        let since = question::since(command.since.as_deref(), &self.asker(slot))?;
         let query = HistoryQuery {
             since,
             limit: command.limit.unwrap_or(0),
             reverse: command.reverse == Some(true),
         };
-        let mut open = self.opening("history", id);
-        open.push(b',');
-        api::history_members(&self.hub, &name, query, self.wall, &mut open);
-        self.reply(slot, &open, out);
-        Ok(())
+        let progress = question::history(name, query, &self.asker(slot));
+        self.settle_command(slot, "history", id, progress, out)
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use cometserver_core::action::Action;
 use cometserver_core::channel::ChannelId;
 use cometserver_core::fanout::{Target, Wants};
-use cometserver_core::hub::HistoryQuery;
 use cometserver_core::pattern::Pattern;
 use cometserver_core::protocol::native::command::{self, Command};
 
@@ -196,15 +195,7 @@ impl Shard {
         open.push(b',');
         target_member(target, &mut open);
         if let Target::Channel(channel) = target {
-            let query = HistoryQuery {
-                since: None,
-                limit: 1,
-                reverse: true,
-            };
-            let offset = self
-                .hub
-                .history(&channel.name, query, self.wall)
-                .map_or(0, |history| history.offset);
+            let offset = self.hub.offset(channel.id);
             open.extend_from_slice(
                 format!(",\"offset\":{offset},\"epoch\":\"{}\"", channel.epoch).as_bytes(),
             );
