@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use cometserver_core::channel::ChannelId;
-use cometserver_core::fanout::{ReaderId, Wants};
+use cometserver_core::fanout::{ReaderId, Step, Wants};
 use cometserver_core::grant::Grant;
 use cometserver_core::pattern::Pattern;
 use cometserver_core::protocol::native::command::Command;
@@ -91,8 +91,10 @@ pub struct Subscriber {
     pub limit: usize,
     /// Polls: answered 304 if there is nothing new.
     pub conditional: bool,
-    /// The store has been asked for something.
-    pub fetching: bool,
+    /// Polls: what the answer holds so far, while more of it comes from the store.
+    pub gathered: Vec<Step>,
+    /// The store has been asked for something, which is given up at this time, in the shard's milliseconds; 0: it was not.
+    pub fetching: u64,
     /// It is in the queue of those that read on.
     pub queued: bool,
     /// WebSocket only.

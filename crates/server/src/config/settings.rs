@@ -196,8 +196,8 @@ section! {
     /// The log on disk, in the folder "log" of the data folder: what is published where durability is not "memory".
     /// Where every namespace says "memory" there is none.
     pub struct Storage {
-        /// What the log may take on disk. At this ceiling the oldest publications of all channels go before their time, which
-        /// is counted in the metrics, and clients that come back for them are told of a gap. Retained values stay.
+        /// About what the log may take on disk. At this ceiling the channels with most give way: their oldest publications go
+        /// before their time, which the metrics count, and whoever comes back for those is told of a gap.
         max_size "max_size": usize = "4GiB" => values::size(LEAST_LOG, usize::MAX);
         /// How large a file of the log grows before the next one is begun. What is no longer wanted leaves the disk by whole
         /// files: smaller ones leave sooner, larger ones are fewer.

@@ -124,7 +124,8 @@ impl Shard {
             conditional: endpoint == Endpoint::Poll
                 && api::bytes(parameters, "cursor").is_none()
                 && request.header("if-none-match").is_some(),
-            fetching: false,
+            gathered: Vec::new(),
+            fetching: 0,
             queued: false,
             socket: accept.map(|_| {
                 Box::new(WebSocketState {
@@ -364,6 +365,9 @@ impl Shard {
             return;
         };
         let mut at = subscriber.ends;
+        if subscriber.fetching != 0 {
+            at = at.min(subscriber.fetching);
+        }
         if let Some(expires) = subscriber.grant.expires {
             at = at.min(now + expires.saturating_sub(wall));
         }
@@ -395,6 +399,18 @@ impl Shard {
             return;
         };
         let (reader, format) = (subscriber.reader, subscriber.format);
+        if subscriber.fetching != 0 && subscriber.fetching <= now {
+            tracing::warn!("the store has not answered a reader in time");
+            subscriber.fetching = 0;
+            self.leave_unread(slot);
+            return;
+        }
+        if format == Format::Poll && subscriber.fetching != 0 {
+            // Its answer is on the way.
+            let until = subscriber.fetching;
+            self.set_deadline(slot, until);
+            return;
+        }
         if format == Format::Poll {
             if subscriber.ends <= now || subscriber.grant.is_expired(wall) {
                 self.answer_poll(slot, &[]);

@@ -49,7 +49,7 @@ impl Shard {
             return;
         };
         let (reader, limit) = (subscriber.reader, subscriber.limit);
-        let mut steps = Vec::new();
+        let mut steps = std::mem::take(&mut subscriber.gathered);
         loop {
             let items = limit.saturating_sub(steps.len()).max(1);
             let progress = self.fanout.next(reader, ReadLimits { items, ..PAGE }, &mut steps);
@@ -67,11 +67,14 @@ impl Shard {
                 Progress::More if owes => {}
                 // A pattern that matches nothing for long: others have their turn first.
                 Progress::More => {
+                    self.gather(slot, steps);
                     self.read_on_soon(slot);
                     return;
                 }
                 Progress::Cold(_) if !steps.is_empty() && !owes => break,
+                // Present values that are not in memory: with those that are they make one answer.
                 Progress::Cold(fetch) => {
+                    self.gather(slot, steps);
                     self.fetch(slot, fetch);
                     return;
                 }
@@ -87,6 +90,11 @@ impl Shard {
             self.schedule(slot);
             return;
         }
+        self.answer_with(slot, steps);
+    }
+
+    /// Answers a poll with what was read for it.
+    pub(super) fn answer_with(&mut self, slot: usize, steps: Vec<Step>) {
         let mut items = Vec::new();
         let delivered = steps
             .iter()
@@ -100,6 +108,13 @@ impl Shard {
             self.write_step(slot, Format::Poll, step, &mut items);
         }
         self.answer_poll(slot, &items);
+    }
+
+    /// Keeps what a poll's answer holds so far.
+    fn gather(&mut self, slot: usize, steps: Vec<Step>) {
+        if let Some(subscriber) = self.connections[slot].subscriber() {
+            subscriber.gathered = steps;
+        }
     }
 
     /// A poll was told of something in a round: it is answered with its share.

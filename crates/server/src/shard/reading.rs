@@ -6,6 +6,7 @@ use cometserver_core::hub::ReadLimits;
 use cometserver_core::protocol::native;
 
 use super::Shard;
+use super::waiting::PATIENCE;
 use crate::shared::{ConnectionId, Mail};
 use crate::wire::Format;
 
@@ -23,7 +24,7 @@ impl Shard {
             return;
         };
         let (reader, format) = (subscriber.reader, subscriber.format);
-        if blocked || subscriber.fetching || self.fanout.is_live(reader) {
+        if blocked || subscriber.fetching != 0 || self.fanout.is_live(reader) {
             return;
         }
         if format == Format::Poll {
@@ -77,9 +78,12 @@ impl Shard {
 
     pub(super) fn fetch(&mut self, slot: usize, fetch: cometserver_core::broker::Fetch) {
         let id = self.id_of(slot);
+        let until = self.now + PATIENCE;
         if let Some(subscriber) = self.connections[slot].subscriber() {
-            subscriber.fetching = true;
+            subscriber.fetching = until;
         }
+        let deadline = self.connections[slot].deadline.min(until);
+        self.set_deadline(slot, deadline);
         let shared = self.shared.clone();
         self.hub.fetch(
             fetch,
@@ -92,7 +96,9 @@ impl Shard {
         let Some(subscriber) = self.connections[slot].subscriber() else {
             return;
         };
-        subscriber.fetching = false;
+        if std::mem::take(&mut subscriber.fetching) == 0 {
+            return;
+        }
         let reader = subscriber.reader;
         match page {
             Ok(page) => {
@@ -101,8 +107,31 @@ impl Shard {
             }
             Err(error) => {
                 tracing::warn!(%error, "history could not be read");
-                self.send_away(slot);
+                self.leave_unread(slot);
             }
+        }
+    }
+
+    /// What a reader needs cannot be read now. It is told which present values it does not get, as no cursor would bring
+    /// them back, and when to come back for the rest.
+    pub(super) fn leave_unread(&mut self, slot: usize) {
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
+        let (reader, format) = (subscriber.reader, subscriber.format);
+        let mut steps = std::mem::take(&mut subscriber.gathered);
+        let missing = self.fanout.give_up(reader);
+        steps.extend(missing.into_iter().map(|target| Step::Gap(target, false, None)));
+        if format == Format::Poll && !steps.is_empty() {
+            self.answer_with(slot, steps);
+            return;
+        }
+        let mut out = Vec::new();
+        for step in steps {
+            self.write_step(slot, format, step, &mut out);
+        }
+        if out.is_empty() || self.send(slot, &out) {
+            self.send_away(slot);
         }
     }
 

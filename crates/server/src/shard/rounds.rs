@@ -138,7 +138,7 @@ impl Shard {
         let Some(subscriber) = connection.subscriber() else {
             return;
         };
-        if subscriber.queued || subscriber.fetching || self.fanout.is_live(subscriber.reader) {
+        if subscriber.queued || subscriber.fetching != 0 || self.fanout.is_live(subscriber.reader) {
             return;
         }
         subscriber.queued = true;

@@ -10,7 +10,7 @@ use crate::shared::{ConnectionId, Part};
 
 /// How long a request waits for each part of its answer, in milliseconds: longer than a busy disk takes, shorter than
 /// what front web servers and clients wait for.
-const PATIENCE: u64 = 10_000;
+pub(super) const PATIENCE: u64 = 10_000;
 
 impl Shard {
     /// Who asks, for a question of its own.
