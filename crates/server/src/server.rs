@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use cometserver_core::broker::Broker;
 use cometserver_core::hub::{Hub, MAX_SHARDS};
 use mio::{Events, Poll, Token, Waker};
 
@@ -15,7 +16,7 @@ use crate::config::{Config, ConfigError, Loaded};
 use crate::data_folder::{DataFolder, DataFolderError, Lock};
 use crate::listener::{Door, Listener};
 use crate::shard::{self, Shard};
-use crate::shared::{self, Mail, Mailbox, Request, Shared, wall_clock};
+use crate::shared::{self, Mail, Mailbox, Request, Shared, Start, wall_clock};
 use crate::{logging, platform};
 
 mod accepting;
@@ -62,6 +63,11 @@ pub struct Options {
     pub ready: Option<Ready>,
     /// How to read the configuration again; without it a reload does nothing.
     pub reload: Option<Reload>,
+    /// Another store than the log in the data folder, for a server within another program, such as a test. What it commits
+    /// goes to the hub of [`Server::shared`].
+    pub store: Option<Arc<dyn Broker>>,
+    /// How long a request waits for the store, if not for the usual ten seconds.
+    pub patience: Option<Duration>,
     /// Leave signals, and the log, to the caller: for servers within another program, such as a test.
     pub embedded: bool,
 }
@@ -169,7 +175,11 @@ impl Server {
             mailboxes.push(Mailbox::new(waker));
             polls.push(poll);
         }
-        let hub = Arc::new(Hub::new(hub_options(&config)?));
+        let hub = match &options.store {
+            Some(store) => Hub::with_broker(hub_options(&config)?, store.clone()),
+            None => Hub::new(hub_options(&config)?),
+        };
+        let hub = Arc::new(hub);
         let addresses = addresses(&config, &doors);
         let settings = settings(config).map_err(StartError::Config)?;
         let shared = Arc::new(Shared::new(
@@ -178,8 +188,11 @@ impl Server {
             doors,
             mailboxes,
             waker,
-            options.demo,
-            reload_with(options.reload),
+            Start {
+                demo: options.demo,
+                reload: reload_with(options.reload),
+                patience: options.patience,
+            },
         ));
         let main = shared.clone();
         shared.hub.set_housekeeper(Box::new(move || main.wake_main()));

@@ -171,9 +171,24 @@ pub struct Shared {
     main: Waker,
     /// How to read the configuration again.
     reload: Mutex<Reload>,
+    /// How long a request waits for the store, in milliseconds.
+    pub patience: u64,
     /// When the server started, in milliseconds since 1970.
     pub started: Time,
 }
+
+/// What a server is started with besides its configuration.
+pub struct Start {
+    /// See [`Shared::demo`].
+    pub demo: bool,
+    /// How to read the configuration again.
+    pub reload: Reload,
+    /// How long a request waits for each part of its answer from the store.
+    pub patience: Option<Duration>,
+}
+
+/// Longer than a busy disk takes, shorter than what front web servers and clients wait for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Shared {
     /// What the threads of a server share.
@@ -183,9 +198,9 @@ impl Shared {
         doors: Vec<Door>,
         mailboxes: Vec<Mailbox>,
         main: Waker,
-        demo: bool,
-        reload: Reload,
+        start: Start,
     ) -> Self {
+        let patience = start.patience.unwrap_or(PATIENCE);
         Self {
             hub,
             metrics: Metrics::new(mailboxes.len(), wall_clock()),
@@ -199,10 +214,11 @@ impl Shared {
             sessions: Mutex::new(HashMap::new()),
             secret: RandomState::new(),
             draining: AtomicBool::new(false),
-            demo,
+            demo: start.demo,
+            patience: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
             requests: Mutex::new(Vec::new()),
             main,
-            reload: Mutex::new(reload),
+            reload: Mutex::new(start.reload),
             started: wall_clock(),
         }
     }

@@ -6,7 +6,6 @@ use cometserver_core::hub::ReadLimits;
 use cometserver_core::protocol::native;
 
 use super::Shard;
-use super::waiting::PATIENCE;
 use crate::shared::{ConnectionId, Mail};
 use crate::wire::Format;
 
@@ -78,7 +77,7 @@ impl Shard {
 
     pub(super) fn fetch(&mut self, slot: usize, fetch: cometserver_core::broker::Fetch) {
         let id = self.id_of(slot);
-        let until = self.now + PATIENCE;
+        let until = self.now + self.shared.patience;
         if let Some(subscriber) = self.connections[slot].subscriber() {
             subscriber.fetching = until;
         }

@@ -8,10 +8,6 @@ use crate::http::response::Terms;
 use crate::question::{Asker, Outcome, Progress, Question, Reply};
 use crate::shared::{ConnectionId, Part};
 
-/// How long a request waits for each part of its answer, in milliseconds: longer than a busy disk takes, shorter than
-/// what front web servers and clients wait for.
-pub(super) const PATIENCE: u64 = 10_000;
-
 impl Shard {
     /// Who asks, for a question of its own.
     pub(super) fn asker(&mut self, slot: usize) -> Asker<'_> {
@@ -49,7 +45,7 @@ impl Shard {
 
     /// Keeps a question until more of its answer comes.
     pub(super) fn put_aside(&mut self, slot: usize, number: u64, question: Question, voice: Voice) {
-        let until = self.now + PATIENCE;
+        let until = self.now + self.shared.patience;
         let waiting = Waiting {
             number,
             until,
