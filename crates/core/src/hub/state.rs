@@ -9,16 +9,15 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use super::submit::Submitted;
-use super::{Collected, Delete, History, HistoryQuery, Options, PublishError, Receipt, Stats};
+use super::{Collected, Delete, Options, PublishError, Receipt, Stats};
 use crate::Time;
-use crate::broker::Broker;
+use crate::broker::{Broker, Page};
 use crate::channel::{Channel, ChannelId, ChannelName};
 use crate::idempotency::Keys;
 use crate::log::{Log, Trimmed};
 use crate::names::Names;
 use crate::namespace::{Bounds, Durability, Namespace, Namespaces};
 use crate::order::Order;
-use crate::pattern::Pattern;
 use crate::position::{Position, Source};
 use crate::presence::Presence;
 use crate::publication::{Body, Message, Place, Places, Publication};
@@ -33,13 +32,6 @@ const ROUND_BYTES: usize = 4 << 20;
 
 /// The live window keeps at least so many publications of a channel, whatever the others do.
 pub(super) const WINDOW_MINIMUM: usize = 16;
-
-/// The default, and the largest, number of publications in an answer about history.
-const HISTORY_LIMIT: (usize, usize) = (100, 1000);
-
-/// An answer about history holds at most so many bytes of payloads, but one publication in any case: a thousand messages
-/// of a megabyte would be laid out in one piece of memory.
-const HISTORY_BYTES: usize = 1 << 20;
 
 /// What outlives the live window by nothing.
 const NOTHING: Bounds = Bounds {
@@ -96,25 +88,6 @@ struct EntryShares {
 /// The time since when a channel is idle that is not.
 pub(super) const BUSY: Time = Time::MAX;
 
-/// A channel as the operator sees it.
-#[derive(Clone, Debug)]
-pub struct ChannelSummary {
-    /// The channel.
-    pub channel: Arc<Channel>,
-    /// The newest offset.
-    pub offset: u64,
-    /// How many publications are kept.
-    pub publications: usize,
-    /// Bytes of memory they keep.
-    pub bytes: usize,
-    /// Does anybody listen?
-    pub listened: bool,
-    /// The members, if it has presence.
-    pub members: usize,
-    /// The retained value.
-    pub retained: Option<Arc<Publication>>,
-}
-
 /// There are too many channels, this many.
 pub(super) struct Full(pub(super) usize);
 
@@ -128,7 +101,7 @@ impl From<Full> for PublishError {
 pub(super) struct State {
     pub(super) options: Options,
     /// Keeps the histories of durable channels; it is told which of them the hub has.
-    broker: Option<Arc<dyn Broker>>,
+    pub(super) broker: Option<Arc<dyn Broker>>,
     /// The newest visible position.
     pub(super) visible: Position,
     /// Durable publications up to here may have left memory: the store has to be asked for them.
@@ -136,10 +109,10 @@ pub(super) struct State {
     /// How far each shard has seen.
     pub(super) seen: Vec<(u8, Position)>,
     names: Names,
-    entries: Slab<Entry>,
+    pub(super) entries: Slab<Entry>,
     generation: u32,
     /// Channels in the order they were made, for listing.
-    made: BTreeMap<u64, ChannelId>,
+    pub(super) made: BTreeMap<u64, ChannelId>,
     made_next: u64,
     pub(super) order: Order,
     pub(super) patterns: Patterns,
@@ -174,12 +147,17 @@ pub(super) struct State {
     clock: Time,
     catching_up: bool,
     published: u64,
+    /// Messages that were answered when they were taken, and could then not be stored.
+    pub(super) lost: u64,
 }
 
 impl State {
     pub(super) fn new(options: Options, broker: Option<Arc<dyn Broker>>) -> Self {
         let durable = broker.as_ref().map_or(0, |broker| broker.position());
-        let keys = Keys::new(options.idempotency_window, options.idempotency_keys);
+        let mut keys = Keys::new(options.idempotency_window, options.idempotency_keys);
+        if let Some(broker) = &broker {
+            keys.remember(broker.remembered());
+        }
         let visible = Position { durable, memory: 0 };
         Self {
             options,
@@ -213,6 +191,7 @@ impl State {
             clock: 0,
             catching_up: false,
             published: 0,
+            lost: 0,
         }
     }
 
@@ -347,6 +326,15 @@ impl State {
                 self.maybe_idle(id, now);
                 id
             }
+        }
+    }
+
+    /// Finds or makes the channels of what was fetched: a pattern finds some in the store that nobody has named since the start.
+    pub(super) fn open_page(&mut self, page: &Page) {
+        let now = self.last_time;
+        let stored = page.stored.iter().flat_map(|stored| &stored.places);
+        for (name, _) in stored.chain(&page.gaps) {
+            self.open_stored(name, now);
         }
     }
 
@@ -1007,57 +995,20 @@ impl State {
         }
     }
 
-    pub(super) fn history(&mut self, name: &ChannelName, query: HistoryQuery, _now: Time) -> Option<History> {
-        let visible = self.visible;
-        let entry = self.find(name)?;
-        let limit = if query.limit == 0 {
-            HISTORY_LIMIT.0
-        } else {
-            query.limit.min(HISTORY_LIMIT.1)
-        };
-        let since = query.since.unwrap_or_default();
-        let durable = super::concerns(Source::Durable, entry.channel.durability);
-        let lost = if durable {
-            since.lost_durable
-        } else {
-            since.lost_memory
-        };
-        let gap =
-            query.since.is_some() && (lost || entry.log.trimmed.gaps_after(since.position).next().is_some());
-        let mut after = entry.log.entries_beyond(since.position);
-        let (mut publications, mut bytes) = (Vec::new(), 0);
-        let mut full = false;
-        while let Some(publication) = if query.reverse {
-            after.next_back()
-        } else {
-            after.next()
-        } {
-            bytes += publication.body.payload_len();
-            full = publications.len() == limit || bytes > HISTORY_BYTES && !publications.is_empty();
-            if full {
-                break;
-            }
-            publications.push(publication.clone());
+    pub(super) fn delete(&mut self, name: &ChannelName, what: Delete, now: Time) -> usize {
+        match self.find_id(name) {
+            Some(id) => self.delete_in(id, what, now),
+            None => 0,
         }
-        let at = match publications.last() {
-            Some(last) if !query.reverse && full => last.at,
-            _ => visible,
-        };
-        Some(History {
-            channel: entry.channel.clone(),
-            offset: entry.offset,
-            gap,
-            publications,
-            at,
-        })
     }
 
-    pub(super) fn delete(&mut self, name: &ChannelName, what: Delete, now: Time) -> usize {
-        let Some(id) = self.find_id(name) else { return 0 };
+    /// Forgets something of a channel, as far as it is in memory; of a stored one when the store has.
+    pub(super) fn delete_in(&mut self, id: ChannelId, what: Delete, now: Time) -> usize {
         let mut deleted = 0;
-        let released = self
-            .channel_mut(id)
-            .and_then(|entry| entry.log.release_retained());
+        let released = self.channel_mut(id).and_then(|entry| {
+            entry.retained = 0;
+            entry.log.release_retained()
+        });
         if let Some((old, gone)) = released {
             deleted += usize::from(gone || what == Delete::Retained);
             self.let_go_retained(id, &old, gone);
@@ -1094,26 +1045,6 @@ impl State {
         self.presence_due.extend(due.map(|at| Reverse((at, id))));
     }
 
-    pub(super) fn summaries(
-        &self,
-        pattern: Option<&Pattern>,
-        after: u64,
-        limit: usize,
-    ) -> (Vec<ChannelSummary>, Option<u64>) {
-        let mut found = Vec::new();
-        // A pattern that matches little must not hold the lock for a million channels.
-        for (looked, (made, id)) in self.made.range(after + 1..).enumerate() {
-            if found.len() == limit || looked == 20_000 {
-                return (found, Some(made - 1));
-            }
-            let Some(entry) = self.channel(*id) else { continue };
-            if pattern.is_none_or(|pattern| pattern.matches_name(&entry.channel.name)) {
-                found.push(entry.summary());
-            }
-        }
-        (found, None)
-    }
-
     pub(super) fn stats(&self) -> Stats {
         Stats {
             channels: self.entries.len(),
@@ -1124,6 +1055,7 @@ impl State {
             published: self.published,
             trimmed_early: self.trimmed_early.values().sum(),
             keys: self.keys.len(),
+            lost: self.lost,
         }
     }
 }
@@ -1143,17 +1075,5 @@ fn memory_bounds(namespace: &Namespace) -> Bounds {
 impl Entry {
     fn is_idle(&self) -> bool {
         self.shards == 0 && self.log.is_empty() && self.presence.as_ref().is_none_or(|p| p.is_empty())
-    }
-
-    fn summary(&self) -> ChannelSummary {
-        ChannelSummary {
-            channel: self.channel.clone(),
-            offset: self.offset,
-            publications: self.log.len(),
-            bytes: self.log.bytes(),
-            listened: self.shards != 0,
-            members: self.presence.as_ref().map_or(0, |presence| presence.count()),
-            retained: self.log.retained().cloned(),
-        }
     }
 }

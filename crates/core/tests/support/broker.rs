@@ -51,6 +51,8 @@ struct Inner {
     keys: Vec<Remembered>,
     reads: VecDeque<(Fetch, Fetched)>,
     refuse: bool,
+    /// Texts of everything that was ever committed, by position.
+    texts: Vec<String>,
 }
 
 /// See the module. Keeps a number of publications per channel.
@@ -76,6 +78,7 @@ impl TestBroker {
                 keys: Vec::new(),
                 reads: VecDeque::new(),
                 refuse: false,
+                texts: Vec::new(),
             }),
         })
     }
@@ -137,6 +140,11 @@ impl TestBroker {
         inner.forget_empty();
     }
 
+    /// The text of what was committed at a position, be it kept or not.
+    pub(crate) fn text(&self, position: u64) -> String {
+        self.inner().texts[position as usize - 1].clone()
+    }
+
     /// Is it open?
     pub(crate) fn is_open(&self, name: &ChannelName) -> bool {
         self.inner().open.contains(name)
@@ -192,6 +200,8 @@ impl Inner {
         self.position += 1;
         let position = self.position;
         let message = submission.message;
+        self.texts
+            .push(String::from_utf8_lossy(message.payload.bytes()).into_owned());
         let mut places: Vec<(ChannelName, u64)> = Vec::new();
         let mut replaced = Vec::new();
         for name in &submission.channels {
