@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker::TestBroker;
-use cometserver::config::{Config, Durability};
+use cometserver::config::{Config, Durability, Namespace, NamespaceRule};
 use cometserver::server::Options;
 use cometserver::shared::wall_clock;
 use serde_json::{Value, json};
@@ -27,7 +27,10 @@ impl Site {
     }
 
     fn with(patience: Option<Duration>, change: impl FnOnce(&mut Config)) -> Self {
-        let store = TestBroker::new(1000);
+        Self::on(TestBroker::new(1000), patience, change)
+    }
+
+    fn on(store: Arc<TestBroker>, patience: Option<Duration>, change: impl FnOnce(&mut Config)) -> Self {
         let options = Options {
             embedded: true,
             store: Some(store.clone()),
@@ -53,6 +56,12 @@ impl Site {
     fn commit(&self, count: usize, failing: u32) {
         let batch = self.store.batch(count, failing);
         self.server.shared.hub.commit(batch, wall_clock());
+    }
+
+    /// Waits until so many reads wait.
+    fn reads(&self, count: usize) {
+        self.server
+            .until(format_args!("{count} reads"), || self.store.reads() == count);
     }
 
     fn backend(&self) -> Http {
@@ -135,7 +144,7 @@ fn requests_that_do_not_wait_for_answers_are_answered_in_order() {
     site.waiting(1);
     site.commit(1, 0);
     assert_eq!(http.answer().json()["channels"][0]["offset"], 1);
-    site.server.until("the history is read", || site.store.reads() == 1);
+    site.reads(1);
     site.store.answer(0);
     let history = http.answer().json();
     assert_eq!(history["publications"][0]["data"], "first");
@@ -199,13 +208,19 @@ fn a_store_that_never_answers_is_given_up() {
     http.ask("GET", "/v1/history?channel=news", &[], b"");
     assert_eq!(code(&http.answer(), 503), "unavailable");
     let mut socket = site.server.websocket("");
-    socket.send(&json!({"type": "publish", "id": 1, "channel": "news", "data": 4}));
+    socket.say(&json!({"type": "publish", "id": 1, "channel": "news", "data": 4}));
     let answer = socket.next();
-    assert_eq!((&answer["type"], &answer["code"], &answer["id"]), (&json!("error"), &json!("unknown_outcome"), &json!(1)));
+    assert_eq!(
+        (&answer["type"], &answer["code"], &answer["id"]),
+        (&json!("error"), &json!("unknown_outcome"), &json!(1))
+    );
     let mut seed = site.backend();
     seed.send(b"write key value \0");
     let said = String::from_utf8(seed.read_to_end()).unwrap();
-    assert!(said.starts_with("Nothing was stored: ") || said.contains("not known"), "{said}");
+    assert!(
+        said.starts_with("Nothing was stored: ") || said.contains("not known"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -213,10 +228,10 @@ fn a_websocket_may_publish_many_at_once_and_asks_after_them() {
     let site = Site::start();
     let mut socket: WebSocket = site.server.websocket("");
     for number in 0..3 {
-        socket.send(&json!({"type": "publish", "id": number, "channel": "news", "data": number}));
+        socket.say(&json!({"type": "publish", "id": number, "channel": "news", "data": number}));
     }
-    socket.send(&json!({"type": "history", "id": "h", "channel": "news"}));
-    socket.send(&json!({"type": "publish", "id": 3, "channel": "news", "data": 3}));
+    socket.say(&json!({"type": "history", "id": "h", "channel": "news"}));
+    socket.say(&json!({"type": "publish", "id": 3, "channel": "news", "data": 3}));
     // What comes after the question waits with it.
     site.waiting(3);
     site.serves_others();
@@ -225,12 +240,18 @@ fn a_websocket_may_publish_many_at_once_and_asks_after_them() {
     site.commit(2, 0b10);
     assert_eq!(socket.next()["id"], 1);
     let failed = socket.next();
-    assert_eq!((&failed["id"], &failed["code"]), (&json!(2), &json!("unknown_outcome")));
-    site.server.until("the history is read", || site.store.reads() == 1);
+    assert_eq!(
+        (&failed["id"], &failed["code"]),
+        (&json!(2), &json!("unknown_outcome"))
+    );
+    site.reads(1);
     assert_eq!(site.store.waiting(), 0);
     site.store.answer(0);
     let history = socket.next();
-    assert_eq!((&history["id"], history["publications"].as_array().unwrap().len()), (&json!("h"), 2));
+    assert_eq!(
+        (&history["id"], history["publications"].as_array().unwrap().len()),
+        (&json!("h"), 2)
+    );
     site.waiting(1);
     site.commit(1, 0);
     assert_eq!(socket.next()["id"], 3);
@@ -242,7 +263,7 @@ fn a_server_that_stops_tells_publishers_what_became_of_it_first() {
     let mut http = site.backend();
     ask(&mut http, &message(1));
     let mut socket = site.server.websocket("");
-    socket.send(&json!({"type": "publish", "id": 1, "channel": "news", "data": 2}));
+    socket.say(&json!({"type": "publish", "id": 1, "channel": "news", "data": 2}));
     site.waiting(2);
     site.server.ask_to_stop();
     site.commit(2, 0);
@@ -258,6 +279,7 @@ fn in_a_buffered_namespace_the_publisher_does_not_wait() {
     let site = Site::with(None, |config| {
         config.namespace_default.durability = Durability::Buffered;
         config.storage.buffered = 100;
+        config.limits.window = Duration::from_secs(10);
     });
     let mut http = site.backend();
     let accepted = json!({"channels": [{"channel": "news"}], "buffered": true});
@@ -265,7 +287,7 @@ fn in_a_buffered_namespace_the_publisher_does_not_wait() {
     let answer = http.answer();
     assert_eq!((answer.status, answer.json()), (202, accepted.clone()));
     let mut socket = site.server.websocket("channel=news");
-    socket.send(&json!({"type": "publish", "id": 1, "channel": "news", "data": 2}));
+    socket.say(&json!({"type": "publish", "id": 1, "channel": "news", "data": 2}));
     let mut published = accepted.clone();
     published["type"] = "published".into();
     published["id"] = 1.into();
@@ -276,24 +298,62 @@ fn in_a_buffered_namespace_the_publisher_does_not_wait() {
     site.serves_others();
     site.commit(3, 0);
     assert_eq!(http.answer().status, 200);
-    assert_eq!(socket.next()["data"], 1);
+    let object = socket.next();
+    assert_eq!(object["data"], 1, "{object}");
 }
 
 #[test]
 fn present_values_from_disk_and_from_memory_come_in_one_poll() {
-    let site = Site::with(None, |config| config.limits.window = Duration::ZERO);
+    let site = Site::start();
     site.publish(&json!({"channel": "cold", "data": "from disk", "retain": true}));
-    site.publish(&json!({"channel": "other", "data": "newer", "retain": true}));
-    let mut http = site.server.place(Door::Tcp).connect();
-    http.ask("GET", "/v1/poll?channel=other&channel=cold&wait_ms=0", &[], b"");
-    site.server.until("values are read or answered", || {
-        while site.store.reads() > 0 {
-            site.store.answer(0);
-        }
-        http.has_answer()
+    let store = site.store.clone();
+    drop(site);
+    store.restart(2);
+    let site = Site::on(store, None, |config| {
+        config.namespaces.push(NamespaceRule {
+            pattern: "passing".into(),
+            namespace: Namespace {
+                durability: Durability::Memory,
+                ..config.namespace_default.clone()
+            },
+        });
     });
+    let passing = json!({"channel": "passing", "data": "from memory", "retain": true});
+    site.server.publish_object(&passing);
+    let mut http = site.server.place(Door::Tcp).connect();
+    let query = "/v1/poll?channel=passing&channel=cold&wait_ms=0";
+    http.ask("GET", query, &[], b"");
+    site.reads(1);
+    site.store.answer(0);
     let answer = http.answer().json();
-    let mut values: Vec<&Value> = answer["publications"].as_array().unwrap().iter().map(|one| &one["data"]).collect();
+    let mut values: Vec<&Value> = answer["publications"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["data"])
+        .collect();
     values.sort_by_key(|value| value.to_string());
-    assert_eq!(values, [&json!("from disk"), &json!("newer")]);
+    assert_eq!(values, [&json!("from disk"), &json!("from memory")]);
+}
+
+#[test]
+fn who_reads_on_from_a_store_that_fails_is_told_to_come_back() {
+    let site = Site::start();
+    site.publish(&json!({"channel": "cold", "data": 1, "retain": true}));
+    let store = site.store.clone();
+    drop(site);
+    store.restart(2);
+    let site = Site::on(store, None, |_| {});
+    let mut stream = support::Listener::open_unread(
+        site.server.place(Door::Tcp),
+        support::Transport::Stream,
+        "channel=cold",
+    );
+    site.reads(1);
+    assert!(site.store.fail(0));
+    // No cursor would bring the value: it is said to be missing.
+    stream.read_first_cursor();
+    let gap = stream.next();
+    assert_eq!((&gap["type"], &gap["channel"]), (&json!("gap"), &json!("cold")));
+    assert_eq!(stream.next()["type"], "reconnect");
 }

@@ -154,7 +154,11 @@ fn every_transport_goes_on_after_a_restart_once_and_in_order() {
             let (cursor, in_hand) = listener.cut();
             assert_eq!(in_hand, Vec::<Value>::new());
             let poll = format!("/v1/poll?{query}&wait_ms=0&cursor={}", encode(&cursor));
-            assert_eq!(site.get(&poll)["publications"], json!([]), "{end:?} {transport:?}");
+            assert_eq!(
+                site.get(&poll)["publications"],
+                json!([]),
+                "{end:?} {transport:?}"
+            );
         }
     }
 }
@@ -237,7 +241,10 @@ fn retained_values_and_keys_survive() {
         assert_eq!(site.home.seed("read old \0"), b"a%2520b \0", "{end:?}");
         assert_eq!(site.home.ok(["read", "gone"]).trim_end(), "value:");
         let dump = site.home.ok(["dump"]);
-        assert!(dump.contains("motd") && dump.contains("old") && !dump.contains("gone"), "{dump}");
+        assert!(
+            dump.contains("motd") && dump.contains("old") && !dump.contains("gone"),
+            "{dump}"
+        );
         let old_dump = String::from_utf8(site.home.seed("dump \0")).unwrap();
         assert!(
             old_dump.contains("[a%2520b]") && old_dump.contains("motd") && !old_dump.contains("gone"),
@@ -249,7 +256,11 @@ fn retained_values_and_keys_survive() {
             listener.read_first_cursor();
             let mut values: Vec<Value> = listener.data(2);
             values.sort_by_key(Value::to_string);
-            assert_eq!(values, [json!("Grüße, 100 %+"), json!({"eur": 12})], "{end:?} {transport:?}");
+            assert_eq!(
+                values,
+                [json!("Grüße, 100 %+"), json!({"eur": 12})],
+                "{end:?} {transport:?}"
+            );
         }
         // And a value written now is the newer one.
         site.home.ok(["write", "motd", "new"]);
@@ -315,7 +326,13 @@ fn what_is_kept_in_memory_is_gone_and_said_to_be() {
         let mut listener = site.listen(transport, &format!("channel=news&cursor={page}"));
         assert_eq!(listener.data(1), numbers(3..4), "{transport:?}");
     }
-    assert_eq!(site.get("/v1/history?channel=passing")["publications"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        site.get("/v1/history?channel=passing")["publications"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
 }
 
 #[test]

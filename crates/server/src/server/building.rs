@@ -48,6 +48,7 @@ pub(super) fn hub_options(config: &Config) -> Result<hub::Options, StartError> {
         window: millis(limits.window),
         window_bytes: limits.window_bytes,
         log_memory: limits.log_memory,
+        buffered: config.storage.buffered,
         channels: limits.channels,
         patterns: limits.patterns_total,
         idempotency_window: millis(limits.idempotency_window),
