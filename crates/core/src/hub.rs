@@ -6,6 +6,7 @@
 mod housekeeping;
 mod read;
 mod state;
+mod submit;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::Time;
-use crate::broker::{Broker, BrokerError, Committed, Fetch, Page, Submission};
+use crate::broker::{Broker, BrokerError, Fetch, Page};
 use crate::channel::{Channel, ChannelId, ChannelName};
 use crate::cursor::{Cursor, Marks};
 use crate::idempotency::Known;
@@ -26,6 +27,7 @@ use crate::position::{Position, Source};
 use crate::presence::Member;
 use crate::publication::{Body, Message, Places, Publication};
 
+pub use crate::broker::Delete;
 pub use read::{Item, Limits as ReadLimits, Read, Selected, Selection};
 pub use state::ChannelSummary;
 use state::State;
@@ -210,15 +212,6 @@ pub struct Members {
     pub at: Position,
 }
 
-/// What to forget of a channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delete {
-    /// The retained value.
-    Retained,
-    /// The history, with the retained value.
-    History,
-}
-
 /// Figures for the operator.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stats {
@@ -268,14 +261,17 @@ impl Hub {
         Self::build(options, Some(broker))
     }
 
-    fn build(options: Options, broker: Option<Arc<dyn Broker>>) -> Self {
+    fn build(mut options: Options, broker: Option<Arc<dyn Broker>>) -> Self {
+        match &broker {
+            Some(broker) => broker.configure(&options.namespaces),
+            None => options.namespaces = options.namespaces.in_memory(),
+        }
         let marks = Marks {
             durable: broker.as_ref().map_or(0, |broker| broker.mark()),
             memory: options.incarnation,
         };
-        let start = broker.as_ref().map_or(0, |broker| broker.position());
         Self {
-            state: Mutex::new(State::new(options, start)),
+            state: Mutex::new(State::new(options, broker.clone())),
             shards: [const { OnceLock::new() }; MAX_SHARDS],
             broker,
             marks,
@@ -403,8 +399,8 @@ impl Hub {
                 }
             }
         }
-        let result = match self.durability(&state, &message) {
-            Durability::Memory => self.publish_memory(&mut state, &message, now),
+        let result = match durability(&state, &message) {
+            Durability::Memory => publish_memory(&mut state, &message, now),
             // Buffered is answered when visible as well: what a setting may do earlier belongs to the store.
             Durability::Buffered | Durability::Committed => self.submit(&mut state, &message, now, later),
         };
@@ -424,117 +420,15 @@ impl Hub {
         Ok(published)
     }
 
-    /// Several channels with different durability: the strictest wins. Without a store there is only memory.
-    fn durability(&self, state: &State, message: &Message) -> Durability {
-        if self.broker.is_none() {
-            return Durability::Memory;
-        }
-        let of = |name| state.namespace_of(name).durability;
-        message.channels.iter().map(of).max().unwrap_or_default()
-    }
-
-    fn publish_memory(
-        &self,
-        state: &mut State,
-        message: &Message,
-        now: Time,
-    ) -> Result<(Published, u64), PublishError> {
-        let known = |name: &ChannelName| self.broker.as_ref().and_then(|broker| broker.channel(name));
-        let channels = state.open_all(&message.channels, &known, now)?;
-        let body = Body::Message {
-            payload: message.payload.clone(),
-            attributes: message.attributes.clone(),
-            retain: message.retain,
-        };
-        let (receipt, audience) = state.append_memory(&channels, body, message.accepted, now);
-        Ok((Published::Visible(receipt), audience))
-    }
-
-    fn submit(
-        &self,
-        state: &mut State,
-        message: &Message,
-        now: Time,
-        later: &mut dyn FnMut() -> Completion,
-    ) -> Result<(Published, u64), PublishError> {
-        let broker = self
-            .broker
-            .as_ref()
-            .expect("only a hub with a broker has durable namespaces");
-        let known = |name: &ChannelName| broker.channel(name);
-        // Opened now, so that a refusal is told before anything is stored.
-        state.open_all(&message.channels, &known, now)?;
-        let ticket = state.next_ticket();
-        let message = Arc::new(message.clone());
-        state.submitted.insert(ticket, (message.clone(), later()));
-        if let Err(error) = broker.publish(Submission {
-            ticket,
-            message,
-            time: now,
-        }) {
-            state.submitted.remove(&ticket);
-            return Err(error.into());
-        }
-        Ok((Published::Pending, 0))
-    }
-
-    /// The broker tells what became of submissions, in the order of their positions.
-    pub fn commit(&self, batch: Vec<Committed>, now: Time) {
-        let known = |name: &ChannelName| self.broker.as_ref().and_then(|broker| broker.channel(name));
-        let mut answers: Vec<(Completion, Result<Receipt, PublishError>)> = Vec::new();
-        let mut audience = 0;
-        let mut state = self.state();
-        let now = state.clock(now);
-        for committed in batch {
-            let Some((message, completion)) = state.submitted.remove(&committed.ticket) else {
-                continue;
-            };
-            let result = match committed.result {
-                Ok((position, offsets)) => {
-                    let (receipt, shards) = state.append_durable(&message, (position, &offsets), &known, now);
-                    audience |= shards;
-                    Ok(receipt)
-                }
-                Err(error) => Err(PublishError::Broker(error)),
-            };
-            if let Some(key) = &message.idempotency_key {
-                let waiting = match &result {
-                    Ok(receipt) => state.keys.done(&message.channels[0], key, receipt),
-                    Err(_) => state.keys.failed(&message.channels[0], key),
-                };
-                let repeated = |r: &Result<Receipt, PublishError>| {
-                    r.clone().map(|receipt| Receipt {
-                        duplicate: true,
-                        ..receipt
-                    })
-                };
-                answers.extend(
-                    waiting
-                        .into_iter()
-                        .map(|completion| (completion, repeated(&result))),
-                );
-            }
-            answers.push((completion, result));
-        }
-        let deadline = state.append_deadline(now);
-        drop(state);
-        self.due(deadline);
-        self.wake(audience);
-        for (completion, result) in answers {
-            completion(result);
-        }
-    }
-
     /// A shard has its first listener on a channel, which is made if need be.
     ///
     /// # Errors
     /// [`ListenError::TooManyChannels`].
     pub fn listen(&self, shard: u8, name: &ChannelName, now: Time) -> Result<Listening, ListenError> {
-        let known = |name: &ChannelName| self.broker.as_ref().and_then(|broker| broker.channel(name));
         let mut state = self.state();
         let now = state.clock(now);
         let id = state
-            .open(name, &known, now)
+            .open(name, now)
             .map_err(|full| ListenError::TooManyChannels(full.0))?;
         let since = state.visible;
         let entry = state.channel_mut(id).expect("just opened");
@@ -615,7 +509,6 @@ impl Hub {
         page: &Page,
         out: &mut Vec<Item>,
     ) -> Read {
-        let known = |name: &ChannelName| self.broker.as_ref().and_then(|broker| broker.channel(name));
         let mut state = self.state();
         let now = state.last_time;
         // A pattern finds channels in the store that nobody has named since the start.
@@ -624,7 +517,7 @@ impl Hub {
             .map(|(name, _)| name)
             .chain(page.gaps.iter().map(|(name, _)| name))
         {
-            state.open_stored(name, &known, now);
+            state.open_stored(name, now);
         }
         state.read(selection, from, until, limits, Some(page), out)
     }
@@ -760,6 +653,13 @@ impl Hub {
     /// lost the right to: see [`Fanout::namespaces`](crate::fanout::Fanout::namespaces). A channel that exists keeps its
     /// durability: its history does not move.
     pub fn set_namespaces(&self, namespaces: Namespaces) {
+        let namespaces = match &self.broker {
+            Some(broker) => {
+                broker.configure(&namespaces);
+                namespaces
+            }
+            None => namespaces.in_memory(),
+        };
         self.state().set_namespaces(namespaces);
         let mut after = Some(0);
         while let Some(next) = after {
@@ -807,10 +707,27 @@ impl Hub {
     }
 }
 
+/// Several channels with different durability: the strictest wins.
+fn durability(state: &State, message: &Message) -> Durability {
+    let of = |name| state.namespace_of(name).durability;
+    message.channels.iter().map(of).max().unwrap_or_default()
+}
+
+fn publish_memory(state: &mut State, message: &Message, now: Time) -> Result<(Published, u64), PublishError> {
+    let channels = state.open_all(&message.channels, now)?;
+    let body = Body::Message {
+        payload: message.payload.clone(),
+        attributes: message.attributes.clone(),
+        retain: message.retain,
+    };
+    let (receipt, audience) = state.append_memory(&channels, body, message.accepted, now);
+    Ok((Published::Visible(receipt), audience))
+}
+
 /// What a source's loss means for a channel: does it concern its publications?
 pub(crate) fn concerns(source: Source, durability: Durability) -> bool {
     match source {
-        Source::Memory => durability == Durability::Memory,
-        Source::Durable => durability != Durability::Memory,
+        Source::Memory => !durability.is_stored(),
+        Source::Durable => durability.is_stored(),
     }
 }

@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+#[path = "support/broker.rs"]
+mod broker;
 #[path = "support/hub.rs"]
 mod support;
 
 use std::sync::Arc;
 
+use broker::TestBroker;
 use cometserver_core::fanout::{Begin, Wants};
 use cometserver_core::hub::Hub;
 use cometserver_core::namespace::{Bounds, Durability, Namespace, Namespaces};
@@ -124,7 +127,7 @@ fn all_channels_are_looked_at_however_many_there_are() {
 
 #[test]
 fn a_channel_keeps_its_durability() {
-    let hub = Hub::new(options());
+    let hub = Hub::with_broker(options(), TestBroker::new(3));
     publish(&hub, "a", "1", 10);
     hub.set_namespaces(Namespaces::uniform(Namespace {
         durability: Durability::Committed,

@@ -199,6 +199,8 @@ impl State {
             after,
             until,
             limit: limits.items,
+            bytes: limits.bytes,
+            ..Fetch::default()
         }
     }
 

@@ -8,9 +8,10 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
-use super::{Collected, Completion, Delete, History, HistoryQuery, Options, PublishError, Receipt, Stats};
+use super::submit::Submitted;
+use super::{Collected, Delete, History, HistoryQuery, Options, PublishError, Receipt, Stats};
 use crate::Time;
-use crate::broker::Known;
+use crate::broker::Broker;
 use crate::channel::{Channel, ChannelId, ChannelName};
 use crate::idempotency::Keys;
 use crate::log::{Log, Trimmed};
@@ -77,6 +78,8 @@ pub(super) struct Entry {
     shares: Option<Box<EntryShares>>,
     /// For which time it is in the heap of what grows old, if it is; what else the heap has of it is outdated.
     expiring: Option<Time>,
+    /// The position of the retained value in the store, whether memory has it or not; 0: there is none.
+    pub(super) retained: u64,
     /// Its number in the order in which channels were made.
     made: u64,
     /// Since when it is idle; [`BUSY`]: it is not.
@@ -124,6 +127,8 @@ impl From<Full> for PublishError {
 /// See the module.
 pub(super) struct State {
     pub(super) options: Options,
+    /// Keeps the histories of durable channels; it is told which of them the hub has.
+    broker: Option<Arc<dyn Broker>>,
     /// The newest visible position.
     pub(super) visible: Position,
     /// Durable publications up to here may have left memory: the store has to be asked for them.
@@ -149,7 +154,10 @@ pub(super) struct State {
     forgotten_news: Trimmed,
     /// Publications that left early, by realm.
     pub(super) trimmed_early: HashMap<u16, u64>,
-    pub(super) submitted: FxHashMap<u64, (Arc<Message>, Completion)>,
+    /// What the store has not answered yet, by ticket.
+    pub(super) submitted: FxHashMap<u64, Submitted>,
+    /// The channels of these, with how many there are of each: they are not forgotten.
+    pub(super) awaited: FxHashMap<ChannelId, u32>,
     ticket: u64,
     window: Shares,
     memory: Shares,
@@ -169,11 +177,13 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(options: Options, durable: u64) -> Self {
+    pub(super) fn new(options: Options, broker: Option<Arc<dyn Broker>>) -> Self {
+        let durable = broker.as_ref().map_or(0, |broker| broker.position());
         let keys = Keys::new(options.idempotency_window, options.idempotency_keys);
         let visible = Position { durable, memory: 0 };
         Self {
             options,
+            broker,
             visible,
             hot_from: durable,
             seen: Vec::new(),
@@ -191,6 +201,7 @@ impl State {
             forgotten_news: Trimmed::default(),
             trimmed_early: HashMap::new(),
             submitted: FxHashMap::default(),
+            awaited: FxHashMap::default(),
             ticket: 0,
             window: Shares::default(),
             memory: Shares::default(),
@@ -308,12 +319,7 @@ impl State {
     }
 
     /// Finds a channel, or makes it.
-    pub(super) fn open(
-        &mut self,
-        name: &ChannelName,
-        known: &dyn Fn(&ChannelName) -> Option<Known>,
-        now: Time,
-    ) -> Result<ChannelId, Full> {
+    pub(super) fn open(&mut self, name: &ChannelName, now: Time) -> Result<ChannelId, Full> {
         if let Some(id) = self.find_id(name) {
             return Ok(id);
         }
@@ -323,7 +329,7 @@ impl State {
                 return Err(Full(self.entries.len()));
             }
         }
-        Ok(self.make(name, known))
+        Ok(self.make(name))
     }
 
     /// May there be one more channel, of this name?
@@ -333,24 +339,21 @@ impl State {
     }
 
     /// Finds a channel, or makes it, be there too many or not: what is stored has to be shown.
-    pub(super) fn open_stored(
-        &mut self,
-        name: &ChannelName,
-        known: &dyn Fn(&ChannelName) -> Option<Known>,
-        now: Time,
-    ) -> ChannelId {
+    pub(super) fn open_stored(&mut self, name: &ChannelName, now: Time) -> ChannelId {
         match self.find_id(name) {
             Some(id) => id,
             None => {
-                let id = self.make(name, known);
+                let id = self.make(name);
                 self.maybe_idle(id, now);
                 id
             }
         }
     }
 
-    fn make(&mut self, name: &ChannelName, known: &dyn Fn(&ChannelName) -> Option<Known>) -> ChannelId {
-        let stored = known(name);
+    fn make(&mut self, name: &ChannelName) -> ChannelId {
+        let namespace = self.options.namespaces.of(name).clone();
+        let store = self.broker.as_ref().filter(|_| namespace.durability.is_stored());
+        let stored = store.map(|broker| broker.open(name));
         self.generation = self.generation.wrapping_add(1);
         let slot = self.entries.vacant_entry();
         let id = ChannelId {
@@ -361,18 +364,21 @@ impl State {
         // Of a channel in memory: the incarnation, and its number in it.
         let made = u64::from(self.options.incarnation) << 32 | self.made_next & u64::from(u32::MAX);
         let epoch = stored.map_or(made, |stored| stored.epoch);
-        let namespace = self.options.namespaces.of(name).clone();
-        let position = stored.map_or(0, |stored| stored.position);
-        // Whoever comes from before what was forgotten has something to be told, though the channel looks new.
-        let forgotten = self.forgotten.max(self.forgotten_news);
+        // Whoever comes from before what was forgotten has something to be told, though the channel looks new. Of a stored
+        // history that is for the store to say.
+        let (gone, last) = match stored {
+            Some(stored) => (Trimmed::default(), stored.position),
+            None => (self.forgotten, self.forgotten.max(self.forgotten_news).durable),
+        };
+        let memory = gone.max(self.forgotten_news).memory.memory;
         slot.insert(Entry {
             channel: Arc::new(Channel::new(id, name.clone(), epoch, namespace.clone())),
             namespace,
-            log: Log::new(self.forgotten),
+            log: Log::new(gone),
             offset: stored.map_or(0, |stored| stored.offset),
             last: Position {
-                durable: position.max(forgotten.durable),
-                memory: forgotten.memory.memory,
+                durable: last,
+                memory,
             },
             shards: 0,
             // What was gone before is remembered, even before there are members again.
@@ -381,6 +387,7 @@ impl State {
             matches: Matches::default(),
             shares: None,
             expiring: None,
+            retained: stored.map_or(0, |stored| stored.retained),
             made: self.made_next,
             idle: BUSY,
         });
@@ -394,12 +401,11 @@ impl State {
     pub(super) fn open_all(
         &mut self,
         names: &[ChannelName],
-        known: &dyn Fn(&ChannelName) -> Option<Known>,
         now: Time,
     ) -> Result<Vec<ChannelId>, PublishError> {
         let mut ids = Vec::with_capacity(names.len());
         for name in names {
-            let id = self.open(name, known, now)?;
+            let id = self.open(name, now)?;
             self.maybe_idle(id, now);
             if !ids.contains(&id) {
                 ids.push(id);
@@ -435,33 +441,35 @@ impl State {
         self.append(Source::Memory, at, &places, (body, accepted), now)
     }
 
-    /// Appends what the broker committed: it is visible.
+    /// Appends what the broker committed, with the offsets in those of its channels that it was stored in: it is visible.
     pub(super) fn append_durable(
         &mut self,
         message: &Message,
-        (position, offsets): (u64, &[u64]),
-        known: &dyn Fn(&ChannelName) -> Option<Known>,
+        position: u64,
+        offsets: &[(ChannelName, u64)],
         now: Time,
     ) -> (Receipt, u64) {
-        debug_assert_eq!(
-            position,
-            self.visible.durable + 1,
-            "durable positions rise by one"
-        );
         let at = Position {
             durable: position,
             ..self.visible
         };
-        let mut places: Vec<(ChannelId, u64)> = Vec::with_capacity(offsets.len());
-        for (name, offset) in message.channels.iter().zip(offsets) {
+        let mut places: Vec<(ChannelId, u64)> = Vec::with_capacity(message.channels.len());
+        for name in &message.channels {
             // Opened when it was submitted; if it was forgotten meanwhile, it is made again, beyond the limit if need be.
-            let id = self.open_stored(name, known, now);
+            let id = self.open_stored(name, now);
             if places.iter().any(|(other, _)| *other == id) {
                 continue;
             }
             // A channel in memory, beside a durable one in the same message, counts on by itself.
             let counted = self.channel(id).filter(|entry| !entry.channel.is_stored());
-            places.push((id, counted.map_or(*offset, |entry| entry.offset + 1)));
+            let stored = offsets.iter().find(|(other, _)| other == name);
+            let offset = match (counted, stored) {
+                (Some(entry), _) => entry.offset + 1,
+                (None, Some((_, offset))) => *offset,
+                // It has become durable meanwhile, but this is not in its history.
+                (None, None) => continue,
+            };
+            places.push((id, offset));
         }
         let body = Body::Message {
             payload: message.payload.clone(),
@@ -534,6 +542,7 @@ impl State {
     /// Puts a publication into the logs of its channels, and into the order.
     fn keep(&mut self, publication: &Arc<Publication>) {
         let size = publication.size();
+        let position = publication.at.durable;
         let presence = publication.body.is_presence();
         let retain = matches!(publication.body, Body::Message { retain: true, .. });
         let mut keepers = publication.places.len() as u32;
@@ -556,6 +565,9 @@ impl State {
                 entry.offset = place.offset;
                 entry.log.push(publication.clone());
                 if retain {
+                    if entry.channel.is_stored() {
+                        entry.retained = position;
+                    }
                     keepers += 1;
                     replaced.extend(
                         entry
@@ -918,12 +930,13 @@ impl State {
 
     /// Nobody needs the channel: it may be forgotten.
     pub(super) fn maybe_idle(&mut self, id: ChannelId, now: Time) {
+        let awaited = self.awaited.contains_key(&id);
         let Some(entry) = self.channel_mut(id) else { return };
         if entry.log.is_empty() && entry.presence.is_none() {
             // It keeps nothing, so its shares are nothing.
             entry.shares = None;
         }
-        if !entry.is_idle() {
+        if awaited || !entry.is_idle() {
             entry.idle = BUSY;
         } else if entry.idle == BUSY {
             entry.idle = now;
@@ -939,11 +952,12 @@ impl State {
                 return;
             }
             self.idle.pop_front();
+            let awaited = self.awaited.contains_key(&id);
             // It was needed in between, and is queued again when it no longer is.
             let Some(entry) = self.channel_mut(id).filter(|e| e.idle == since) else {
                 continue;
             };
-            if entry.is_idle() {
+            if !awaited && entry.is_idle() {
                 left -= 1;
                 self.forget(id);
             } else {
@@ -967,6 +981,30 @@ impl State {
             self.forgotten_news = self.forgotten_news.max(presence.news.trimmed);
         }
         self.made.remove(&entry.made);
+        if entry.channel.is_stored()
+            && let Some(broker) = &self.broker
+        {
+            broker.close(&entry.channel.name);
+        }
+    }
+
+    /// Something of the channel waits for the store.
+    pub(super) fn await_store(&mut self, id: ChannelId) {
+        *self.awaited.entry(id).or_default() += 1;
+        if let Some(entry) = self.channel_mut(id) {
+            entry.idle = BUSY;
+        }
+    }
+
+    /// The store has answered.
+    pub(super) fn answered(&mut self, id: ChannelId, now: Time) {
+        if let Some(count) = self.awaited.get_mut(&id) {
+            *count -= 1;
+            if *count == 0 {
+                self.awaited.remove(&id);
+                self.maybe_idle(id, now);
+            }
+        }
     }
 
     pub(super) fn history(&mut self, name: &ChannelName, query: HistoryQuery, _now: Time) -> Option<History> {
