@@ -15,50 +15,50 @@ use slab::Slab;
 
 use super::io::DiskFile;
 
-pub mod channel;
+pub(crate) mod channel;
 mod names;
 
-pub use channel::{Channel, Entry};
+pub(crate) use channel::{Channel, Entry};
 use names::Names;
 
 /// So many starts are remembered: a client that comes with an older mark is told of a gap.
-pub const MARKS: usize = 1024;
+pub(crate) const MARKS: usize = 1024;
 
 /// A channel's place in the table; slots are used again.
-pub type Slot = u32;
+pub(crate) type Slot = u32;
 
 /// A segment of the log.
-pub struct Segment {
+pub(crate) struct Segment {
     /// The file; whoever reads from it keeps it, also when it has been removed.
-    pub file: Arc<dyn DiskFile>,
+    pub(crate) file: Arc<dyn DiskFile>,
     /// With what the checks of its records begin.
-    pub seed: u32,
+    pub(crate) seed: u32,
     /// So many bytes of it count.
-    pub length: u32,
+    pub(crate) length: u32,
     /// Bytes of what is kept in it.
-    pub live: u64,
+    pub(crate) live: u64,
     /// How many places (a publication in a channel) are kept in it.
-    pub places: u64,
+    pub(crate) places: u64,
 }
 
 /// See the module.
-pub struct Index {
+pub(crate) struct Index {
     /// The newest position.
-    pub position: u64,
+    pub(crate) position: u64,
     /// The random mark of this start.
-    pub mark: u32,
+    pub(crate) mark: u32,
     /// The starts that are remembered, oldest first, each with the position reached then.
-    pub marks: Vec<(u32, u64)>,
+    pub(crate) marks: Vec<(u32, u64)>,
     /// Of channels no longer known, and in damaged parts, something up to here may be gone.
-    pub forgotten: u64,
+    pub(crate) forgotten: u64,
     /// By number, oldest first.
-    pub segments: BTreeMap<u32, Segment>,
+    pub(crate) segments: BTreeMap<u32, Segment>,
     /// Bytes of what is kept, all segments together.
-    pub live: u64,
+    pub(crate) live: u64,
     /// Bytes of all segments.
-    pub total: u64,
+    pub(crate) total: u64,
     /// Publications kept, counted once for each of their channels.
-    pub publications: usize,
+    pub(crate) publications: usize,
     channels: Slab<Channel>,
     names: Names,
     /// By the position of the newest publication: what changed since some position is found without looking at the rest.
@@ -77,7 +77,7 @@ pub struct Index {
 
 impl Index {
     /// An empty one.
-    pub fn new(namespaces: Arc<Namespaces>) -> Self {
+    pub(crate) fn new(namespaces: Arc<Namespaces>) -> Self {
         Self {
             position: 0,
             mark: 0,
@@ -101,7 +101,7 @@ impl Index {
     }
 
     /// Takes note of a start.
-    pub fn note_mark(&mut self, mark: u32, position: u64) {
+    pub(crate) fn note_mark(&mut self, mark: u32, position: u64) {
         self.marks.push((mark, position));
         if self.marks.len() > MARKS {
             self.marks.remove(0);
@@ -109,7 +109,7 @@ impl Index {
     }
 
     /// Was this position ever issued under this mark? Nothing was issued under a mark beyond where the next one begins.
-    pub fn knows(&self, mark: u32, position: u64) -> bool {
+    pub(crate) fn knows(&self, mark: u32, position: u64) -> bool {
         match self.marks.iter().position(|(own, _)| *own == mark) {
             Some(index) => position <= self.marks.get(index + 1).map_or(self.position, |(_, at)| *at),
             None => false,
@@ -117,13 +117,13 @@ impl Index {
     }
 
     /// There is this segment now.
-    pub fn add_segment(&mut self, number: u32, segment: Segment) {
+    pub(crate) fn add_segment(&mut self, number: u32, segment: Segment) {
         self.total += u64::from(segment.length);
         self.segments.insert(number, segment);
     }
 
     /// A segment has become so long.
-    pub fn grow_segment(&mut self, number: u32, length: u32) {
+    pub(crate) fn grow_segment(&mut self, number: u32, length: u32) {
         if let Some(segment) = self.segments.get_mut(&number) {
             self.total = self.total - u64::from(segment.length) + u64::from(length);
             segment.length = length;
@@ -131,45 +131,57 @@ impl Index {
     }
 
     /// The segment is gone; nothing is kept in it.
-    pub fn remove_segment(&mut self, number: u32) {
+    pub(crate) fn remove_segment(&mut self, number: u32) {
         if let Some(segment) = self.segments.remove(&number) {
             self.total -= u64::from(segment.length);
         }
     }
 
     /// Other namespaces hold: each channel takes note when it is next touched.
-    pub fn configure(&mut self, namespaces: Arc<Namespaces>) {
+    pub(crate) fn configure(&mut self, namespaces: Arc<Namespaces>) {
         self.namespaces = namespaces;
         self.version = self.version.wrapping_add(1);
     }
 
+    /// Counts how often the namespaces changed.
+    pub(crate) fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// When the next publication may be too old.
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
+        self.deadlines
+            .peek()
+            .map(|Reverse((due, ..))| u64::from(*due) * 1000)
+    }
+
     /// How many channels are known.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.channels.len()
     }
 
     /// The slots are below this number.
-    pub fn slots(&self) -> usize {
+    pub(crate) fn slots(&self) -> usize {
         self.channels.capacity()
     }
 
     /// The channel of this name.
-    pub fn find(&self, realm: Realm, name: &[u8]) -> Option<Slot> {
+    pub(crate) fn find(&self, realm: Realm, name: &[u8]) -> Option<Slot> {
         self.names.find(realm, name, &self.channels)
     }
 
     /// The channel in a slot, if there is one.
-    pub fn get(&self, slot: Slot) -> Option<&Channel> {
+    pub(crate) fn get(&self, slot: Slot) -> Option<&Channel> {
         self.channels.get(slot as usize)
     }
 
     /// The channel in a slot, to change what nothing else in the index depends on.
-    pub fn get_mut(&mut self, slot: Slot) -> Option<&mut Channel> {
+    pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut Channel> {
         self.channels.get_mut(slot as usize)
     }
 
     /// The channel of this name, made if it is not there.
-    pub fn ensure(&mut self, realm: Realm, name: &[u8], epoch: Option<u64>) -> Slot {
+    pub(crate) fn ensure(&mut self, realm: Realm, name: &[u8], epoch: Option<u64>) -> Slot {
         if let Some(slot) = self.find(realm, name) {
             return slot;
         }
@@ -180,13 +192,16 @@ impl Index {
         });
         self.made += 1;
         let bounds = self.namespaces.of(&name).history;
-        let slot = self.channels.insert(Channel::new(name, epoch, self.made, bounds, self.version)) as Slot;
+        let mut channel = Channel::new(name, epoch, self.made, bounds, self.version);
+        // It may be one that was forgotten.
+        channel.gone = self.forgotten;
+        let slot = self.channels.insert(channel) as Slot;
         self.names.insert(slot, &mut self.channels);
         slot
     }
 
     /// Forgets the channel in this slot. Whoever has read less of it than there was has to be told.
-    pub fn forget(&mut self, slot: Slot) {
+    pub(crate) fn forget(&mut self, slot: Slot) {
         self.clear(slot);
         self.release_retained(slot);
         let Some(channel) = self.channels.get(slot as usize) else {
@@ -202,15 +217,18 @@ impl Index {
     }
 
     /// The hub has the channel from now on.
-    pub fn open(&mut self, name: &ChannelName) -> Known {
+    pub(crate) fn open(&mut self, name: &ChannelName) -> Known {
         let slot = self.ensure(name.realm(), name.as_bytes(), None);
-        let forgotten = self.forgotten;
         let channel = &mut self.channels[slot as usize];
         channel.open = true;
         let known = Known {
             epoch: channel.epoch,
             offset: channel.offset,
-            position: if channel.offset == 0 { forgotten } else { channel.last },
+            position: if channel.offset == 0 {
+                channel.gone
+            } else {
+                channel.last
+            },
             retained: channel.retained.map_or(0, |entry| entry.position),
         };
         self.idle.remove(&(channel.last, slot));
@@ -218,7 +236,7 @@ impl Index {
     }
 
     /// The hub no longer has it. If it never published, nothing remembers it.
-    pub fn close(&mut self, name: &ChannelName) {
+    pub(crate) fn close(&mut self, name: &ChannelName) {
         let Some(slot) = self.find(name.realm(), name.as_bytes()) else {
             return;
         };
@@ -227,7 +245,7 @@ impl Index {
     }
 
     /// A closed channel with nothing kept waits to be forgotten; one that never published is forgotten at once.
-    pub fn settle_idle(&mut self, slot: Slot) {
+    pub(crate) fn settle_idle(&mut self, slot: Slot) {
         let Some(channel) = self.channels.get(slot as usize) else {
             return;
         };
@@ -242,26 +260,28 @@ impl Index {
     }
 
     /// Forgets the idle channels beyond `limit`, those first that have been quiet for longest, at most `steps` of them.
-    pub fn bound_idle(&mut self, limit: usize, steps: usize) {
+    /// Are there more?
+    pub(crate) fn bound_idle(&mut self, limit: usize, steps: usize) -> bool {
         for _ in 0..steps {
             if self.idle.len() <= limit {
-                return;
+                return false;
             }
             let Some((_, slot)) = self.idle.pop_first() else {
-                return;
+                return false;
             };
             self.forget(slot);
         }
+        true
     }
 
     /// What the operator sees of a channel.
-    pub fn stored(&self, name: &ChannelName) -> Option<StoredChannel> {
+    pub(crate) fn stored(&self, name: &ChannelName) -> Option<StoredChannel> {
         let slot = self.find(name.realm(), name.as_bytes())?;
-        self.get(slot).filter(|channel| channel.last > 0).map(Channel::stored)
+        self.get(slot).map(Channel::stored)
     }
 
     /// The channels that keep something, in the order in which they were made.
-    pub fn list(&self, after: u64, limit: usize) -> (Vec<StoredChannel>, Option<u64>) {
+    pub(crate) fn list(&self, after: u64, limit: usize) -> (Vec<StoredChannel>, Option<u64>) {
         let (mut found, mut reached) = (Vec::new(), after);
         for (made, slot) in self.by_made.range(after + 1..) {
             let channel = &self.channels[*slot as usize];
@@ -278,13 +298,17 @@ impl Index {
     }
 
     /// Channels whose newest publication lies behind (`last`, `slot`) in the order of positions, at most `limit`.
-    pub fn changed_since(&self, since: (u64, Slot), limit: usize) -> impl Iterator<Item = (u64, Slot)> {
+    pub(crate) fn changed_since(
+        &self,
+        since: (u64, Slot),
+        limit: usize,
+    ) -> impl Iterator<Item = (u64, Slot)> {
         let after = (std::ops::Bound::Excluded(since), std::ops::Bound::Unbounded);
         self.by_last.range(after).take(limit).copied()
     }
 
     /// Appends a publication to a channel's history: `entry` is in `segment`, which is there.
-    pub fn append(&mut self, slot: Slot, offset: u64, entry: Entry, retain: bool) {
+    pub(crate) fn append(&mut self, slot: Slot, offset: u64, entry: Entry, retain: bool) {
         self.raise(slot, offset, entry.position, entry.segment);
         self.count(&entry);
         self.channels[slot as usize].push(entry);
@@ -297,12 +321,14 @@ impl Index {
     }
 
     /// The newest offset and position of a channel are these; `anchor` is the segment that says so.
-    pub fn raise(&mut self, slot: Slot, offset: u64, last: u64, anchor: u32) {
+    pub(crate) fn raise(&mut self, slot: Slot, offset: u64, last: u64, anchor: u32) {
         let channel = &mut self.channels[slot as usize];
         let before = channel.last;
         channel.offset = channel.offset.max(offset);
         channel.last = last.max(before);
-        channel.anchor = channel.anchor.max(anchor);
+        if offset == channel.offset {
+            channel.anchor = channel.anchor.max(anchor);
+        }
         if before != channel.last {
             let made = channel.made;
             let last = channel.last;
@@ -323,29 +349,45 @@ impl Index {
     }
 
     /// Puts a publication among a channel's history again while the log is being read; [`Index::finish`] sorts.
-    pub fn restore(&mut self, slot: Slot, entry: Entry) {
+    pub(crate) fn restore(&mut self, slot: Slot, entry: Entry) {
         self.count(&entry);
         self.channels[slot as usize].push(entry);
         self.publications += 1;
     }
 
-    /// What was restored is in order from now on, each publication once (where it was found last).
-    pub fn finish(&mut self, slot: Slot) {
+    /// What was restored is in order from now on, each publication once (where it was found last), and nothing of it in one
+    /// of the segments `removed`.
+    pub(crate) fn finish(&mut self, slot: Slot, removed: &BTreeSet<u32>) {
         let mut entries = std::mem::take(&mut self.channels[slot as usize].entries);
-        entries.make_contiguous().sort_by_key(|entry| (entry.position, entry.segment, entry.offset));
-        let mut kept: VecDeque<Entry> = VecDeque::with_capacity(entries.len());
-        for entry in entries {
-            match kept.back_mut() {
-                Some(last) if last.position == entry.position => {
-                    let older = std::mem::replace(last, entry);
+        let is_sorted = entries.iter().is_sorted_by(|a, b| a.position < b.position);
+        if !is_sorted || !removed.is_empty() {
+            entries
+                .make_contiguous()
+                .sort_by_key(|entry| (entry.position, entry.segment, entry.offset));
+            let mut gone = 0;
+            let mut kept: VecDeque<Entry> = VecDeque::with_capacity(entries.len());
+            for entry in entries {
+                if kept.back().is_some_and(|last| last.position == entry.position)
+                    && let Some(older) = kept.pop_back()
+                {
                     self.uncount(&older);
                     self.publications -= 1;
                 }
-                _ => kept.push_back(entry),
+                if removed.contains(&entry.segment) {
+                    gone = entry.position;
+                    self.uncount(&entry);
+                    self.publications -= 1;
+                } else {
+                    kept.push_back(entry);
+                }
             }
+            entries = kept;
+            let channel = &mut self.channels[slot as usize];
+            channel.gone = channel.gone.max(gone);
         }
         let channel = &mut self.channels[slot as usize];
-        channel.entries = kept;
+        channel.retained.take_if(|entry| removed.contains(&entry.segment));
+        channel.entries = entries;
         channel.recount();
         if let Some(retained) = channel.retained.take() {
             // A copy of it may have been found later.
@@ -362,7 +404,7 @@ impl Index {
     }
 
     /// Trims a channel to its bounds. Returns how many publications are gone.
-    pub fn trim(&mut self, slot: Slot, now: Time) -> usize {
+    pub(crate) fn trim(&mut self, slot: Slot, now: Time) -> usize {
         self.refresh(slot);
         let mut gone = 0;
         while self.channels[slot as usize].is_beyond_bounds(now) {
@@ -376,18 +418,21 @@ impl Index {
     }
 
     /// Forgets the oldest publication of a channel's history; a retained value outlives that.
-    pub fn pop_oldest(&mut self, slot: Slot) -> Option<Entry> {
+    pub(crate) fn pop_oldest(&mut self, slot: Slot) -> Option<Entry> {
         let channel = &mut self.channels[slot as usize];
         let entry = channel.pop_oldest()?;
         self.publications -= 1;
-        if self.channels[slot as usize].retained.is_none_or(|retained| retained.position != entry.position) {
+        if self.channels[slot as usize]
+            .retained
+            .is_none_or(|retained| retained.position != entry.position)
+        {
             self.uncount(&entry);
         }
         Some(entry)
     }
 
     /// Forgets a channel's history, not its retained value. Returns how many publications are gone.
-    pub fn clear(&mut self, slot: Slot) -> usize {
+    pub(crate) fn clear(&mut self, slot: Slot) -> usize {
         let mut gone = 0;
         while self.channels.contains(slot as usize) && self.pop_oldest(slot).is_some() {
             gone += 1;
@@ -396,7 +441,7 @@ impl Index {
     }
 
     /// There is no retained value any more. Returns it, and whether it had outlived its neighbours.
-    pub fn release_retained(&mut self, slot: Slot) -> Option<(Entry, bool)> {
+    pub(crate) fn release_retained(&mut self, slot: Slot) -> Option<(Entry, bool)> {
         let channel = self.channels.get_mut(slot as usize)?;
         let entry = channel.retained.take()?;
         let outside = !channel.has(entry.position);
@@ -408,7 +453,7 @@ impl Index {
     }
 
     /// A publication of a channel cannot be read: it is gone, and so counts everything before it.
-    pub fn lose(&mut self, slot: Slot, position: u64) {
+    pub(crate) fn lose(&mut self, slot: Slot, position: u64) {
         let Some(channel) = self.channels.get_mut(slot as usize) else {
             return;
         };
@@ -424,7 +469,7 @@ impl Index {
     }
 
     /// Where a publication is kept by a channel, and as what (see `format::body::IN_HISTORY`).
-    pub fn kept_at(&self, slot: Slot, position: u64) -> Option<(Entry, bool, bool)> {
+    pub(crate) fn kept_at(&self, slot: Slot, position: u64) -> Option<(Entry, bool, bool)> {
         let channel = self.get(slot)?;
         let retained = channel.retained.filter(|entry| entry.position == position);
         match channel.entry(position) {
@@ -434,14 +479,19 @@ impl Index {
     }
 
     /// A publication was copied: it is elsewhere now.
-    pub fn relocate(&mut self, slot: Slot, old: &Entry, segment: u32, offset: u32, weight: u32) {
+    pub(crate) fn relocate(&mut self, slot: Slot, old: &Entry, segment: u32, offset: u32, weight: u32) {
         let Some((current, in_history, is_retained)) = self.kept_at(slot, old.position) else {
             return;
         };
         if (current.segment, current.offset) != (old.segment, old.offset) {
             return;
         }
-        let moved = Entry { segment, offset, weight, ..current };
+        let moved = Entry {
+            segment,
+            offset,
+            weight,
+            ..current
+        };
         let channel = &mut self.channels[slot as usize];
         if in_history {
             channel.replace(moved);
@@ -454,7 +504,7 @@ impl Index {
     }
 
     /// Channels whose oldest publication may be too old by now, at most `limit`; each is trimmed. When to come again.
-    pub fn expire(&mut self, now: Time, limit: usize) -> Option<Time> {
+    pub(crate) fn expire(&mut self, now: Time, limit: usize) -> Option<Time> {
         for _ in 0..limit {
             let Reverse((due, slot, made)) = *self.deadlines.peek()?;
             if u64::from(due) * 1000 > now {
@@ -471,11 +521,11 @@ impl Index {
                 }
             }
         }
-        self.deadlines.peek().map(|Reverse((due, ..))| u64::from(*due) * 1000)
+        self.next_deadline()
     }
 
     /// Takes up the namespaces that hold by now.
-    pub fn refresh(&mut self, slot: Slot) {
+    pub(crate) fn refresh(&mut self, slot: Slot) {
         let channel = &mut self.channels[slot as usize];
         if channel.version != self.version {
             channel.version = self.version;

@@ -103,7 +103,11 @@ impl Disk for RealDisk {
         match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
             // Made for good only when its own parent knows it.
             Ok(()) => folder.parent().map_or(Ok(()), |parent| {
-                self.sync_folder(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
+                self.sync_folder(if parent.as_os_str().is_empty() {
+                    Path::new(".")
+                } else {
+                    parent
+                })
             }),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
             Err(error) => Err(error),

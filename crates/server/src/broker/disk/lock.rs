@@ -57,9 +57,17 @@ impl Drop for Lock {
 /// Takes the folder.
 pub(super) fn take(folder: &Path) -> Result<Lock, LockError> {
     let path = folder.join(LOCK_FILE);
-    let failed = |source| LockError::File { path: path.clone(), source };
+    let failed = |source| LockError::File {
+        path: path.clone(),
+        source,
+    };
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600);
     let mut file = options.open(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}
@@ -76,14 +84,19 @@ pub(super) fn take(folder: &Path) -> Result<Lock, LockError> {
         host: platform::host_name(),
     };
     let text = serde_json::to_vec(&holder).expect("a number and text always become JSON");
-    file.set_len(0).and_then(|()| file.write_all(&text)).map_err(failed)?;
+    file.set_len(0)
+        .and_then(|()| file.write_all(&text))
+        .map_err(failed)?;
     Ok(Lock(file))
 }
 
 fn holder(mut file: &File) -> String {
     let mut text = Vec::new();
     let read = Read::by_ref(&mut file).take(MAX_LOCK_FILE).read_to_end(&mut text);
-    match read.ok().and_then(|_| serde_json::from_slice::<Holder>(&text).ok()) {
+    match read
+        .ok()
+        .and_then(|_| serde_json::from_slice::<Holder>(&text).ok())
+    {
         Some(holder) => format!("pid {} on {}", holder.pid, holder.host),
         None => "another server".to_owned(),
     }

@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 use super::format::body::{self, Body, IN_HISTORY, IS_RETAINED};
 use super::format::{Channel, Deleted, Place, frame};
 use super::index::{Entry, Index, Slot};
+use super::keeper;
 use super::queue::{Batch, Chore, Request, Upkeep};
 use super::shared::Shared;
 
@@ -49,13 +50,13 @@ enum Effect {
         slot: Option<Slot>,
         what: Delete,
         value: u64,
+        is_written: bool,
     },
     Kept {
         record: Record,
         places: Vec<(Slot, Entry)>,
     },
     State(Slot),
-    Removed(u32),
 }
 
 /// A request with what the index knows of its channels.
@@ -65,7 +66,7 @@ enum Looked {
 }
 
 /// See the module.
-pub struct Plan {
+pub(crate) struct Plan {
     effects: Vec<Effect>,
     ahead: FxHashMap<Slot, Ahead>,
     done: Option<SyncSender<Result<(), BrokerError>>>,
@@ -92,7 +93,14 @@ impl Layout<'_> {
 
 impl Plan {
     /// Lays out a batch behind what is in the buffer, whose first byte will be at `base` in the segment.
-    pub fn new(shared: &Shared, batch: Batch, buffer: &mut Vec<u8>, seed: u32, base: u32, number: u32) -> Self {
+    pub(crate) fn new(
+        shared: &Shared,
+        batch: Batch,
+        buffer: &mut Vec<u8>,
+        seed: u32,
+        base: u32,
+        number: u32,
+    ) -> Self {
         let mut plan = Self {
             effects: Vec::with_capacity(batch.requests.len()),
             ahead: FxHashMap::default(),
@@ -150,7 +158,12 @@ impl Plan {
             Ahead {
                 epoch: channel.epoch,
                 offset: channel.offset,
-                last: channel.last,
+                // What may have been forgotten comes before the first one.
+                last: if channel.offset == 0 {
+                    channel.gone
+                } else {
+                    channel.last
+                },
                 gone: channel.gone,
                 retained: channel.retained.map_or(0, |entry| entry.position),
             }
@@ -199,18 +212,27 @@ impl Plan {
 
     fn delete(&mut self, layout: &mut Layout<'_>, deletion: &Deletion, slot: Option<Slot>) {
         let (position, what) = (self.position, deletion.what);
-        let mut value = 0;
+        let (mut value, mut is_written) = (0, false);
         if let Some(slot) = slot {
             let ahead = self.ahead(slot);
             value = ahead.retained;
             if ahead.last > 0 && (value > 0 || what == Delete::History) {
+                is_written = true;
                 ahead.retained = 0;
                 if what == Delete::History {
                     ahead.gone = ahead.last;
                 }
                 let channel = channel_state(&deletion.channel, ahead);
                 layout.record(|to| {
-                    body::put_deleted(to, &Deleted { position, what, value, channel });
+                    body::put_deleted(
+                        to,
+                        &Deleted {
+                            position,
+                            what,
+                            value,
+                            channel,
+                        },
+                    );
                 });
             }
         }
@@ -219,6 +241,7 @@ impl Plan {
             slot,
             what,
             value,
+            is_written,
         });
     }
 
@@ -226,7 +249,12 @@ impl Plan {
         self.done = Some(chore.done);
         for step in chore.steps {
             match step {
-                Upkeep::Keep { body, segment, offset, key } => {
+                Upkeep::Keep {
+                    body,
+                    segment,
+                    offset,
+                    key,
+                } => {
                     self.keep(shared, layout, &body, (segment, offset), key);
                 }
                 Upkeep::Copy(body) => {
@@ -246,7 +274,6 @@ impl Plan {
                 Upkeep::Remove(segment) => {
                     let forgotten = shared.index().forgotten;
                     layout.record(|to| body::put_removed(to, segment, forgotten));
-                    self.effects.push(Effect::Removed(segment));
                 }
             }
         }
@@ -290,7 +317,7 @@ impl Plan {
     }
 
     /// All of it is safe, and the segment now so long: it is taken into the index. Returns the answers.
-    pub fn apply(self, shared: &Shared, length: u32) -> Vec<Committed> {
+    pub(crate) fn apply(self, shared: &Shared, length: u32) -> Vec<Committed> {
         let mut committed = Vec::with_capacity(self.effects.len());
         let now = shared.now();
         let number = self.number;
@@ -304,6 +331,7 @@ impl Plan {
         }
         let pinned: Vec<Slot> = self.ahead.into_keys().collect();
         unpin(shared, &pinned);
+        ring(shared);
         if let Some(done) = self.done {
             let _ = done.try_send(Ok(()));
         }
@@ -311,7 +339,7 @@ impl Plan {
     }
 
     /// Nothing of it happened.
-    pub fn fail(self, shared: &Shared, error: &BrokerError) -> Vec<Committed> {
+    pub(crate) fn fail(self, shared: &Shared, error: &BrokerError) -> Vec<Committed> {
         let pinned: Vec<Slot> = self.ahead.into_keys().collect();
         unpin(shared, &pinned);
         if let Some(done) = self.done {
@@ -319,7 +347,7 @@ impl Plan {
         }
         let tickets = self.effects.iter().filter_map(|effect| match effect {
             Effect::Published { ticket, .. } | Effect::Deleted { ticket, .. } => Some(*ticket),
-            Effect::Kept { .. } | Effect::State(_) | Effect::Removed(_) => None,
+            Effect::Kept { .. } | Effect::State(_) => None,
         });
         let failed = |ticket| Committed {
             ticket,
@@ -357,9 +385,21 @@ impl Effect {
                     position,
                     offsets: places.into_iter().map(|(_, offset)| offset).collect(),
                 };
-                Some(Committed { ticket, result: Ok(outcome) })
+                Some(Committed {
+                    ticket,
+                    result: Ok(outcome),
+                })
             }
-            Effect::Deleted { ticket, slot, what, value } => {
+            Effect::Deleted {
+                ticket,
+                slot,
+                what,
+                value,
+                is_written,
+            } => {
+                if let Some(channel) = slot.filter(|_| is_written).and_then(|slot| index.get_mut(slot)) {
+                    channel.anchor = number;
+                }
                 let (count, gone) = slot.map_or((0, 0), |slot| delete(index, slot, what, value));
                 Some(Committed {
                     ticket,
@@ -379,13 +419,12 @@ impl Effect {
                 }
                 None
             }
-            Effect::Removed(_) => None,
         }
     }
 }
 
 /// Forgets something of a channel. How many publications are gone that were kept, and the newest of its own that is gone.
-pub fn delete(index: &mut Index, slot: Slot, what: Delete, value: u64) -> (usize, u64) {
+pub(crate) fn delete(index: &mut Index, slot: Slot, what: Delete, value: u64) -> (usize, u64) {
     let retained = index.get(slot).and_then(|channel| channel.retained);
     let count = match what {
         Delete::Retained => match retained.filter(|entry| entry.position == value) {
@@ -396,12 +435,13 @@ pub fn delete(index: &mut Index, slot: Slot, what: Delete, value: u64) -> (usize
             None => 0,
         },
         Delete::History => {
-            let outside = retained.is_some_and(|entry| !index.get(slot).is_some_and(|channel| channel.has(entry.position)));
+            let outside = retained
+                .is_some_and(|entry| !index.get(slot).is_some_and(|channel| channel.has(entry.position)));
             let count = index.clear(slot);
             index.release_retained(slot);
             if let Some(channel) = index.get_mut(slot) {
                 // Whatever else it ever had was gone before.
-                channel.gone = channel.last;
+                channel.gone = channel.gone.max(channel.last);
             }
             count + usize::from(outside)
         }
@@ -409,13 +449,26 @@ pub fn delete(index: &mut Index, slot: Slot, what: Delete, value: u64) -> (usize
     (count, index.get(slot).map_or(0, |channel| channel.gone))
 }
 
+/// Wakes the keeper if there is something for it to do.
+fn ring(shared: &Shared) {
+    let (deadline, has_work) = {
+        let index = shared.index();
+        (index.next_deadline(), keeper::has_work(&index, &shared.options))
+    };
+    if has_work {
+        shared.bell.ring();
+    } else if let Some(deadline) = deadline {
+        shared.bell.due(deadline);
+    }
+}
+
 /// A channel's share of a record.
-pub fn weight(length: u32, places: usize) -> u32 {
+pub(crate) fn weight(length: u32, places: usize) -> u32 {
     (length / places.max(1) as u32).max(MIN_WEIGHT).min(length)
 }
 
 /// When, for an entry: rounded up, so that nothing is forgotten too early.
-pub fn seconds(time: Time) -> u32 {
+pub(crate) fn seconds(time: Time) -> u32 {
     u32::try_from(time.div_ceil(1000)).unwrap_or(u32::MAX)
 }
 

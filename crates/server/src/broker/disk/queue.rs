@@ -12,7 +12,7 @@ use cometserver_core::channel::ChannelName;
 const OVERHEAD: usize = 256;
 
 /// What the hub asks for.
-pub enum Request {
+pub(crate) enum Request {
     /// To publish.
     Publish(Submission),
     /// To delete.
@@ -20,7 +20,7 @@ pub enum Request {
 }
 
 /// What the log does for itself.
-pub enum Upkeep {
+pub(crate) enum Upkeep {
     /// Copy a publication forward, if it is still kept.
     Keep {
         /// The body of its record.
@@ -41,20 +41,20 @@ pub enum Upkeep {
 }
 
 /// Upkeep with who waits for it.
-pub struct Chore {
+pub(crate) struct Chore {
     /// In this order.
-    pub steps: Vec<Upkeep>,
+    pub(crate) steps: Vec<Upkeep>,
     /// Told when all of it is safe, or why it is not.
-    pub done: SyncSender<Result<(), BrokerError>>,
+    pub(crate) done: SyncSender<Result<(), BrokerError>>,
 }
 
 /// What is written at once.
 #[derive(Default)]
-pub struct Batch {
+pub(crate) struct Batch {
     /// Comes first: what is deleted in the same batch is then deleted after it was copied.
-    pub chore: Option<Chore>,
+    pub(crate) chore: Option<Chore>,
     /// In the order taken.
-    pub requests: Vec<Request>,
+    pub(crate) requests: Vec<Request>,
 }
 
 #[derive(Default)]
@@ -70,7 +70,7 @@ struct Waiting {
 }
 
 /// See the module.
-pub struct Queue {
+pub(crate) struct Queue {
     waiting: Mutex<Waiting>,
     filled: Condvar,
     limit: usize,
@@ -78,7 +78,7 @@ pub struct Queue {
 
 impl Queue {
     /// At most `limit` bytes wait.
-    pub fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self {
             waiting: Mutex::default(),
             filled: Condvar::new(),
@@ -95,7 +95,7 @@ impl Queue {
     ///
     /// # Errors
     /// [`BrokerError::Unavailable`]: too much waits, or the log is closed.
-    pub fn push(&self, request: Request) -> Result<usize, BrokerError> {
+    pub(crate) fn push(&self, request: Request) -> Result<usize, BrokerError> {
         let payload = request.payload();
         let mut waiting = self.waiting();
         if waiting.is_closed {
@@ -121,11 +121,13 @@ impl Queue {
     }
 
     /// Takes upkeep; one waits at most, as who asks waits for it.
-    pub fn push_chore(&self, chore: Chore) {
+    pub(crate) fn push_chore(&self, chore: Chore) {
         let mut waiting = self.waiting();
         if waiting.is_closed {
             drop(waiting);
-            let _ = chore.done.try_send(Err(BrokerError::Unavailable("it is being closed".into())));
+            let _ = chore
+                .done
+                .try_send(Err(BrokerError::Unavailable("it is being closed".into())));
             return;
         }
         waiting.chore = Some(chore);
@@ -134,7 +136,7 @@ impl Queue {
     }
 
     /// Waits for the next batch of about `limit` bytes of payloads at most; none when the queue is closed and empty.
-    pub fn take(&self, limit: usize) -> Option<Batch> {
+    pub(crate) fn take(&self, limit: usize) -> Option<Batch> {
         let mut waiting = self.waiting();
         while waiting.requests.is_empty() && waiting.chore.is_none() {
             if waiting.is_closed {
@@ -161,32 +163,27 @@ impl Queue {
     }
 
     /// So much no longer waits: it has been answered.
-    pub fn release(&self, requests: usize, payloads: usize) {
+    pub(crate) fn release(&self, requests: usize, payloads: usize) {
         let mut waiting = self.waiting();
         waiting.payloads -= payloads;
         waiting.bytes -= payloads + requests * OVERHEAD;
     }
 
     /// How many bytes of payloads wait for their commit.
-    pub fn payloads(&self) -> usize {
+    pub(crate) fn payloads(&self) -> usize {
         self.waiting().payloads
     }
 
     /// Takes nothing any more; what waits is still handed out.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.waiting().is_closed = true;
         self.filled.notify_all();
-    }
-
-    /// Is nothing taken any more?
-    pub fn is_closed(&self) -> bool {
-        self.waiting().is_closed
     }
 }
 
 impl Request {
     /// Bytes of its payload.
-    pub fn payload(&self) -> usize {
+    pub(crate) fn payload(&self) -> usize {
         match self {
             Request::Publish(submission) => submission.message.payload.bytes().len(),
             Request::Delete(_) => 0,
@@ -194,7 +191,7 @@ impl Request {
     }
 
     /// The hub's number for it.
-    pub fn ticket(&self) -> u64 {
+    pub(crate) fn ticket(&self) -> u64 {
         match self {
             Request::Publish(submission) => submission.ticket,
             Request::Delete(deletion) => deletion.ticket,

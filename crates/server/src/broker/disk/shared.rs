@@ -15,57 +15,63 @@ use super::queue::Queue;
 use super::reader::Reads;
 
 /// Where commits go.
-pub type Commit = Arc<dyn Fn(Vec<Committed>) + Send + Sync>;
+pub(crate) type Commit = Arc<dyn Fn(Vec<Committed>) + Send + Sync>;
 
 /// What has happened since the start.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub(crate) struct Counters {
     /// Batches written.
-    pub batches: AtomicU64,
+    pub(crate) batches: AtomicU64,
     /// Times the disk was asked to make something safe.
-    pub syncs: AtomicU64,
+    pub(crate) syncs: AtomicU64,
     /// Times it could not.
-    pub sync_failures: AtomicU64,
+    pub(crate) sync_failures: AtomicU64,
     /// Times something could not be written.
-    pub write_failures: AtomicU64,
+    pub(crate) write_failures: AtomicU64,
     /// Records and stretches of the log found damaged.
-    pub damaged: AtomicU64,
+    pub(crate) damaged: AtomicU64,
     /// Publications trimmed because the log had reached its ceiling.
-    pub trimmed_for_ceiling: AtomicU64,
+    pub(crate) trimmed_for_ceiling: AtomicU64,
     /// Bytes copied forward.
-    pub copied: AtomicU64,
+    pub(crate) copied: AtomicU64,
     /// Segments removed.
-    pub removed: AtomicU64,
+    pub(crate) removed: AtomicU64,
 }
 
 /// See the module.
-pub struct Shared {
+pub(crate) struct Shared {
     /// Sizes and times.
-    pub options: DiskOptions,
+    pub(crate) options: DiskOptions,
     /// The file system.
-    pub disk: Arc<dyn Disk>,
+    pub(crate) disk: Arc<dyn Disk>,
     /// The log's folder.
-    pub folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// Which store it is.
-    pub store: StoreId,
+    pub(crate) store: StoreId,
     /// What waits for the writer.
-    pub queue: Queue,
+    pub(crate) queue: Queue,
     /// What waits for the readers.
-    pub reads: Reads,
+    pub(crate) reads: Reads,
     /// Wakes the keeper.
-    pub bell: Bell,
+    pub(crate) bell: Bell,
     /// What has happened.
-    pub counters: Counters,
+    pub(crate) counters: Counters,
     /// Where commits go.
-    pub commit: RwLock<Option<Commit>>,
+    pub(crate) commit: RwLock<Option<Commit>>,
     /// Held by whoever needs that no segment is removed or cut off: the keeper while it clears away, a backup.
-    pub tidying: Mutex<()>,
+    pub(crate) tidying: Mutex<()>,
     index: Mutex<Index>,
 }
 
 impl Shared {
     /// What the threads begin with.
-    pub fn new(options: DiskOptions, disk: Arc<dyn Disk>, folder: PathBuf, store: StoreId, index: Index) -> Self {
+    pub(crate) fn new(
+        options: DiskOptions,
+        disk: Arc<dyn Disk>,
+        folder: PathBuf,
+        store: StoreId,
+        index: Index,
+    ) -> Self {
         Self {
             queue: Queue::new(options.queue),
             reads: Reads::default(),
@@ -82,25 +88,25 @@ impl Shared {
     }
 
     /// The index, for a moment: never during input or output, nor while anything of the hub is called.
-    pub fn index(&self) -> MutexGuard<'_, Index> {
+    pub(crate) fn index(&self) -> MutexGuard<'_, Index> {
         // A panic under it is a defect that the tests would show; going on with what is there beats stopping everybody.
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The time for ages.
-    pub fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         (self.options.clock)()
     }
 }
 
 /// Counts one.
-pub fn count(counter: &AtomicU64, by: u64) {
+pub(crate) fn count(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Ordering::Relaxed);
 }
 
 /// Wakes a thread that otherwise sleeps until something is due.
 #[derive(Default)]
-pub struct Bell {
+pub(crate) struct Bell {
     rung: Mutex<Rung>,
     changed: Condvar,
 }
@@ -115,12 +121,12 @@ struct Rung {
 
 impl Bell {
     /// There is something to do.
-    pub fn ring(&self) {
+    pub(crate) fn ring(&self) {
         self.with(|rung| rung.is_rung = true);
     }
 
     /// Something is due at `time`; wakes the thread if it would sleep longer.
-    pub fn due(&self, time: u64) {
+    pub(crate) fn due(&self, time: u64) {
         let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
         if rung.until.is_none_or(|until| time < until) {
             rung.until = Some(time);
@@ -130,17 +136,17 @@ impl Bell {
     }
 
     /// There will be nothing to do any more.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.with(|rung| rung.is_closed = true);
     }
 
     /// Has it been closed?
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.rung.lock().unwrap_or_else(PoisonError::into_inner).is_closed
     }
 
     /// Sleeps until the bell rings, or something is due at `until` (`now` is the time now). Is there more to come?
-    pub fn sleep(&self, now: u64, until: Option<u64>) -> bool {
+    pub(crate) fn sleep(&self, now: u64, until: Option<u64>) -> bool {
         let deadline = until.map(|until| Instant::now() + Duration::from_millis(until.saturating_sub(now)));
         let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
         rung.until = until;
@@ -152,13 +158,16 @@ impl Bell {
                     if left.is_zero() {
                         break;
                     }
-                    self.changed.wait_timeout(rung, left).unwrap_or_else(PoisonError::into_inner).0
+                    self.changed
+                        .wait_timeout(rung, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
                 }
             };
         }
         rung.is_rung = false;
-        // Awake: whatever becomes due meanwhile is seen before it sleeps again.
-        rung.until = Some(0);
+        // Awake it may have looked already: whatever becomes due meanwhile rings.
+        rung.until = None;
         !rung.is_closed
     }
 

@@ -11,26 +11,26 @@ use super::format::{Header, Opening, SegmentState, body, frame};
 use super::index::Segment;
 use super::io::DiskFile;
 use super::plan::Plan;
-use super::queue::Batch;
+use super::queue::{Batch, Request};
 use super::shared::{Shared, count};
 
 /// What the buffer may keep between batches, in bytes: after a huge payload it is let go.
 const KEEP_BUFFER: usize = 16 << 20;
 
 /// The segment that is written to.
-pub struct Current {
+pub(crate) struct Current {
     /// Its number.
-    pub number: u32,
+    pub(crate) number: u32,
     /// The file.
-    pub file: Arc<dyn DiskFile>,
+    pub(crate) file: Arc<dyn DiskFile>,
     /// With what the checks of its records begin.
-    pub seed: u32,
+    pub(crate) seed: u32,
     /// So many bytes of it are safe; behind there is nothing, or nothing that counts.
-    pub length: u32,
+    pub(crate) length: u32,
 }
 
 /// See the module.
-pub struct Writer {
+pub(crate) struct Writer {
     shared: Arc<Shared>,
     /// None after a failure that leaves in doubt what the file holds: the next batch begins a new one.
     current: Option<Current>,
@@ -51,7 +51,7 @@ enum Failure {
 
 impl Writer {
     /// Goes on with the segment given, if it can be gone on with.
-    pub fn new(shared: Arc<Shared>, current: Option<Current>, newest: u32) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, current: Option<Current>, newest: u32) -> Self {
         Self {
             shared,
             current,
@@ -61,8 +61,15 @@ impl Writer {
         }
     }
 
+    /// Writes what waits, once.
+    pub(crate) fn step(&mut self) {
+        if let Some(batch) = self.shared.queue.take(self.shared.options.batch) {
+            self.commit(batch);
+        }
+    }
+
     /// Writes until the queue is closed and empty.
-    pub fn run(mut self) {
+    pub(crate) fn run(mut self) {
         while let Some(batch) = self.shared.queue.take(self.shared.options.batch) {
             self.commit(batch);
         }
@@ -78,7 +85,12 @@ impl Writer {
             None if self.pause.is_some() => self.refuse(batch),
             _ => self.write(batch),
         };
-        let commit = self.shared.commit.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let commit = self
+            .shared
+            .commit
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         if let Some(commit) = commit
             && !committed.is_empty()
         {
@@ -88,14 +100,36 @@ impl Writer {
     }
 
     fn refuse(&self, batch: Batch) -> Vec<Committed> {
-        let reason = self.pause.as_ref().map_or_else(String::new, |(_, reason)| reason.clone());
+        let reason = self
+            .pause
+            .as_ref()
+            .map_or_else(String::new, |(_, reason)| reason.clone());
         answer(batch, &BrokerError::Unavailable(reason))
     }
 
     fn write(&mut self, batch: Batch) -> Vec<Committed> {
-        if let Err(refused) = self.has_room() {
-            return answer(batch, &refused);
+        let mut batch = batch;
+        let mut refused = Vec::new();
+        if let Err(full) = self.has_room() {
+            // What clears away goes on.
+            let is_publish = |request: &mut Request| matches!(request, Request::Publish(_));
+            let requests = batch.requests.extract_if(.., is_publish).collect();
+            refused = answer(
+                Batch {
+                    chore: None,
+                    requests,
+                },
+                &full,
+            );
+            if batch.requests.is_empty() && batch.chore.is_none() {
+                return refused;
+            }
         }
+        refused.extend(self.write_all(batch));
+        refused
+    }
+
+    fn write_all(&mut self, batch: Batch) -> Vec<Committed> {
         self.buffer.clear();
         self.buffer.shrink_to(KEEP_BUFFER);
         let begun = match self.begin_segment() {
@@ -144,7 +178,10 @@ impl Writer {
         }
         let number = self.newest + 1;
         let (opening, first) = self.opening();
-        let file = self.shared.disk.create(&self.shared.folder.join(file_name(number)))?;
+        let file = self
+            .shared
+            .disk
+            .create(&self.shared.folder.join(file_name(number)))?;
         // Also if it comes to nothing: what is found under this number is then never taken for something else.
         self.newest = number;
         let header = Header {
@@ -241,7 +278,8 @@ impl Writer {
 
     fn sync(&self, file: &dyn DiskFile) -> io::Result<()> {
         count(&self.shared.counters.syncs, 1);
-        file.sync().inspect_err(|_| count(&self.shared.counters.sync_failures, 1))
+        file.sync()
+            .inspect_err(|_| count(&self.shared.counters.sync_failures, 1))
     }
 
     fn failed(&mut self, failure: Failure) -> BrokerError {
@@ -270,5 +308,9 @@ fn answer(batch: Batch, error: &BrokerError) -> Vec<Committed> {
         ticket,
         result: Err(error.clone()),
     };
-    batch.requests.iter().map(|request| failed(request.ticket())).collect()
+    batch
+        .requests
+        .iter()
+        .map(|request| failed(request.ticket()))
+        .collect()
 }

@@ -19,7 +19,10 @@ pub(super) fn put_attributes(to: &mut Vec<u8>, attributes: &Attributes) {
         (USER, &attributes.user),
         (SESSION, &attributes.exclude_session),
     ];
-    let mut flags = texts.iter().filter(|(_, text)| text.is_some()).fold(0, |flags, (flag, _)| flags | flag);
+    let mut flags = texts
+        .iter()
+        .filter(|(_, text)| text.is_some())
+        .fold(0, |flags, (flag, _)| flags | flag);
     if attributes.writer.is_some() {
         flags |= WRITER;
     }

@@ -198,7 +198,11 @@ pub fn decode(body: &[u8]) -> Option<Body<'_>> {
         },
         Kind::Deleted => Body::Deleted(Deleted {
             position: bytes.u64()?,
-            what: if bytes.u8()? == 0 { Delete::Retained } else { Delete::History },
+            what: if bytes.u8()? == 0 {
+                Delete::Retained
+            } else {
+                Delete::History
+            },
             value: bytes.u64()?,
             channel: channel(&mut bytes)?,
         }),
@@ -303,6 +307,13 @@ impl<'a> Publication<'a> {
         (0..self.count).map_while(move |_| place(&mut bytes, position))
     }
 
+    /// The channels published to, with the offset in each.
+    pub fn names(&self) -> Option<Vec<(ChannelName, u64)>> {
+        self.places()
+            .map(|place| Some((name_of(&place)?, place.offset)))
+            .collect()
+    }
+
     /// The idempotency key, if it came with one.
     pub fn key(&self) -> Option<&'a str> {
         let mut rest = self.rest;
@@ -336,11 +347,10 @@ impl<'a> Publication<'a> {
             1 => publication::Kind::Text,
             _ => publication::Kind::Binary,
         };
-        let places = self.places().map(|place| Some((name_of(&place)?, place.offset)));
         Some(Stored {
             position: self.position,
             time: self.time,
-            places: places.collect::<Option<_>>()?,
+            places: self.names()?,
             body: publication::Body::Message {
                 // Checked at the door; it costs little beside reading it, and nothing of another kind ever gets further.
                 payload: Payload::new(kind, record.slice_ref(rest.0)).ok()?,
@@ -358,7 +368,14 @@ impl<'a> Publication<'a> {
         to.push(self.flags);
         put_varint(to, self.count as u64);
         for (place, state) in self.places().zip(states) {
-            put_place(to, self.position, &Place { state: *state, ..place });
+            put_place(
+                to,
+                self.position,
+                &Place {
+                    state: *state,
+                    ..place
+                },
+            );
         }
         to.extend_from_slice(self.rest.0);
     }
@@ -393,7 +410,9 @@ impl<'a> Key<'a> {
     pub fn places(&self) -> Option<Vec<(ChannelName, u64)>> {
         let mut bytes = self.places;
         (0..self.count)
-            .map(|_| place(&mut bytes, self.position).and_then(|place| Some((name_of(&place)?, place.offset))))
+            .map(|_| {
+                place(&mut bytes, self.position).and_then(|place| Some((name_of(&place)?, place.offset)))
+            })
             .collect()
     }
 }

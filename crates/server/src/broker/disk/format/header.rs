@@ -57,7 +57,9 @@ impl Header {
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
         let damaged = HeaderError::Damaged;
         let header: &[u8; HEADER] = bytes.first_chunk().ok_or(damaged)?;
-        let (said, check) = header.split_last_chunk().expect("a header is longer than its check");
+        let (said, check) = header
+            .split_last_chunk()
+            .expect("a header is longer than its check");
         if crc32fast::hash(said) != u32::from_le_bytes(*check) || !said.starts_with(MAGIC) {
             return Err(damaged);
         }
@@ -127,7 +129,13 @@ mod tests {
     fn segments_are_named_by_their_number() {
         assert_eq!(file_name(42), "0000000042.log");
         assert_eq!(segment_number("0000000042.log"), Some(42));
-        for other in ["42.log", "0000000042.txt", "lock", "+000000042.log", "9999999999.log"] {
+        for other in [
+            "42.log",
+            "0000000042.txt",
+            "lock",
+            "+000000042.log",
+            "9999999999.log",
+        ] {
             assert_eq!(segment_number(other), None);
         }
     }

@@ -9,52 +9,52 @@ use cometserver_core::namespace::Bounds;
 
 /// Where a publication is: 24 bytes, as there are millions of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Its position.
-    pub position: u64,
+    pub(crate) position: u64,
     /// The number of the segment.
-    pub segment: u32,
+    pub(crate) segment: u32,
     /// Where the record begins in it.
-    pub offset: u32,
+    pub(crate) offset: u32,
     /// The channel's share of the record, in bytes: all of it if it is in no other channel.
-    pub weight: u32,
+    pub(crate) weight: u32,
     /// When it was published, in seconds since 1970, rounded up: it is kept for up to a second longer than it must.
-    pub time: u32,
+    pub(crate) time: u32,
 }
 
 /// See the module.
 #[derive(Debug)]
-pub struct Channel {
+pub(crate) struct Channel {
     /// Its name.
-    pub name: ChannelName,
+    pub(crate) name: ChannelName,
     /// Identity of its history.
-    pub epoch: u64,
+    pub(crate) epoch: u64,
     /// Counts the channels of this start.
-    pub made: u64,
+    pub(crate) made: u64,
     /// The newest offset.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// The position of the newest publication, kept or not.
-    pub last: u64,
+    pub(crate) last: u64,
     /// The position of the newest that is gone.
-    pub gone: u64,
+    pub(crate) gone: u64,
     /// The newest segment whose records say what the newest offset is.
-    pub anchor: u32,
+    pub(crate) anchor: u32,
     /// Does the hub have it?
-    pub open: bool,
+    pub(crate) open: bool,
     /// So many batches on their way name it: it is not forgotten now.
-    pub pending: u32,
+    pub(crate) pending: u32,
     /// Is an entry about its age waiting?
-    pub scheduled: bool,
+    pub(crate) scheduled: bool,
     /// The retained value, in the history or not.
-    pub retained: Option<Entry>,
+    pub(crate) retained: Option<Entry>,
     /// The history in the order of positions.
-    pub entries: VecDeque<Entry>,
+    pub(crate) entries: VecDeque<Entry>,
     /// What the entries take on disk.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// What of the history is kept.
-    pub bounds: Bounds,
+    pub(crate) bounds: Bounds,
     /// Of which version of the configuration the bounds are.
-    pub version: u32,
+    pub(crate) version: u32,
     /// The next channel whose name has the same hash.
     pub(super) next: u32,
 }
@@ -82,17 +82,17 @@ impl Channel {
     }
 
     /// Nothing of it is kept.
-    pub fn keeps_nothing(&self) -> bool {
+    pub(crate) fn keeps_nothing(&self) -> bool {
         self.entries.is_empty() && self.retained.is_none()
     }
 
     /// Nobody has it, and nothing of it is kept: it may be forgotten.
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         !self.open && self.pending == 0 && self.keeps_nothing()
     }
 
     /// What the operator sees of it.
-    pub fn stored(&self) -> StoredChannel {
+    pub(crate) fn stored(&self) -> StoredChannel {
         StoredChannel {
             name: self.name.clone(),
             epoch: self.epoch,
@@ -103,19 +103,30 @@ impl Channel {
         }
     }
 
-    /// The history after a position.
-    pub fn after(&self, position: u64) -> impl DoubleEndedIterator<Item = &Entry> {
-        let from = self.entries.partition_point(|entry| entry.position <= position);
-        self.entries.range(from..)
+    /// The history after a position, up to another.
+    pub(crate) fn between(&self, after: u64, until: u64) -> impl DoubleEndedIterator<Item = &Entry> {
+        let from = self.entries.partition_point(|entry| entry.position <= after);
+        let to = self.entries.partition_point(|entry| entry.position <= until);
+        self.entries.range(from..to.max(from))
     }
 
     /// The entry of the history at a position.
-    pub fn entry(&self, position: u64) -> Option<&Entry> {
+    pub(crate) fn entry(&self, position: u64) -> Option<&Entry> {
         self.index_of(position).map(|index| &self.entries[index])
     }
 
+    /// The positions of what it keeps in a segment.
+    pub(crate) fn in_segment(&self, segment: u32) -> Vec<u64> {
+        let kept = self
+            .entries
+            .iter()
+            .chain(&self.retained)
+            .filter(|entry| entry.segment == segment);
+        kept.map(|entry| entry.position).collect()
+    }
+
     /// Is it in the history?
-    pub fn has(&self, position: u64) -> bool {
+    pub(crate) fn has(&self, position: u64) -> bool {
         self.index_of(position).is_some()
     }
 
@@ -176,6 +187,8 @@ impl Channel {
     }
 
     fn index_of(&self, position: u64) -> Option<usize> {
-        self.entries.binary_search_by_key(&position, |entry| entry.position).ok()
+        self.entries
+            .binary_search_by_key(&position, |entry| entry.position)
+            .ok()
     }
 }
