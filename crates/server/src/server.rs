@@ -28,8 +28,8 @@ mod signals;
 
 use binding::{Sockets, addresses, bind_all};
 use building::{hub_options, reload_with, settings};
-use opening::{connect, open_log};
 pub use opening::{Reading, log_folder, size_of};
+use opening::{connect, open_log};
 use signals::Signals;
 
 /// The main thread's own tokens; listeners come behind them.

@@ -165,7 +165,9 @@ fn welcome_text(
     );
     text.push_str(&format!(
         "  {}\n",
-        paint.dim(&format!("It is open to this machine only. {kept} Ctrl-C ends it."))
+        paint.dim(&format!(
+            "It is open to this machine only. {kept} Ctrl-C ends it."
+        ))
     ));
     for (number, (what, how)) in (1..).zip(things) {
         text.push_str(&format!(
