@@ -48,7 +48,7 @@ use writer::Writer;
 
 /// The log of a folder, open: see the module.
 ///
-/// Dropping it closes it; see [`DiskLog::close`].
+/// Dropping it closes it; see [`DiskLog::shut_down`].
 pub struct DiskLog {
     shared: Arc<Shared>,
     keys: Mutex<Vec<Remembered>>,
@@ -137,7 +137,7 @@ impl DiskLog {
 
     /// Writes what was taken, refuses the rest, and ends its threads. Commits go out until then: not to be called while the hub is
     /// locked. Doing it twice does nothing.
-    pub fn close(&self) {
+    pub fn shut_down(&self) {
         self.shared.queue.close();
         self.shared.reads.close();
         self.shared.bell.close();
@@ -154,7 +154,7 @@ impl DiskLog {
 
 impl Drop for DiskLog {
     fn drop(&mut self) {
-        self.close();
+        self.shut_down();
     }
 }
 

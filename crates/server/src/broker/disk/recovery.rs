@@ -21,6 +21,11 @@ use super::writer::Current;
 /// Reading the log is said to go on after so long, and again as often.
 const PROGRESS: Duration = Duration::from_secs(1);
 
+/// So much of the newest segment is written again: all that can have been on its way when its writer ended.
+///
+/// After a failed sync the system may hold pages that it takes for safe and that are not; a sync alone would not write them.
+const TAIL: u32 = 8 << 20;
+
 /// Why a log cannot be opened. Always the operator's to repair.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -316,7 +321,7 @@ impl Recovery<'_> {
                 places: 0,
             },
         );
-        let (mut whole, mut records, mut is_clean) = (HEADER as u32, 0u64, file.header.is_some());
+        let (mut whole, mut last, mut is_clean) = (HEADER as u32, None, file.header.is_some());
         let mut pending: Option<(u32, u32)> = None;
         if !is_clean && !is_newest {
             self.note_damage(file.number, "the header of a segment is damaged");
@@ -336,7 +341,7 @@ impl Recovery<'_> {
                         is_clean = false;
                         self.lose(&file, offset, offset + length);
                     }
-                    records += 1;
+                    last = Some(offset);
                     whole = offset + length;
                 }
             }
@@ -347,7 +352,7 @@ impl Recovery<'_> {
             }
             return Ok(None);
         }
-        self.end_newest(file, seed, whole, records, is_clean)
+        self.end_newest(file, seed, whole, last, is_clean)
     }
 
     /// Cuts off what follows the last whole record of the newest segment: a crash came before it was safe.
@@ -356,11 +361,11 @@ impl Recovery<'_> {
         file: File,
         seed: u32,
         whole: u32,
-        records: u64,
+        last: Option<u32>,
         is_clean: bool,
     ) -> Result<Option<Current>, OpenError> {
         let failed = |source| file_error(&file.path, source);
-        if records == 0 {
+        let Some(last) = last else {
             tracing::warn!(
                 segment = file.number,
                 bytes = file.length,
@@ -370,7 +375,7 @@ impl Recovery<'_> {
             self.disk.remove(&file.path).map_err(failed)?;
             self.disk.sync_folder(self.folder).map_err(failed)?;
             return Ok(None);
-        }
+        };
         if file.header.is_none() {
             self.note_damage(file.number, "the header of a segment is damaged");
         }
@@ -383,6 +388,13 @@ impl Recovery<'_> {
             file.file.truncate(u64::from(whole)).map_err(failed)?;
         }
         self.replay.index.grow_segment(file.number, whole);
+        // What was read is told as safe from now on, so it has to be: its writer may have ended before its sync.
+        let from = whole.saturating_sub(TAIL).min(last);
+        let mut tail = vec![0; (whole - from) as usize];
+        file.file.read_at(&mut tail, u64::from(from)).map_err(failed)?;
+        file.file.write_at(&tail, u64::from(from)).map_err(failed)?;
+        file.file.sync().map_err(failed)?;
+        self.disk.sync_folder(self.folder).map_err(failed)?;
         Ok(is_clean.then_some(Current {
             number: file.number,
             file: file.file,
