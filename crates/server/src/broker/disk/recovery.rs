@@ -237,8 +237,9 @@ fn new_store() -> Result<StoreId, OpenError> {
 
 impl Recovery<'_> {
     /// Reads the segments. Returns the one to go on with.
-    fn read_all(&mut self, files: Vec<File>, store: &StoreId) -> Result<Option<Current>, OpenError> {
-        let opening = newest_opening(&files, store);
+    fn read_all(&mut self, mut files: Vec<File>, store: &StoreId) -> Result<Option<Current>, OpenError> {
+        let (opening, since) = newest_opening(&files, store).unzip();
+        self.remove_given_up(&mut files, opening.as_ref().zip(since))?;
         let listed: BTreeMap<u32, u32> = opening
             .iter()
             .flat_map(|opening| &opening.segments)
@@ -289,6 +290,25 @@ impl Recovery<'_> {
             }
         }
         Ok(current)
+    }
+
+    /// A segment that could not be made safe is not listed by the next one: it is there again if its removal was not safe.
+    fn remove_given_up(
+        &self,
+        files: &mut Vec<File>,
+        newest: Option<(&Opening, u32)>,
+    ) -> Result<(), OpenError> {
+        let Some((opening, since)) = newest else {
+            return Ok(());
+        };
+        let listed: BTreeSet<u32> = opening.segments.iter().map(|segment| segment.number).collect();
+        for file in files.extract_if(.., |file| file.number < since && !listed.contains(&file.number)) {
+            tracing::warn!(path = %file.path.display(), "a segment that was given up is removed");
+            self.disk
+                .remove(&file.path)
+                .map_err(|source| file_error(&file.path, source))?;
+        }
+        Ok(())
     }
 
     /// Where the oldest segment that is there begins: what was before it was removed.
@@ -473,9 +493,10 @@ impl Recovery<'_> {
     }
 }
 
-/// What the newest segment that says so says about the older ones.
-fn newest_opening(files: &[File], store: &StoreId) -> Option<Opening> {
-    files.iter().rev().find_map(|file| opening_of(file, store))
+/// What the newest segment that says so says about the older ones, and its number.
+fn newest_opening(files: &[File], store: &StoreId) -> Option<(Opening, u32)> {
+    let of = |file: &File| Some((opening_of(file, store)?, file.number));
+    files.iter().rev().find_map(of)
 }
 
 /// A segment's first record.
