@@ -16,10 +16,12 @@ use cometserver_core::broker::{
 use cometserver_core::channel::ChannelName;
 use cometserver_core::namespace::Namespaces;
 
+pub mod backup;
 mod compaction;
 pub mod format;
 mod gather;
 mod index;
+pub mod inspect;
 pub mod io;
 mod keeper;
 mod lock;
@@ -88,7 +90,7 @@ impl DiskLog {
         let now = (options.clock)();
         let index = Index::new(Arc::new(namespaces.clone()));
         let keys = options.idempotency.as_millis() as u64;
-        let recovered = recovery::recover(&*disk, folder, index, now, keys)?;
+        let recovered = recovery::recover(&*disk, folder, index, now, keys, false)?;
         let shared = Shared::new(options, disk, folder.to_owned(), recovered.store, recovered.index);
         let shared = Arc::new(shared);
         shared::count(&shared.counters.damaged, recovered.damaged);
@@ -128,6 +130,15 @@ impl DiskLog {
     /// Figures for the operator.
     pub fn stats(&self) -> DiskStats {
         stats::of(&self.shared)
+    }
+
+    /// Copies the log as it is at this moment into a folder, which is made and must be empty, while everything goes on. To be read
+    /// back with [`backup::restore`].
+    ///
+    /// # Errors
+    /// [`backup::BackupError`].
+    pub fn backup(&self, target: &Path) -> Result<backup::Copied, backup::BackupError> {
+        backup::of_running(&self.shared, target)
     }
 
     /// The folder.

@@ -93,6 +93,8 @@ struct File {
 
 struct Recovery<'a> {
     disk: &'a dyn Disk,
+    /// Nothing is changed.
+    only_looks: bool,
     folder: &'a Path,
     replay: Replay,
     damaged: u64,
@@ -102,7 +104,7 @@ struct Recovery<'a> {
     told: Instant,
 }
 
-/// Opens the files of a folder that is locked, reads them, and cuts off what a crash left half written.
+/// Opens the files of a folder that is locked, reads them, and cuts off what a crash left half written; or only looks.
 ///
 /// # Errors
 /// [`OpenError`].
@@ -112,11 +114,13 @@ pub(crate) fn recover(
     index: Index,
     now: u64,
     keys: u64,
+    only_looks: bool,
 ) -> Result<Recovered, OpenError> {
     let files = open_files(disk, folder)?;
-    let store = identify(disk, folder, &files)?;
+    let store = identify(disk, folder, &files, only_looks)?;
     let mut recovery = Recovery {
         disk,
+        only_looks,
         folder,
         replay: Replay::new(index, now.saturating_sub(keys)),
         damaged: 0,
@@ -175,7 +179,7 @@ fn read_header(file: &dyn DiskFile) -> Result<Header, HeaderError> {
 }
 
 /// Which store the folder is: the file `store` says so, else the segments. It is written if it is not there.
-fn identify(disk: &dyn Disk, folder: &Path, files: &[File]) -> Result<StoreId, OpenError> {
+fn identify(disk: &dyn Disk, folder: &Path, files: &[File], only_looks: bool) -> Result<StoreId, OpenError> {
     let path = folder.join(STORE_FILE);
     let failed = |source| file_error(&path, source);
     let mut known = None;
@@ -210,7 +214,7 @@ fn identify(disk: &dyn Disk, folder: &Path, files: &[File]) -> Result<StoreId, O
             path: foreign.path.clone(),
         });
     }
-    if known.is_none() {
+    if known.is_none() && !only_looks {
         if is_there {
             disk.remove(&path).map_err(failed)?;
         }
@@ -303,6 +307,9 @@ impl Recovery<'_> {
         };
         let listed: BTreeSet<u32> = opening.segments.iter().map(|segment| segment.number).collect();
         for file in files.extract_if(.., |file| file.number < since && !listed.contains(&file.number)) {
+            if self.only_looks {
+                continue;
+            }
             tracing::warn!(path = %file.path.display(), "a segment that was given up is removed");
             self.disk
                 .remove(&file.path)
@@ -384,6 +391,10 @@ impl Recovery<'_> {
         last: Option<u32>,
         is_clean: bool,
     ) -> Result<Option<Current>, OpenError> {
+        if self.only_looks {
+            self.replay.index.grow_segment(file.number, whole);
+            return Ok(None);
+        }
         let failed = |source| file_error(&file.path, source);
         let Some(last) = last else {
             tracing::warn!(
@@ -468,7 +479,7 @@ impl Recovery<'_> {
         let keys = self.replay.finish(now);
         let removed: Vec<u32> = self.replay.removed.iter().copied().collect();
         for number in removed {
-            if self.replay.index.segments.contains_key(&number) {
+            if self.replay.index.segments.contains_key(&number) && !self.only_looks {
                 // A crash came between its removal and the end of its file.
                 self.replay.index.remove_segment(number);
                 let path = self.folder.join(file_name(number));
