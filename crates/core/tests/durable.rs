@@ -387,3 +387,17 @@ fn what_was_committed_without_the_hub_knowing_of_it_is_read_from_the_store() {
     assert_eq!(words(&read(&hub, &broker, &mut fanout, reader)), ["2", "3", "4"]);
     assert_eq!(word(&store::value(&hub, &broker, "d").unwrap()), "2");
 }
+
+#[test]
+fn without_a_store_everything_is_kept_in_memory() {
+    let hub = Arc::new(Hub::new(stored_options(1)));
+    hub.set_namespaces(stored_options(1).namespaces);
+    for n in 1..=3 {
+        publish(&hub, "d", &n.to_string(), 10);
+    }
+    hub.tick(1_000);
+    hub.tick(2_000);
+    let kept = support::history(&hub, "d", HistoryQuery::default(), 2_000).unwrap();
+    assert_eq!(texts(&kept.publications), ["1", "2", "3"]);
+    assert_eq!(support::delete(&hub, "d", Delete::History, 2_000), 3);
+}

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use broker::TestBroker;
 use cometserver_core::fanout::{Begin, Progress, Step, Wants};
 use cometserver_core::hub::{Hub, Options, ReadLimits};
-use store::{open, read, restart, store, words};
+use store::{open, read, restart, store, store_value, words};
 use support::{name, options, pattern, publish, shard};
 
 #[test]
@@ -113,10 +113,11 @@ fn a_pattern_is_told_once_of_what_the_store_has_forgotten_by_name_and_an_exact_c
     let broker = TestBroker::new(9);
     let hub = open(&broker, 1);
     let cursor = hub.cursor(hub.now());
-    store(&hub, &broker, "d/lost", "lost");
-    store(&hub, &broker, "d/lost", "lost");
-    broker.expire(&name("d/lost"), 2);
     for n in 1..=7 {
+        if n == 5 {
+            store(&hub, &broker, "d/lost", "lost");
+            broker.expire(&name("d/lost"), 1);
+        }
         store(&hub, &broker, "d/kept", &n.to_string());
     }
     let hub = restart(&broker, 2);
@@ -211,6 +212,46 @@ fn a_page_fetched_for_something_else_is_not_used() {
     assert_eq!(
         words(&read(&hub, &broker, &mut fanout, reader)),
         ["2", "subscribed d2"]
+    );
+}
+
+#[test]
+fn a_value_fetched_is_not_taken_for_a_page_of_the_history() {
+    let broker = TestBroker::new(9);
+    let hub = open(&broker, 1);
+    let cursor = hub.cursor(hub.now());
+    store(&hub, &broker, "d", "1");
+    store_value(&hub, &broker, "d", "2");
+    store(&hub, &broker, "d", "3");
+    let hub = restart(&broker, 2);
+    let mut fanout = shard(&hub);
+    let reader = fanout.open(1, None);
+    fanout.begin(reader, Begin::Now, false);
+    let wants = Wants {
+        retained: true,
+        ..Wants::default()
+    };
+    fanout
+        .subscribe(reader, &name("d"), Begin::Now, wants, 10)
+        .unwrap();
+    let limits = ReadLimits {
+        items: 2,
+        bytes: 1000,
+    };
+    let Progress::Cold(fetch) = fanout.next(reader, limits, &mut Vec::new()) else {
+        panic!("it is in the store")
+    };
+    let page = Arc::new(Mutex::new(None));
+    let slot = page.clone();
+    hub.fetch(fetch, Box::new(move |page| *slot.lock().unwrap() = page.ok()));
+    broker.answer(0);
+    fanout.unsubscribe(reader, &name("d"), 10);
+    let start = Begin::At(hub.resolve(&cursor));
+    fanout.subscribe(reader, &name("d"), start, wants, 10).unwrap();
+    fanout.fetched(reader, page.lock().unwrap().take().unwrap());
+    assert_eq!(
+        words(&read(&hub, &broker, &mut fanout, reader)),
+        ["1", "2", "3", "subscribed d"]
     );
 }
 

@@ -347,10 +347,11 @@ impl Inner {
             _ => (fetch.until, 0),
         };
         let mut bytes = 0;
+        // As many as allowed: one more when there is room for a part of it.
         let fits = |at: &&u64| {
-            let first = bytes == 0;
+            let room = bytes == 0 || bytes < fetch.bytes;
             bytes += self.stored[*at].body.payload_len().max(1);
-            first || bytes <= fetch.bytes
+            room
         };
         let taken = positions.iter().take(fetch.limit.max(1)).take_while(fits).count();
         let reached = match positions.get(taken) {
