@@ -129,10 +129,10 @@ class Hub
         return $answer;
     }
 
-    /** Ends what is held for a session. */
-    public function release($session)
+    /** Ends what a session holds on a key. */
+    public function release($session, $key)
     {
-        $this->ask('POST', '/v1/release', array('session' => $session));
+        $this->ask('POST', '/v1/release', array('session' => $session, 'channel' => $key));
     }
 
     /** Does a server answer? */

@@ -138,7 +138,7 @@ class CInterface
         $name = (string) $this->cleanKey($this->key);
         self::closeSession();
         if (self::isPage() && self::parameter('comet_release', '~^[A-Za-z0-9_-]{1,64}$~') !== null) {
-            self::release();
+            self::release($name);
             return '';
         }
         $limit = $this->runTimeLimit > 0 ? $this->runTimeLimit : self::LIMIT;
@@ -261,14 +261,11 @@ class CInterface
         $until = microtime(true) + $limit;
         do {
             $left = max(0, $until - microtime(true));
-            $answer = Hub::shared()->poll($name, $this->cursor, $left, 'bridge', $session);
+            $answer = Hub::shared()->poll($name, $this->cursor, $left, 'drop-in', $session);
             $this->take($answer);
-            if (count($this->messages) === 0 && isset($answer['retry_ms'])) {
-                // No place. What is there already is given all the same.
-                $this->take(Hub::shared()->poll($name, $this->cursor, 0));
-                if (count($this->messages) === 0) {
-                    self::comeBackIn((int) $answer['retry_ms']);
-                }
+            if (isset($answer['retry_ms'])) {
+                // No place: what is there already was given, the rest waits for the next time.
+                self::comeBackIn((int) $answer['retry_ms']);
                 return;
             }
             // With a session an early end means that the page has gone, or asked anew.
@@ -316,12 +313,12 @@ class CInterface
     }
 
     /** The page that waited under this name has gone. */
-    private static function release()
+    private static function release($name)
     {
         $session = self::parameter('comet_release', '~^[A-Za-z0-9_-]{1,64}$~');
         try {
             if ($session !== '') {
-                Hub::shared()->release($session);
+                Hub::shared()->release($session, $name);
             }
         } catch (\RuntimeException $fault) {
             // Without a server nothing is held.
