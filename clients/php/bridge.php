@@ -512,14 +512,26 @@ final class CometBridge
                 $started = true;
                 $result = CometServerStart::ensure($this->config);
                 if (!$result['running']) {
-                    // For the site's own log: a visitor is told nothing about this machine.
-                    error_log('CometServer bridge: ' . $result['message']);
+                    $this->log($result['message']);
                     throw self::down();
                 }
             } else {
-                error_log('CometServer bridge: ' . $this->config['target'] . ': ' . $error);
+                $this->log($this->config['target'] . ': ' . $error);
                 throw self::down();
             }
+        }
+    }
+
+    /** For the site's own log, at most once a minute: a visitor is told nothing about this machine. */
+    private function log($message)
+    {
+        $folder = $this->stateFolder();
+        $said = $folder === null ? false : @filemtime($folder . '/bridge-said');
+        if ($said === false || $said < time() - 60) {
+            if ($folder !== null) {
+                @touch($folder . '/bridge-said');
+            }
+            error_log('CometServer bridge: ' . $message);
         }
     }
 
