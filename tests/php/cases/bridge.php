@@ -179,6 +179,13 @@ test('a server that is down is a problem with a time to come back, and nothing a
     yes(strpos($answer['body'], '/') === strpos($answer['body'], '/problem') || strpos($answer['body'], 'tmp') === false, 'no path: ' . $answer['body']);
 });
 
+test('an EventSource whose server is down is told when to come back, in the only way it does not take for the end', function (): void {
+    $web = new Web(open_site(['data_dir' => folder(), 'sse' => true]));
+    $answer = $web->get(bridge('sse', ['channel' => 'x']), ['Accept' => 'text/event-stream']);
+    same([200, "retry: 2000\n\n"], [$answer['status'], $answer['body']]);
+    yes(strpos($answer['headers']['content-type'], 'text/event-stream') === 0, 'as a stream');
+});
+
 test('it starts the server where that is allowed', function (): void {
     $data = folder() . '/data';
     $web = new Web(open_site(['data_dir' => $data, 'start' => true, 'binary' => realpath(Server::binary())]));

@@ -319,6 +319,7 @@ foreach (['v1', 'v2'] as $version) {
         $out = script(['v1' => 'lib/CometAutoloader.class.php', 'v2' => 'config/bootstrap.php'][$version], "var_dump($helper::create()->renderJsTag('\"></script><b>', 'a&\"b'));", $server);
         yes(strpos($out, 'data-comet-url="&quot;&gt;&lt;/script&gt;&lt;b&gt;" data-comet-function="a&amp;&quot;b"') !== false, $out);
         yes(substr($out, -5) === "NULL\n", 'it prints and gives nothing');
+        is_dir("$web->root/comet/js") || mkdir("$web->root/comet/js");
         file_put_contents($web->root . '/comet/js/seed-helper.js', '// the script');
         $body = $web->get("/comet/exemples/$version/index.php")['body'];
         yes(strpos($body, ' src="/comet/js/seed-helper.js"') !== false, $body);
@@ -409,8 +410,37 @@ test('the same session asking anew ends the older request, and a page that leave
     until('nobody waits', fn (): bool => $server->held() === 0);
 });
 
+test('a refresh that falls between other writes never leaves the older value', function () use ($server): void {
+    require_once ROOT . '/clients/php/drop-in/lib/Comet/Loader/ClassLoader.php';
+    Comet\Loader\ClassLoader::own();
+    putenv("COMETSERVER_DATA_DIR=$server->data");
+    // Four refresh, one writes: whatever the order, what was written last is there at the end.
+    for ($round = 0; $round < 5; $round++) {
+        for ($n = 0; $n < 4; $n++) {
+            beside(static function () use ($round): void {
+                $hub = new Comet\Internal\Hub();
+                for ($i = 0; $i < 20; $i++) {
+                    $hub->repeat("raced-$round");
+                }
+            });
+        }
+        $hub = new Comet\Internal\Hub();
+        for ($i = 0; $i < 20; $i++) {
+            $hub->write("raced-$round", "text $i", 'web');
+        }
+        join_all();
+        same('text 19', Comet\Internal\Value::text($hub->retained("raced-$round")));
+    }
+    // What was published otherwise stays what it is.
+    http("unix://$server->socket", 'POST', '/v1/publish', ['Content-Type' => 'application/json'], '{"channel":"json","data":{"a":"é/"},"retain":true}');
+    $hub->repeat('json');
+    $publications = json_decode(http("unix://$server->socket", 'GET', '/v1/history?channel=json')['body'], true)['publications'];
+    same([['a' => 'é/'], ['a' => 'é/']], array_column($publications, 'data'));
+});
+
 test("PHP's own web server serves it all the same", function () use ($server): void {
     $web = new CliServer(site($server));
+    is_dir("$web->root/comet/js") || mkdir("$web->root/comet/js");
     file_put_contents($web->root . '/comet/js/seed-helper.js', '// the script');
     same('// the script', $web->get('/comet/js/seed-helper.js')['body']);
     foreach (['v1', 'v2'] as $version) {
