@@ -3,6 +3,7 @@
 //! `comet` is a thin program over this library; the tests start servers from it. In reading order:
 //!
 //! - [`server`]: the composition root; [`shared`]: what its threads share; [`listener`]: doors with roles;
+//! - [`budget`]: who may wait behind a gateway;
 //! - [`shard`]: one core's connections, THE loop; [`connection`], [`round`], [`wire`], [`timer`]: what it works with;
 //! - [`endpoint`]: path to what answers; [`api`]: the answers; [`access`]: who may ask;
 //! - [`http`], [`websocket`], [`seed`]: bytes on a wire, no I/O;
@@ -12,6 +13,7 @@
 pub mod access;
 pub mod api;
 pub mod bench;
+pub mod budget;
 pub mod cli;
 pub mod client;
 pub mod config;
