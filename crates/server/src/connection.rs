@@ -82,8 +82,8 @@ pub struct Subscriber {
     pub member: Option<Box<Membership>>,
     /// The session it said to belong to.
     pub session: Option<Box<str>>,
-    /// Polls and streams with a session: their place among the held ones of the server.
-    pub held_as: Option<u64>,
+    /// Polls and streams with a session: their places among the held ones of the server.
+    pub held_as: Option<(u64, u64)>,
     /// When a poll is answered, or a stream ended, in the shard's milliseconds; `u64::MAX`: never.
     pub ends: u64,
     /// The stream has not given a cursor yet, as one would hide what is still owed; until then this is the client's.

@@ -3,7 +3,7 @@
 //! `comet` is a thin program over this library; the tests start servers from it. In reading order:
 //!
 //! - [`server`]: the composition root; [`shared`]: what its threads share; [`listener`]: doors with roles;
-//! - [`budget`]: who may wait behind a gateway;
+//! - [`budget`]: who may wait behind a gateway; [`static_files`]: what a web server answers by itself;
 //! - [`shard`]: one core's connections, THE loop; [`connection`], [`round`], [`wire`], [`timer`]: what it works with;
 //! - [`endpoint`]: path to what answers; [`api`]: the answers; [`access`]: who may ask;
 //! - [`http`], [`websocket`], [`seed`]: bytes on a wire, no I/O;
@@ -31,6 +31,7 @@ pub mod seed;
 pub mod server;
 pub mod shard;
 pub mod shared;
+pub mod static_files;
 pub mod timer;
 pub mod websocket;
 pub mod wire;

@@ -16,6 +16,7 @@ use crate::budget::Budget;
 use crate::config::Config;
 use crate::listener::{Door, Socket};
 use crate::metrics::Metrics;
+use crate::static_files::StaticFiles;
 
 /// Connections beyond the limits that are taken nevertheless, for as long as one request lasts: only who has read it can
 /// refuse it in words that its client obeys. A browser's EventSource gives up for ever after a 503.
@@ -143,6 +144,8 @@ pub struct Shared {
     held: [AtomicUsize; 4],
     /// Requests that wait behind gateways, whichever door they came in through.
     pub gateways: Budget,
+    /// Which channels are followed by a file.
+    pub static_files: StaticFiles,
     /// All connections.
     pub connections: AtomicUsize,
     /// Those of them that are there only to be refused.
@@ -152,6 +155,8 @@ pub struct Shared {
     /// Held polls and streams by the [`Shared::secret_hash`] of whose they are, what they listen to, and their session: a
     /// session's name alone can be anybody's.
     pub sessions: Mutex<HashMap<u64, ConnectionId>>,
+    /// The same by whose they are and their session alone.
+    pub holders: Mutex<HashMap<u64, Vec<ConnectionId>>>,
     /// Made up at start.
     secret: RandomState,
     /// Is the server on its way out?
@@ -181,6 +186,7 @@ impl Shared {
         Self {
             hub,
             metrics: Metrics::new(mailboxes.len(), wall_clock()),
+            static_files: StaticFiles::new(&settings.config),
             settings: RwLock::new(Arc::new(settings)),
             doors,
             mailboxes,
@@ -190,6 +196,7 @@ impl Shared {
             surplus: AtomicUsize::new(0),
             addresses: Mutex::new(HashMap::new()),
             sessions: Mutex::new(HashMap::new()),
+            holders: Mutex::new(HashMap::new()),
             secret: RandomState::new(),
             draining: AtomicBool::new(false),
             demo,
@@ -210,6 +217,7 @@ impl Shared {
 
     /// Puts another configuration in force.
     pub fn set_settings(&self, settings: Settings) {
+        self.static_files.reload(&settings.config);
         *self
             .settings
             .write()
@@ -264,6 +272,22 @@ impl Shared {
     /// A hash that nobody else can compute, nor compute the value from.
     pub fn secret_hash(&self, value: &impl Hash) -> u64 {
         self.secret.hash_one(value)
+    }
+
+    /// A request of a session is held no longer.
+    pub fn forget_held(&self, held_as: u64, holder: u64, id: ConnectionId) {
+        let mut sessions = lock(&self.sessions);
+        if sessions.get(&held_as) == Some(&id) {
+            sessions.remove(&held_as);
+        }
+        drop(sessions);
+        let mut holders = lock(&self.holders);
+        if let Some(held) = holders.get_mut(&holder) {
+            held.retain(|other| *other != id);
+            if held.is_empty() {
+                holders.remove(&holder);
+            }
+        }
     }
 
     /// Takes a place in a route's budget, if there is one.

@@ -196,12 +196,17 @@ fn a_page_that_goes_away_gives_its_place_back_at_once() {
             "channel=a&channel=b&session=yours",
             "channel=a&channel=b&pattern=x*&session=mine",
         ] {
-            assert_eq!(release(&server, other).json()["released"], false, "{other}");
+            assert_eq!(release(&server, other).json()["released"], 0, "{other}");
         }
         assert_eq!(server.shared.gateways.held(), 1);
         // The order of the channels tells nothing.
-        let answer = release(&server, "channel=a&channel=b&session=mine");
-        assert_eq!((answer.status, &answer.json()["released"]), (200, &json!(true)));
+        let named = if transport == "sse" {
+            ""
+        } else {
+            "channel=a&channel=b&"
+        };
+        let answer = release(&server, &format!("{named}session=mine"));
+        assert_eq!((answer.status, &answer.json()["released"]), (200, &json!(1)));
         server.until("the place is free", || server.shared.gateways.held() == 0);
         let answer = if transport == "poll" {
             held.answer()
@@ -229,7 +234,7 @@ fn nobody_releases_what_another_user_holds() {
     );
     for other in [String::new(), format!("&token={berta}")] {
         let answer = release(&server, &format!("channel=news&session=s{other}")).json();
-        assert_eq!(answer["released"], false, "{other}");
+        assert_eq!(answer["released"], 0, "{other}");
     }
     let mut http = server.place(Door::Tcp).connect();
     let target = format!("/v1/release?channel=news&session=s&token={anna}");
@@ -237,7 +242,7 @@ fn nobody_releases_what_another_user_holds() {
     assert_eq!(foreign.status, 403, "not for pages of other origins");
     assert_eq!(server.shared.gateways.held(), 1);
     let own = release(&server, &format!("channel=news&session=s&token={anna}"));
-    assert_eq!(own.json()["released"], true);
+    assert_eq!(own.json()["released"], 1);
 }
 
 #[test]

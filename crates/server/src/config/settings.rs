@@ -49,6 +49,8 @@ section! {
         held: Held;
         /// Who is on a channel.
         presence: Presence;
+        /// Files that a web server answers by itself.
+        static_files: StaticFiles;
         /// How the server ends.
         shutdown: Shutdown;
         /// Logs.
@@ -115,6 +117,8 @@ section! {
         durability "durability": Durability = "memory" => values::durability;
         /// Whether subscribers may join, and be seen by others.
         presence "presence": bool = "false" => values::switch;
+        /// Whether a public channel that is followed has a file in static.dir, which tells everybody how far it is.
+        static_file "static_file": bool = "false" => values::switch;
         /// Whether anybody may publish, without a token.
         anonymous_publish "anonymous_publish": bool = "false" => values::switch;
         /// Whether anybody may see and join the members, without a token. Needs presence.
@@ -241,6 +245,19 @@ section! {
         announce_limit "announce_limit": usize = "100" => values::count_from(0);
         /// The most a member may tell about itself.
         member_info "member_info": usize = "1KiB" => values::size(0, 1 << 20);
+    }
+}
+
+section! {
+    /// A tiny file per followed channel, which a web server answers by itself, for clients that ask from time to time. For
+    /// public channels of namespaces with static_file.
+    pub struct StaticFiles {
+        /// The folder: one that a web server serves. Without it there are none.
+        dir "dir": Option<PathBuf> = "" => values::optional_path, example "/var/www/html/comet/live";
+        /// The most files.
+        max "max": usize = "1000" => values::count_from(0);
+        /// How long a file stays when nobody asks the server about its channel.
+        keep "keep": Duration = "10m" => values::duration_from(1);
     }
 }
 

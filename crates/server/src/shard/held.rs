@@ -125,6 +125,9 @@ impl Shard {
             _ => None,
         };
         self.authorize(&wish, &grant)?;
+        for name in &wish.channels {
+            self.shared.static_files.follow(name);
+        }
         if terms.head_only {
             self.stream_head(endpoint, terms, cors, out);
             return Ok(());
@@ -195,7 +198,10 @@ impl Shard {
         let member = self.membership(slot, &wish, &grant);
         let held_as = match (endpoint, &wish.session) {
             (Endpoint::WebSocket, _) | (_, None) => None,
-            (_, Some(session)) => Some(self.held_as(endpoint, &wish, &grant, session)),
+            (_, Some(session)) => Some((
+                self.held_as(endpoint, &wish, &grant, session),
+                self.holder(&grant, session),
+            )),
         };
         let watched = match (&accept, wish.watch) {
             (Some(_), true) => self.fanout.channels(reader).map(|channel| channel.id).collect(),
@@ -255,7 +261,9 @@ impl Shard {
         if wish.join {
             self.join_all(slot);
         }
-        if let Some(held_as) = held_as {
+        if let Some((held_as, holder)) = held_as {
+            let id = self.id_of(slot);
+            lock(&self.shared.holders).entry(holder).or_default().push(id);
             // Of two streams that are not in anybody's way none has to go.
             self.supersede(slot, held_as, endpoint == Endpoint::Poll || gateway.is_some());
         }
@@ -268,26 +276,40 @@ impl Shard {
         self.shared.secret_hash(&(is_poll, wish.identity(grant), session))
     }
 
-    /// Ends what a session holds, as the page that held it is gone, or about to be. Was there anything?
+    /// Under what all that a session holds is known.
+    fn holder(&self, grant: &Grant, session: &str) -> u64 {
+        self.shared.secret_hash(&(&grant.user, session))
+    }
+
+    /// Ends what a session holds, of the channels and patterns named if there are any, as the page that held it is gone, or
+    /// about to be. How much was there?
     pub(super) fn release_session(
         &mut self,
         request: &Request<'_>,
         parameters: &Parameters<'_>,
         grant: &Grant,
-    ) -> Result<bool, Refused> {
-        let wish = self.wish(Endpoint::Poll, request, parameters)?;
+    ) -> Result<usize, Refused> {
+        // Names nothing to listen to, which only a WebSocket may.
+        let wish = self.wish(Endpoint::WebSocket, request, parameters)?;
         let session = wish.session.as_deref();
         let session = session.ok_or_else(|| Refused::bad("name the `session` that is to be released"))?;
-        let mut any = false;
-        for endpoint in [Endpoint::Poll, Endpoint::Stream] {
-            let held_as = self.held_as(endpoint, &wish, grant, session);
-            let held = lock(&self.shared.sessions).get(&held_as).copied();
-            if let Some(held) = held {
-                any = true;
-                self.tell_superseded(held);
-            }
+        let held: Vec<ConnectionId> = if wish.channels.is_empty() && wish.patterns.is_empty() {
+            let holder = self.holder(grant, session);
+            let held = lock(&self.shared.holders).get(&holder).cloned();
+            held.unwrap_or_default()
+        } else {
+            let held_as = [Endpoint::Poll, Endpoint::Stream]
+                .map(|endpoint| self.held_as(endpoint, &wish, grant, session));
+            let sessions = lock(&self.shared.sessions);
+            held_as
+                .iter()
+                .filter_map(|held_as| sessions.get(held_as).copied())
+                .collect()
+        };
+        for held in &held {
+            self.tell_superseded(*held);
         }
-        Ok(any)
+        Ok(held.len())
     }
 
     fn wish(
@@ -1203,16 +1225,13 @@ impl Shard {
             }
         }
         self.release_hold(subscriber.route, subscriber.gateway);
-        if let Some(held_as) = &subscriber.held_as {
-            let mut sessions = lock(&self.shared.sessions);
+        if let Some((held_as, holder)) = &subscriber.held_as {
             let own = ConnectionId {
                 shard: self.id,
                 slot: slot as u32,
                 generation,
             };
-            if sessions.get(held_as) == Some(&own) {
-                sessions.remove(held_as);
-            }
+            self.shared.forget_held(*held_as, *holder, own);
         }
         self.fanout.close(subscriber.reader, self.wall);
         self.count_as(slot, Transport::Http);

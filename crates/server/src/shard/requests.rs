@@ -397,13 +397,9 @@ impl Shard {
             }
             Endpoint::Release => {
                 let released = self.release_session(request, &parameters, &grant)?;
-                let body: &[u8] = match released {
-                    true => b"{\"released\":true}",
-                    false => b"{\"released\":false}",
-                };
                 cors.write(Head::new(out, terms, 200))
                     .header("Content-Type", "application/json")
-                    .body(body);
+                    .body(format!("{{\"released\":{released}}}").as_bytes());
                 Ok(())
             }
             Endpoint::Publish => {
