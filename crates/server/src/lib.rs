@@ -8,6 +8,7 @@
 //! - [`endpoint`]: path to what answers; [`api`]: the answers; [`access`]: who may ask;
 //! - [`http`], [`websocket`], [`seed`]: bytes on a wire, no I/O;
 //! - [`config`], [`data_folder`], [`platform`], [`logging`], [`metrics`], [`openapi`]: ground;
+//! - [`gateway`]: a browser's request on its way through a web server that only runs programs;
 //! - [`cli`], [`client`], [`mod@bench`]: the commands.
 
 pub mod access;
@@ -20,6 +21,7 @@ pub mod config;
 pub mod connection;
 pub mod data_folder;
 pub mod endpoint;
+pub mod gateway;
 pub mod http;
 pub mod listener;
 pub mod logging;
