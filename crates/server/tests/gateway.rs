@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -30,7 +31,8 @@ struct Web {
 
 impl Web {
     fn start(mut command: Command, address: SocketAddr) -> Self {
-        let child = command.spawn().unwrap();
+        // Apache ends its whole process group, which must not be ours.
+        let child = command.process_group(0).spawn().unwrap();
         until("the web server answers", || TcpStream::connect(address).ok());
         Self {
             child,
