@@ -87,6 +87,8 @@ pub struct Subscriber {
     pub unopened: Option<cometserver_core::Cursor>,
     /// Polls: at most so many objects in the answer.
     pub limit: usize,
+    /// Milliseconds after which a stream wants its first heartbeat; 0: that is past, or it wants none earlier.
+    pub preamble: u32,
     /// Polls: answered 304 if there is nothing new.
     pub conditional: bool,
     /// The store has been asked for something.
