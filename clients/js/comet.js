@@ -26,7 +26,7 @@ const ANSWER_MS = 15_000;
 const INTERVAL_MS = 5_000;
 const INTERVAL_BUSY_MS = 1_000;
 /** The first wait after a loss and the longest one. The wait is any part of it (full jitter), and it doubles. */
-const BACKOFF_MS = 1_000;
+const BACKOFF_MS = 500;
 const BACKOFF_MAX_MS = 30_000;
 /** After a refusal, which a new try alone will hardly change. */
 const REFUSED_MS = 60_000;
@@ -554,8 +554,9 @@ class Link {
     await new Promise((over) => {
       socket.onclose = over;
       socket.onmessage = ({ data }) => {
-        this.#sign(1);
         const object = JSON.parse(data);
+        // Who is only sent away has not been let in.
+        if (object.type !== "reconnect") this.#sign(1);
         this.#received(object, object.cursor);
       };
       signal.onabort = () => {

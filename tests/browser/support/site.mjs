@@ -29,6 +29,8 @@ export class Site {
   streams = "pass";
   /** Milliseconds after which an answer that has not begun is cut off, as impatient proxies do; 0: never. */
   impatience = 0;
+  /** How many pieces of streams were passed on. */
+  streamed = 0;
   #down = false;
 
   static async before(t, origin) {
@@ -120,7 +122,12 @@ export class Site {
       let passed = !isStream || this.streams === "pass" ? Infinity : this.streams === "opening" ? 1 : 0;
       const begin = () => response.headersSent || response.writeHead(answer.statusCode, answer.headers);
       if (passed) begin();
-      answer.on("data", (bytes) => (passed-- > 0 ? response.write(bytes) : held.push(bytes)));
+      answer.on("data", (bytes) => {
+        if (passed-- <= 0) return held.push(bytes);
+        response.write(bytes);
+        if (isStream) this.streamed++;
+        this.#tell();
+      });
       answer.on("end", () => {
         begin();
         response.end(Buffer.concat(held));
