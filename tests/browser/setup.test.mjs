@@ -93,11 +93,18 @@ test("after an upload a message arrives, and the page locks itself", options, as
   assert.equal(await fetch(`${host.origin}/comet/setup-state.php`).then((a) => a.text()), "");
   assert.equal(await fetch(`${host.origin}/comet/live/v1/admin/stop`, { method: "POST" }).then((a) => a.status), 401);
   // The lines for PHP work as they stand.
-  const php = (await page.context().pages(), `<?php error_reporting(E_ALL); ini_set("display_errors", "1");
+  const php = `<?php error_reporting(E_ALL); ini_set("display_errors", "1");
     require "${folder}/php/autoload.php";
     $comet = new CometServer\\Client();
-    echo json_encode($comet->publish("public/hello", ["text" => "from a page"]));`);
+    echo json_encode($comet->publish("public/hello", ["text" => "from a page"]));`;
   writeFileSync(join(host.root, "say.php"), php);
+  const visitor = await newPage(t);
+  writeFileSync(join(host.root, "page.html"), `<!doctype html><title>waiting</title>${snippet}`);
+  await visitor.goto(`${host.origin}/page.html`);
+  await visitor.waitForFunction(async () => {
+    await fetch("/say.php");
+    return document.title === "from a page";
+  });
   const said = await fetch(`${host.origin}/say.php`).then((a) => a.text());
   assert.match(said, /"cursor"/, said);
 });
