@@ -269,7 +269,9 @@ fn a_server_that_ended_for_want_of_visitors_is_started_again_by_the_next() {
     );
     let visit = || {
         let mut command = cgi(&home, "GET", "/v1/poll", "channel=news&wait_ms=0");
-        command.env("COMETSERVER_CGI_START", "1").env("COMETSERVER_CONFIG", &config);
+        command
+            .env("COMETSERVER_CGI_START", "1")
+            .env("COMETSERVER_CONFIG", &config);
         answer(&mut command)
     };
     let mut pids = Vec::new();
@@ -284,7 +286,9 @@ fn a_server_that_ended_for_want_of_visitors_is_started_again_by_the_next() {
     // Whoever waits keeps it running.
     let held = Waiting::of({
         let mut command = cgi(&home, "GET", "/v1/poll", "channel=news&wait_ms=60000");
-        command.env("COMETSERVER_CGI_START", "1").env("COMETSERVER_CONFIG", &config);
+        command
+            .env("COMETSERVER_CGI_START", "1")
+            .env("COMETSERVER_CONFIG", &config);
         command
     });
     let pid = until("it is started", || home.pid());
