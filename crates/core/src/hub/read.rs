@@ -1,15 +1,17 @@
 //! Reading on from a cursor: the one operation behind live, resume, slow and catching up.
 
+mod stored;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use super::state::State;
-use crate::broker::{Fetch, Page, Stored};
+use crate::broker::{Fetch, Page};
 use crate::channel::{Channel, ChannelId};
 use crate::pattern::Pattern;
 use crate::position::{Position, Source};
-use crate::publication::{Place, Places, Publication};
+use crate::publication::Publication;
 
 /// A pattern that matches little must not hold the lock while everything kept is looked at.
 const LOOK_AT: usize = 10_000;
@@ -193,36 +195,6 @@ impl State {
         }
     }
 
-    /// Is there anything in the store after this that is selected?
-    fn selects_durable(&self, selection: &Selection<'_>, after: u64) -> bool {
-        !selection.patterns.is_empty()
-            || selection.channels.iter().any(|selected| {
-                self.channel(selected.channel)
-                    .is_some_and(|entry| entry.channel.is_stored() && entry.last.durable > after)
-            })
-    }
-
-    fn fetch(&self, selection: &Selection<'_>, after: u64, until: u64, limits: Limits) -> Fetch {
-        let names = selection
-            .channels
-            .iter()
-            .filter_map(|selected| self.channel(selected.channel))
-            .filter(|entry| entry.channel.is_stored());
-        let patterns = selection
-            .patterns
-            .iter()
-            .filter_map(|(id, _)| self.patterns.get(*id));
-        Fetch {
-            channels: names.map(|entry| entry.channel.name.clone()).collect(),
-            patterns: patterns.map(|listened| listened.pattern.clone()).collect(),
-            after,
-            until,
-            limit: limits.items,
-            bytes: limits.bytes,
-            ..Fetch::default()
-        }
-    }
-
     /// What a reader has to be told of, because it is gone.
     fn gone(&self, selection: &Selection<'_>, from: Position) -> Vec<Gone> {
         let mut all = Vec::new();
@@ -261,69 +233,6 @@ impl State {
             }
         }
         all
-    }
-
-    /// The gaps in what was fetched.
-    fn stored_gone<'a>(&'a self, page: &'a Page, from: Position) -> impl Iterator<Item = Gone> + 'a {
-        page.gaps
-            .iter()
-            .filter(move |(_, position)| *position > from.durable)
-            .filter_map(|(name, position)| {
-                let at = Position {
-                    durable: *position,
-                    memory: 0,
-                };
-                let channel = self.find(name)?.channel.clone();
-                channel.is_stored().then_some(Gone {
-                    channel: Some(channel),
-                    pattern: None,
-                    presence: false,
-                    lost: (Source::Durable, at),
-                })
-            })
-    }
-
-    /// What was fetched.
-    fn stored<'a>(&'a self, page: &'a Page, from: Position) -> impl Iterator<Item = Head> + 'a {
-        page.stored
-            .iter()
-            .filter(move |stored| stored.position > from.durable)
-            .filter_map(|stored| {
-                let publication = self.revive(stored)?;
-                Some(Head {
-                    source: Source::Durable,
-                    at: publication.at,
-                    from: From::Publication(Arc::new(publication)),
-                })
-            })
-    }
-
-    /// A publication as it was before it left memory, but for how many memory publications had preceded it.
-    pub(super) fn revive(&self, stored: &Stored) -> Option<Publication> {
-        let places: Vec<Place> = stored
-            .places
-            .iter()
-            .filter_map(|(name, offset)| {
-                let channel = self.find(name)?.channel.clone();
-                channel.is_stored().then_some(Place {
-                    channel,
-                    offset: *offset,
-                    patterns: None,
-                })
-            })
-            .collect();
-        (!places.is_empty()).then(|| Publication {
-            source: Source::Durable,
-            at: Position {
-                durable: stored.position,
-                memory: 0,
-            },
-            time: stored.time,
-            accepted: 0,
-            places: Places::from(places),
-            audience: 0,
-            body: stored.body.clone(),
-        })
     }
 
     /// Exact channels: a merge of their logs. Costs what it reads, however much else happened.
