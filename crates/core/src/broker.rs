@@ -170,6 +170,18 @@ pub struct Page {
     pub asked: Option<Arc<Fetch>>,
 }
 
+impl Page {
+    /// Is there more of what was asked for?
+    pub(crate) fn is_part(&self) -> bool {
+        let Some(asked) = &self.asked else { return false };
+        match asked.want {
+            Want::Oldest => self.reached < asked.until,
+            Want::Newest => self.reached > asked.after,
+            Want::Retained => false,
+        }
+    }
+}
+
 /// What a broker knows of a channel when the hub makes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Known {
@@ -199,6 +211,13 @@ pub struct StoredChannel {
     pub bytes: usize,
     /// The position of the retained value; 0: none.
     pub retained: u64,
+}
+
+impl StoredChannel {
+    /// Is a publication or a value kept?
+    pub fn keeps(&self) -> bool {
+        self.publications > 0 || self.retained != 0
+    }
 }
 
 /// An idempotency key from before the restart that is still in force.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -469,7 +470,7 @@ pub fn answer(
     match endpoint {
         Endpoint::History => history(answer, &named(Action::History)?, parameters)?,
         Endpoint::DeleteHistory => {
-            let deleted = hub.delete(&owned(Action::Admin)?, Delete::History, answer.now);
+            let deleted = deleted(hub, &owned(Action::Admin)?, Delete::History, answer.now)?;
             answer.json(200, format!("{{\"deleted\":{deleted}}}").as_bytes());
         }
         Endpoint::Retained => {
@@ -477,7 +478,7 @@ pub fn answer(
             retained(answer, &name, grant.allows_everywhere(Action::Admin), parameters)?;
         }
         Endpoint::DeleteRetained => {
-            let deleted = hub.delete(&owned(Action::Publish)?, Delete::Retained, answer.now) > 0;
+            let deleted = deleted(hub, &owned(Action::Publish)?, Delete::Retained, answer.now)? > 0;
             answer.json(200, format!("{{\"deleted\":{deleted}}}").as_bytes());
         }
         Endpoint::Presence => presence(answer, &named(Action::Presence)?, parameters)?,
@@ -515,6 +516,12 @@ pub fn answer(
     Ok(())
 }
 
+fn deleted(hub: &Hub, name: &ChannelName, what: Delete, now: Time) -> Result<usize, Refused> {
+    let deleted = hub.delete(name, what, now, &mut shared::nothing_later);
+    let deleted = deleted.map_err(|error| Refused::unavailable(error.to_string()))?;
+    Ok(deleted.ready().unwrap_or_default())
+}
+
 fn history(answer: Answer<'_>, name: &ChannelName, parameters: &[Pair<'_>]) -> Result<(), Refused> {
     let hub = &answer.shared.hub;
     let since = match begin(hub, text(parameters, "since").unwrap_or("earliest"))? {
@@ -539,15 +546,22 @@ fn history(answer: Answer<'_>, name: &ChannelName, parameters: &[Pair<'_>]) -> R
 }
 
 /// A channel's history as an object, open at its end.
-pub fn history_object(hub: &Hub, name: &ChannelName, query: HistoryQuery, now: Time, out: &mut Vec<u8>) {
+pub fn history_object(hub: &Arc<Hub>, name: &ChannelName, query: HistoryQuery, now: Time, out: &mut Vec<u8>) {
     out.push(b'{');
     history_members(hub, name, query, now, out);
 }
 
 /// The same without the opening brace.
-pub fn history_members(hub: &Hub, name: &ChannelName, query: HistoryQuery, now: Time, out: &mut Vec<u8>) {
+pub fn history_members(
+    hub: &Arc<Hub>,
+    name: &ChannelName,
+    query: HistoryQuery,
+    now: Time,
+    out: &mut Vec<u8>,
+) {
     native::channel_member(name.as_bytes(), out);
-    let Some(history) = hub.history(name, query, now) else {
+    let history = hub.history(name, query, now, &mut shared::nothing_later);
+    let Some(history) = history.ready().flatten() else {
         let lost = query.since.is_some_and(|start| start.lost_memory);
         let _ = write!(
             Text(out),
@@ -582,10 +596,13 @@ fn retained(
     owns: bool,
     parameters: &[Pair<'_>],
 ) -> Result<(), Refused> {
-    let publication =
-        answer.shared.hub.retained(name).ok_or_else(|| {
-            Refused::not_found("nothing is retained in this channel: publish with `retain`")
-        })?;
+    let publication = answer
+        .shared
+        .hub
+        .retained(name, &mut shared::nothing_later)
+        .ready()
+        .flatten()
+        .ok_or_else(|| Refused::not_found("nothing is retained in this channel: publish with `retain`"))?;
     if flag(parameters, "raw") {
         if let Body::Message { payload, .. } = &publication.body {
             let kind = match payload.kind() {
@@ -668,17 +685,23 @@ fn channels(answer: Answer<'_>, parameters: &[Pair<'_>]) -> Result<(), Refused> 
         .shared
         .hub
         .channels(wanted.as_ref(), after, limit.clamp(1, CHANNELS));
+    let names = found.iter().map(|summary| summary.name.clone()).collect();
+    let values = answer
+        .shared
+        .hub
+        .retained_values(names, &mut shared::nothing_later);
     let mut body = b"{\"channels\":[".to_vec();
     let mut first = true;
-    for summary in found
+    for (summary, value) in found
         .iter()
-        .filter(|summary| !only_retained || summary.retained.is_some())
+        .zip(values.ready().unwrap_or_default())
+        .filter(|(summary, _)| !only_retained || summary.retained)
     {
         if !std::mem::take(&mut first) {
             body.push(b',');
         }
         body.push(b'{');
-        native::channel_member(summary.channel.name.as_bytes(), &mut body);
+        native::channel_member(summary.name.as_bytes(), &mut body);
         let _ = write!(
             Text(&mut body),
             ",\"offset\":{},\"publications\":{},\"bytes\":{},\"listened\":{},\"members\":{},\"retained\":",
@@ -688,16 +711,12 @@ fn channels(answer: Answer<'_>, parameters: &[Pair<'_>]) -> Result<(), Refused> 
             summary.listened,
             summary.members,
         );
-        body.extend_from_slice(if summary.retained.is_some() {
-            b"true"
-        } else {
-            b"false"
-        });
-        if let Some(publication) = summary.retained.as_ref().filter(|_| with_values) {
+        body.extend_from_slice(if summary.retained { b"true" } else { b"false" });
+        if let Some(publication) = value.as_ref().filter(|_| with_values) {
             body.extend_from_slice(b",\"value\":");
             native::object(
                 publication,
-                publication_place(publication, &summary.channel.name),
+                publication_place(publication, &summary.name),
                 &mut body,
             );
             // Only who may see all channels comes here.

@@ -51,6 +51,10 @@ struct Inner {
     keys: Vec<Remembered>,
     reads: VecDeque<(Fetch, Fetched)>,
     refuse: bool,
+    /// Texts of everything that was ever committed, by position.
+    texts: Vec<String>,
+    /// Deletions that were committed since the start, by ticket.
+    deletions: HashMap<u64, (ChannelName, Delete)>,
 }
 
 /// See the module. Keeps a number of publications per channel.
@@ -76,6 +80,8 @@ impl TestBroker {
                 keys: Vec::new(),
                 reads: VecDeque::new(),
                 refuse: false,
+                texts: Vec::new(),
+                deletions: HashMap::new(),
             }),
         })
     }
@@ -93,6 +99,7 @@ impl TestBroker {
         inner.waiting.clear();
         inner.reads.clear();
         inner.open.clear();
+        inner.deletions.clear();
         inner.forget_empty();
     }
 
@@ -135,6 +142,16 @@ impl TestBroker {
         let keep = channel.history.len().saturating_sub(count);
         inner.trim(name, keep);
         inner.forget_empty();
+    }
+
+    /// The text of what was committed at a position, be it kept or not.
+    pub(crate) fn text(&self, position: u64) -> String {
+        self.inner().texts[position as usize - 1].clone()
+    }
+
+    /// What was deleted under a ticket.
+    pub(crate) fn deletion(&self, ticket: u64) -> (ChannelName, Delete) {
+        self.inner().deletions[&ticket].clone()
     }
 
     /// Is it open?
@@ -192,6 +209,8 @@ impl Inner {
         self.position += 1;
         let position = self.position;
         let message = submission.message;
+        self.texts
+            .push(String::from_utf8_lossy(message.payload.bytes()).into_owned());
         let mut places: Vec<(ChannelName, u64)> = Vec::new();
         let mut replaced = Vec::new();
         for name in &submission.channels {
@@ -261,6 +280,8 @@ impl Inner {
         if deletion.what == Delete::History {
             count = usize::from(outlived) + self.trim(&deletion.channel, 0);
         }
+        self.deletions
+            .insert(deletion.ticket, (deletion.channel.clone(), deletion.what));
         let gone = self.channels[&deletion.channel].gone;
         Outcome::Deleted { count, gone }
     }
@@ -326,10 +347,11 @@ impl Inner {
             _ => (fetch.until, 0),
         };
         let mut bytes = 0;
+        // As many as allowed: one more when there is room for a part of it.
         let fits = |at: &&u64| {
-            let first = bytes == 0;
+            let room = bytes == 0 || bytes < fetch.bytes;
             bytes += self.stored[*at].body.payload_len().max(1);
-            first || bytes <= fetch.bytes
+            room
         };
         let taken = positions.iter().take(fetch.limit.max(1)).take_while(fits).count();
         let reached = match positions.get(taken) {

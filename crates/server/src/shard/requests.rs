@@ -500,6 +500,10 @@ impl Shard {
         self.metrics().publications.of(Door::Http).add(1);
         match published {
             Published::Visible(receipt) => api::receipt(&receipt, &self.hub, terms, cors, out),
+            Published::Accepted => cors
+                .write(Head::new(out, terms, 202))
+                .header("Content-Type", "application/json")
+                .body(b"{\"accepted\":true}"),
             Published::Pending => {
                 self.connections[slot].state = State::Publishing(Box::new((terms, cors.clone())));
                 self.set_deadline(slot, u64::MAX);
@@ -558,6 +562,9 @@ impl Shard {
         self.metrics().publications.of(Door::Http).add(1);
         match published {
             Published::Visible(receipt) => Ok(receipt),
+            Published::Accepted => Err(Refused::unavailable(
+                "the store has taken it, but it is not visible yet",
+            )),
             Published::Pending => {
                 let answered = receiver.recv_timeout(std::time::Duration::from_secs(10));
                 Ok(answered.map_err(|_| Refused::unavailable("the store did not answer in time"))??)

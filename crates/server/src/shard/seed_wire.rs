@@ -98,7 +98,7 @@ impl Shard {
         });
         self.metrics().publications.of(Door::Seed).add(1);
         match published {
-            Ok(Published::Visible(_)) => seed::DONE.to_vec(),
+            Ok(Published::Visible(_) | Published::Accepted) => seed::DONE.to_vec(),
             // The seed's clients wait for one answer and no more: so does this, for a store that is slow.
             Ok(Published::Pending) => match receiver.recv_timeout(std::time::Duration::from_secs(10)) {
                 Ok(Ok(_)) => seed::DONE.to_vec(),
@@ -110,15 +110,22 @@ impl Shard {
     }
 
     fn seed_read(&self, key: &[u8]) -> Vec<u8> {
-        if let Some(publication) = ChannelName::new(key)
-            .ok()
-            .and_then(|name| self.hub.retained(&name))
-        {
+        if let Some(publication) = ChannelName::new(key).ok().and_then(|name| {
+            self.hub
+                .retained(&name, &mut shared::nothing_later)
+                .ready()
+                .flatten()
+        }) {
             return seed::token_reply(&token(&publication));
         }
         // The time of a key's value, for old pages that look whether it has changed.
         let timed = seed::time_key(key).and_then(|key| ChannelName::new(key).ok());
-        match timed.and_then(|name| self.hub.retained(&name)) {
+        match timed.and_then(|name| {
+            self.hub
+                .retained(&name, &mut shared::nothing_later)
+                .ready()
+                .flatten()
+        }) {
             Some(publication) => seed::token_reply((publication.time / 1000).to_string().as_bytes()),
             None => seed::NOTHING.to_vec(),
         }
@@ -129,10 +136,16 @@ impl Shard {
         let mut after = 0;
         loop {
             let (found, next) = self.hub.channels(None, after, PIECE);
-            for summary in found {
-                if let Some(publication) = summary.retained {
-                    entries.push((summary.channel.name.clone(), token(&publication)));
-                }
+            let names = found
+                .into_iter()
+                .filter(|summary| summary.retained)
+                .map(|summary| summary.name);
+            let names: Vec<ChannelName> = names.collect();
+            let values = self
+                .hub
+                .retained_values(names.clone(), &mut shared::nothing_later);
+            for (name, value) in names.into_iter().zip(values.ready().unwrap_or_default()) {
+                entries.extend(value.map(|publication| (name, token(&publication))));
             }
             match next {
                 Some(next) => after = next,

@@ -368,15 +368,7 @@ impl Shard {
         open.push(b',');
         target_member(target, &mut open);
         if let Target::Channel(channel) = target {
-            let query = HistoryQuery {
-                since: None,
-                limit: 1,
-                reverse: true,
-            };
-            let offset = self
-                .hub
-                .history(&channel.name, query, self.wall)
-                .map_or(0, |history| history.offset);
+            let offset = self.hub.offset(channel.id);
             open.extend_from_slice(
                 format!(",\"offset\":{offset},\"epoch\":\"{}\"", channel.epoch).as_bytes(),
             );
