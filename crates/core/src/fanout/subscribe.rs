@@ -11,7 +11,8 @@ use crate::position::{Position, Source};
 
 impl Fanout {
     /// Subscribes a reader that has begun. It is behind until the subscription has caught up and was announced with
-    /// [`Step::Subscribed`]. A channel already subscribed to is announced again and begins nowhere else.
+    /// [`Step::Subscribed`](super::Step::Subscribed). A channel already subscribed to is announced again and begins nowhere
+    /// else.
     ///
     /// # Errors
     /// [`ListenError`]; nothing changed.
