@@ -51,6 +51,17 @@ const random = () => Math.random().toString(36).slice(2) + Math.random().toStrin
 const sleep = (ms) => new Promise((over) => setTimeout(over, ms));
 const jittered = (base, max, times) => Math.random() * Math.min(max, base * 2 ** times);
 
+/** Calls what the page gave us: its fault must not become ours, or another handler's. */
+function safely(call, ...details) {
+  try {
+    call(...details);
+  } catch (error) {
+    setTimeout(() => {
+      throw error;
+    });
+  }
+}
+
 /** What an answer that is not a success says: a problem document, or only a status from something in between. */
 export class CometError extends Error {
   constructor({ status, code, detail, message, retry_ms }) {
@@ -138,7 +149,11 @@ class Door {
   async token(refused) {
     if (typeof this.#source !== "function") return this.#source;
     if (this.#token === undefined || this.#token === refused || Date.now() >= this.#renewAt) {
-      await (this.#asking ??= this.#renew().finally(() => (this.#asking = undefined)));
+      this.#asking ??= this.#renew().finally(() => (this.#asking = undefined));
+      await this.#asking.catch((error) => {
+        // One that is about to end is better than none.
+        if (this.#token === undefined || this.#token === refused) throw error;
+      });
     }
     return this.#token;
   }
@@ -154,7 +169,10 @@ class Door {
     if (life > 0) {
       const wait = Math.min(life - Math.min(life / 4, 60_000), TIMER_MAX_MS);
       this.#renewAt = Date.now() + wait;
-      this.#timer = setTimeout(() => this.token().catch(() => {}), wait);
+      this.#timer = setTimeout(() => {
+        this.#renewAt = 0;
+        this.token().catch(() => {});
+      }, wait);
     }
     if (old !== undefined && old !== this.#token) this.#renewed(this.#token);
   }
@@ -460,9 +478,10 @@ class Link {
     }
     if ([404, 405, 501].includes(problem.status) && this.#stepDown()) return 0;
     if (passes(problem)) return problem.retry_ms === undefined ? this.#backOff() : this.#impose(problem.retry_ms);
-    if (problem.status !== 401 && (await this.#dropRefused(problem))) return 0;
+    // What is wrong with a token is wrong for all channels; without one some are public and some are not.
+    const isGeneral = problem.status === 401 && (await this.#door.token().catch(() => "none"));
+    if (!isGeneral && (await this.#dropRefused(problem))) return 0;
     this.#hear.failed(problem);
-    this.#imposed = true;
     return REFUSED_MS + jittered(REFUSED_MS, REFUSED_MAX_MS, this.#refusals++);
   }
 
@@ -678,14 +697,7 @@ class Subscriber {
     this.#seen.delete(channel);
     this.#seen.set(channel, [offset, time]);
     if (this.#seen.size > SEEN) this.#seen.delete(this.#seen.keys().next().value);
-    try {
-      this.#handler(data, publication);
-    } catch (error) {
-      // A fault of one handler is not the others'.
-      setTimeout(() => {
-        throw error;
-      });
-    }
+    safely(this.#handler, data, publication);
   }
 
   /** What follows is another history. */
@@ -818,7 +830,7 @@ export class Comet {
   #emit(type, detail) {
     const listeners = this.#listeners.get(type);
     if (type === "error" && !listeners?.size) console.warn("CometServer:", detail);
-    for (const listener of [...(listeners ?? [])]) listener(detail);
+    for (const listener of [...(listeners ?? [])]) safely(listener, detail);
   }
 
   #setState(state) {
