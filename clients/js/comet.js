@@ -52,9 +52,9 @@ const sleep = (ms) => new Promise((over) => setTimeout(over, ms));
 const jittered = (base, max, times) => Math.random() * Math.min(max, base * 2 ** times);
 
 /** Calls what the page gave us: its fault must not become ours, or another handler's. */
-function safely(call, ...details) {
+function safely(call, detail) {
   try {
-    call(...details);
+    call(detail);
   } catch (error) {
     setTimeout(() => {
       throw error;
@@ -690,14 +690,14 @@ class Subscriber {
 
   /** Shows a publication, unless it was shown before: paths may overlap where one takes over from another. */
   show(publication) {
-    const { channel, offset, time, data } = publication;
+    const { channel, offset, time } = publication;
     const [newest, at] = this.#seen.get(channel) ?? [0, 0];
     // A channel that was forgotten and made again counts from 1, but later.
     if (offset <= newest && time <= at) return;
     this.#seen.delete(channel);
     this.#seen.set(channel, [offset, time]);
     if (this.#seen.size > SEEN) this.#seen.delete(this.#seen.keys().next().value);
-    safely(this.#handler, data, publication);
+    safely(this.#handler, publication);
   }
 
   /** What follows is another history. */

@@ -204,7 +204,7 @@ test("a strict page allows all of it, and nobody complains", async (t) => {
       const comet = new Comet("/");
       globalThis.received = [];
       comet.on("state", ({ state }) => (document.documentElement.dataset.state = state));
-      comet.subscribe(${JSON.stringify(CHANNEL)}, (data) => received.push(data));`,
+      comet.subscribe(${JSON.stringify(CHANNEL)}, ({ data }) => received.push(data));`,
   });
   for (const transport of ["websocket", "sse"]) {
     site.websockets = transport === "sse" ? "refuse" : "pass";
@@ -221,7 +221,7 @@ test("a plain script has the same client", async (t) => {
   site.pages.set("/plain", {
     type: "text/html",
     body: `<!doctype html><title>plain</title><link rel=icon href=data:,><script src=/client.global.js></script>
-      <script>var received = []; new Comet(location.origin).subscribe(${JSON.stringify(CHANNEL)}, function (data) { received.push(data) })</script>`,
+      <script>var received = []; new Comet(location.origin).subscribe(${JSON.stringify(CHANNEL)}, function (message) { received.push(message.data) })</script>`,
   });
   await page.goto(`${site.origin}/plain`);
   await site.asked(/v1\/ws/);

@@ -86,7 +86,7 @@ test("each tab gets what it wants, and what nobody wants any more is not listene
   const { comet, site, tabs } = await openTabs(t, 2, { transports: ["sse"] }, "shared");
   for (const [index, tab] of tabs.entries()) {
     await tab.evaluate((name) => {
-      globalThis.own = globalThis.comet.subscribe(name, (data) => globalThis.received.push(data));
+      globalThis.own = globalThis.comet.subscribe(name, ({ data }) => globalThis.received.push(data));
     }, `own/${index}`);
   }
   for (const tab of tabs) await events(tab, "subscribed", 2);

@@ -51,7 +51,7 @@ for (const transport of TRANSPORTS) {
     await listen(page, [["one"], [{ pattern: "many/*" }]], quick(transport));
     await live(page, transport);
     await page.evaluate(() => {
-      const take = (data) => globalThis.received.push(data);
+      const take = ({ data }) => globalThis.received.push(data);
       globalThis.comet.subscribe("kept", take);
       globalThis.comet.subscribe("old", take, { since: "earliest" });
     });
