@@ -47,7 +47,8 @@ const SEEN = 1_000;
 /** The longest that a browser's timer can wait. */
 const TIMER_MAX_MS = 2 ** 31 - 1;
 
-const random = () => Math.random().toString(36).slice(2) + Math.random().toString(36).slice(2);
+/** A name that nobody can guess. */
+const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
 const sleep = (ms) => new Promise((over) => setTimeout(over, ms));
 const jittered = (base, max, times) => Math.random() * Math.min(max, base * 2 ** times);
 
@@ -80,13 +81,12 @@ export class CometError extends Error {
 }
 
 /** Trying the same again later can help. */
-const passes = ({ status }) => !status || status >= 500 || status === 408 || status === 425 || status === 429;
+const passes = ({ status }) => !(status < 500) || [408, 425, 429].includes(status);
 
-/** The claims of a token; nobody here can check its signature. */
+/** The claims of a token, to be compared only: neither is its signature checked nor are its letters decoded. */
 function claims(token) {
   try {
-    const bytes = atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/"));
-    return JSON.parse(new TextDecoder().decode(Uint8Array.from(bytes, (byte) => byte.charCodeAt(0))));
+    return JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/")));
   } catch {
     return {};
   }
@@ -480,20 +480,17 @@ class Link {
     if (passes(problem)) return problem.retry_ms === undefined ? this.#backOff() : this.#impose(problem.retry_ms);
     // What is wrong with a token is wrong for all channels; without one some are public and some are not.
     const isGeneral = problem.status === 401 && (await this.#door.token().catch(() => "none"));
-    if (!isGeneral && (await this.#dropRefused(problem))) return 0;
+    if (!isGeneral && (await this.#dropRefused())) return 0;
     this.#hear.failed(problem);
     return REFUSED_MS + jittered(REFUSED_MS, REFUSED_MAX_MS, this.#refusals++);
   }
 
   /** Finds out which channels or patterns are refused, and goes on without them. */
-  async #dropRefused(problem) {
+  async #dropRefused() {
     const bad = [];
     for (const one of this.#asked) {
-      if (this.#asked.size === 1) bad.push([one[0], problem]);
-      else {
-        const query = this.#query(new Map([one]), [["wait_ms", 0], ["limit", 1]]);
-        await this.#door.json("poll", query, { asIs: true }).catch((own) => passes(own) || bad.push([one[0], own]));
-      }
+      const query = this.#query(new Map([one]), [["wait_ms", 0], ["limit", 1]]);
+      await this.#door.json("poll", query, { asIs: true }).catch((own) => passes(own) || bad.push([one[0], own]));
     }
     for (const [key, own] of bad) {
       this.#wanted.delete(key);
@@ -599,7 +596,7 @@ class Link {
       rest = lines.pop();
       let blocks = 0;
       for (const line of lines) {
-        const [, field, text] = /^(\w*):? ?(.*)/.exec(line);
+        const [, field, text] = /^(\w*):? ?([^]*)/.exec(line);
         if (field === "data") data += text;
         if (field === "id") id = text;
         if (field === "retry") this.#retry = +text;
@@ -965,9 +962,9 @@ export class Comet {
       }
       if (!present()) return;
       const { publications, cursor, retry_ms } = answer;
-      const isQueued = ({ channel, offset, time }) =>
-        group.some(({ queue }) => queue.some((o) => o.channel === channel && o.offset === offset && o.time === time));
-      const overlaps = publications.some(isQueued);
+      const placeOf = ({ channel, offset, time }) => [offset, time, channel].join();
+      const queued = new Set(group.flatMap(({ queue }) => queue.map(placeOf)));
+      const overlaps = publications.some((one) => queued.has(placeOf(one)));
       for (const object of publications) this.#dispatch(object, group);
       for (const one of group) {
         one.start = cursor;
@@ -1011,6 +1008,7 @@ export class Comet {
       } catch (problem) {
         this.#emit("error", problem);
         await sleep(jittered(BACKOFF_MS, BACKOFF_MAX_MS, tries) + BACKOFF_MS);
+        if (this.#joining !== joining) return;
       }
     }
     if (this.#joining !== joining) return;
@@ -1052,8 +1050,10 @@ export class Comet {
         this.#lead();
       });
     // It fails when it is given up, and when another tab takes it away because this one did not answer.
-    locks.request(this.#name, now ? { steal: true } : { signal }, lead).catch(() => {
+    locks.request(this.#name, now ? { steal: true } : { signal }, lead).catch(({ name }) => {
       if (signal.aborted) return;
+      // Frames without an origin of their own get no locks.
+      if (name !== "AbortError") return this.#lead();
       this.#unlead();
       this.#run();
       this.#announce();
@@ -1083,8 +1083,8 @@ export class Comet {
       }),
       refused: told((key, problem) => {
         for (const { wants } of this.#others.values()) wants.delete(key);
-        const { status, code, message } = problem;
-        this.#post({ type: "refused", key, problem: { status, code, message } });
+        // Of an error only what is listed gets there.
+        this.#post({ type: "refused", key, problem: { ...problem, message: problem.message } });
         this.#refused(key, problem);
       }),
       failed: told((problem) => this.#emit("error", problem)),
