@@ -52,17 +52,6 @@ const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
 const sleep = (ms) => new Promise((over) => setTimeout(over, ms));
 const jittered = (base, max, times) => Math.random() * Math.min(max, base * 2 ** times);
 
-/** Calls what the page gave us: its fault must not become ours, or another handler's. */
-function safely(call, detail) {
-  try {
-    call(detail);
-  } catch (error) {
-    setTimeout(() => {
-      throw error;
-    });
-  }
-}
-
 /** What an answer that is not a success says: a problem document, or only a status from something in between. */
 export class CometError extends Error {
   constructor({ status, code, detail, message, retry_ms }) {
@@ -278,23 +267,18 @@ class Link {
     const added = differs(wanted, this.#asked);
     const removed = differs(this.#asked, wanted);
     if (!added.length && !removed.length) return;
-    // Another kind of presence is no new place to begin at: only a cursor says where it goes on.
-    const changed = added.some(([key]) => this.#asked.has(key));
-    if (!this.#say || !this.#opened || !wanted.size || changed) return this.#reopen();
+    // Commands are for the plain case. Who comes or goes as a member does so with a new connection.
+    const isPlain = added.every(([key, presence]) => !presence && !this.#asked.has(key));
+    if (!this.#say || !this.#opened || !wanted.size || !isPlain) return this.#reopen();
     this.#asked = new Map(wanted);
     for (const [key] of removed) this.live.delete(key);
     const command = (type, list, more) => {
-      if (!list.length) return;
       const names = (kind) => list.filter(([key]) => key[0] === kind).map(([key]) => key.slice(2));
-      this.#say({ type, id: type, channels: names("c"), patterns: names("p"), ...more });
+      if (list.length) this.#say({ type, id: type, channels: names("c"), patterns: names("p"), ...more });
     };
     command("unsubscribe", removed);
-    for (const presence of ["", "watch", "join"]) {
-      const some = added.filter(([, own]) => own === presence);
-      // What came before is fetched by whoever wants it: others have it already.
-      const more = { since: "now", retained: false, presence, info: this.#options.info };
-      command("subscribe", some, more);
-    }
+    // What came before is fetched by whoever wants it: others have it already.
+    command("subscribe", added, { since: "now", retained: false });
   }
 
   /** The network may be another one, or the page was asleep: what waits tries now, what may be dead is replaced. */
@@ -694,7 +678,14 @@ class Subscriber {
     this.#seen.delete(channel);
     this.#seen.set(channel, [offset, time]);
     if (this.#seen.size > SEEN) this.#seen.delete(this.#seen.keys().next().value);
-    safely(this.#handler, publication);
+    try {
+      this.#handler(publication);
+    } catch (error) {
+      // A fault of one handler is not the others'.
+      setTimeout(() => {
+        throw error;
+      });
+    }
   }
 
   /** What follows is another history. */
@@ -703,18 +694,17 @@ class Subscriber {
   }
 }
 
-const STRENGTH = ["", "watch", "join"];
-
-/** Adds to a map from key to kind of presence; the stronger kind stays. */
+/** Adds to a map from key to kind of presence; `join` is more than `watch`, and that more than none. */
 function addWant(wants, key, presence) {
-  if (!(STRENGTH.indexOf(presence) <= STRENGTH.indexOf(wants.get(key)))) wants.set(key, presence);
+  const known = wants.get(key) ?? "";
+  wants.set(key, known === "join" ? known : presence || known);
 }
 
 /** A server, as a page sees it. */
 export class Comet {
   #door;
   #options;
-  #listeners = new Map();
+  #bus = new EventTarget();
   #subscribers = new Set();
   /** Where a first subscription to something begins. */
   #first;
@@ -746,8 +736,7 @@ export class Comet {
   constructor(url, options = {}) {
     this.#options = options;
     this.#door = new Door(url, options.token, (token) => this.#renewed(token));
-    this.#first = options.cursor ?? (options.persist && stored(this.#storage, this.#memory)) ?? "now";
-    if (!this.#first) this.#first = "now";
+    this.#first = options.cursor || (options.persist && stored(this.#storage, this.#memory)) || "now";
     const on = (target, type, listen) => target.addEventListener(type, listen, { signal: this.#ended.signal });
     const awake = () => (this.#link ? this.#link.wake() : this.#announce());
     on(window, "pagehide", () => this.#leave());
@@ -769,9 +758,9 @@ export class Comet {
   }
 
   on(type, listener) {
-    if (!this.#listeners.has(type)) this.#listeners.set(type, new Set());
-    this.#listeners.get(type).add(listener);
-    return () => this.#listeners.get(type).delete(listener);
+    const hear = ({ detail }) => listener(detail);
+    this.#bus.addEventListener(type, hear);
+    return () => this.#bus.removeEventListener(type, hear);
   }
 
   subscribe(target, handler, { since, retained = true, presence = "" } = {}) {
@@ -825,9 +814,9 @@ export class Comet {
   }
 
   #emit(type, detail) {
-    const listeners = this.#listeners.get(type);
-    if (type === "error" && !listeners?.size) console.warn("CometServer:", detail);
-    for (const listener of [...(listeners ?? [])]) safely(listener, detail);
+    if (type === "error") console.warn("CometServer:", detail);
+    // As with every event, what a listener throws is reported, and harms nobody else.
+    this.#bus.dispatchEvent(new CustomEvent(type, { detail }));
   }
 
   #setState(state) {

@@ -219,7 +219,7 @@ test("a strict page allows all of it, and nobody complains", async (t) => {
 test("a plain script has the same client", async (t) => {
   const { comet, site, page } = await openSite(t);
   site.pages.set("/plain", {
-    type: "text/html",
+    type: "text/html; charset=utf-8",
     body: `<!doctype html><title>plain</title><link rel=icon href=data:,><script src=/client.global.js></script>
       <script>var received = []; new Comet(location.origin).subscribe(${JSON.stringify(CHANNEL)}, function (message) { received.push(message.data) })</script>`,
   });
