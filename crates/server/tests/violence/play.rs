@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use super::chance::Chance;
 use super::judge;
 use super::ledger::{Id, Ledger};
+use super::listening::Transport;
 use super::proxy::Proxy;
 use super::publisher::{self, Call, Publisher};
-use super::scene::{Promise, Scene};
+use super::scene::{Promise, Room, Scene};
 use super::stage::Stage;
-use super::subscriber::{self, Finals, Interest, Subscriber, Transport};
+use super::subscriber::{self, Finals, Interest, Subscriber};
 use super::wire::Http;
 use super::witness;
 
@@ -29,12 +30,10 @@ pub(super) struct Plan {
     pub(super) kills: u32,
     /// … or this time.
     pub(super) time: Duration,
-    /// Everything in memory: tries the harness itself. Nothing is killed.
-    pub(super) memory_only: bool,
+    /// With [`Room::Memory`] nothing is killed.
+    pub(super) room: Room,
     /// The server lives at most so long between two kills, in ms.
     pub(super) life_ms: u64,
-    /// More of the configuration file.
-    pub(super) more: String,
     /// Says now and then how far it is.
     pub(super) progress: bool,
 }
@@ -54,6 +53,21 @@ pub(super) struct Report {
     pub(super) lost_buffered: u64,
     pub(super) longest_start: Duration,
     pub(super) faults: Vec<String>,
+}
+
+impl Report {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.kills += other.kills;
+        self.kills_while_starting += other.kills_while_starting;
+        self.stops += other.stops;
+        self.cuts += other.cuts;
+        self.sent += other.sent;
+        self.acked += other.acked;
+        self.delivered += other.delivered;
+        self.gaps += other.gaps;
+        self.lost_buffered += other.lost_buffered;
+        self.longest_start = self.longest_start.max(other.longest_start);
+    }
 }
 
 impl fmt::Display for Report {
@@ -93,8 +107,8 @@ struct Cast {
 
 /// Runs the play in this folder, which is left as it is for whoever wants to look.
 pub(super) fn run(plan: &Plan, folder: &Path) -> Report {
-    let scene = Scene::new(plan.memory_only);
-    let mut stage = Stage::new(folder, &scene, &plan.more);
+    let scene = Scene::new(plan.room);
+    let mut stage = Stage::new(folder, &scene);
     let chance = Chance::new(plan.seed);
     let mut report = Report {
         seed: plan.seed,
@@ -139,7 +153,7 @@ fn violence(plan: &Plan, stage: &mut Stage, cast: &Cast, report: &mut Report) ->
     let mut chance = Chance::new(plan.seed).fork(1);
     let (begun, mut said) = (Instant::now(), Instant::now());
     while report.kills < plan.kills && begun.elapsed() < plan.time {
-        if plan.memory_only {
+        if plan.room == Room::Memory {
             thread::sleep(Duration::from_millis(100));
         } else {
             live(

@@ -217,7 +217,7 @@ impl Publisher {
                     } else {
                         refused
                     };
-                    if problem["code"] != "unavailable" {
+                    if problem["code"] != "unavailable" && problem["code"] != "unknown_outcome" {
                         self.ledger.violation(format!("{id:?} was refused: {refused}"));
                     }
                     self.ledger.loosen(*id);
@@ -321,7 +321,10 @@ impl Publisher {
 
     /// All under way at once on one WebSocket.
     fn socket(&mut self, ids: &[Id]) -> io::Result<Outcome> {
-        let mut socket = WebSocket::connect(&self.habits.door, "/v1/ws", PATIENCE)?;
+        let mut socket = match WebSocket::connect(&self.habits.door, "/v1/ws", PATIENCE)? {
+            Ok(socket) => socket,
+            Err(answer) => return Ok(Outcome::Answers(vec![answer.json()?; ids.len()])),
+        };
         for (at, id) in ids.iter().enumerate() {
             let mut command = self.object(*id);
             command["type"] = "publish".into();

@@ -26,8 +26,18 @@ pub(super) struct Channel {
 #[derive(Clone, Debug)]
 pub(super) struct Scene {
     pub(super) channels: Vec<Channel>,
-    /// Everything is kept in memory: to try the harness itself, without kills.
-    memory_only: bool,
+    pub(super) room: Room,
+}
+
+/// How much may be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// Everything.
+    Plenty,
+    /// So little on disk that the oldest of all channels goes.
+    Tight,
+    /// Nothing on disk: to try the harness itself, without kills.
+    Memory,
 }
 
 /// How many channels get a publication now and then only.
@@ -37,7 +47,7 @@ const MANY: usize = 40;
 pub(super) const BUFFERED_BYTES: u64 = 256 << 10;
 
 impl Scene {
-    pub(super) fn new(memory_only: bool) -> Self {
+    pub(super) fn new(room: Room) -> Self {
         let named = |count: usize, prefix: &'static str, promise| {
             (0..count).map(move |n| Channel {
                 name: format!("{prefix}{n}"),
@@ -53,7 +63,7 @@ impl Scene {
             .chain(named(3, "memory/", Promise::Memory));
         Self {
             channels: channels.collect(),
-            memory_only,
+            room,
         }
     }
 
@@ -75,16 +85,19 @@ impl Scene {
 
     /// What is promised of it; in memory, without kills, nothing is lost either.
     pub(super) fn promise(&self, channel: u16) -> Promise {
-        self.channels[usize::from(channel)].promise
+        match (self.channels[usize::from(channel)].promise, self.room) {
+            (Promise::Durable | Promise::Buffered, Room::Tight) => Promise::Short,
+            (promise, _) => promise,
+        }
     }
 
     /// Whether its position comes from the durable order.
     pub(super) fn is_durable(&self, channel: u16) -> bool {
-        !self.memory_only && self.promise(channel) != Promise::Memory
+        self.room != Room::Memory && self.promise(channel) != Promise::Memory
     }
 
     /// The configuration file.
-    pub(super) fn toml(&self, port: u16, more: &str) -> String {
+    pub(super) fn toml(&self, port: u16) -> String {
         let mut text = format!(
             r#"
 [public]
@@ -100,16 +113,21 @@ retry = "20ms"
 heartbeat = "2s"
 [shutdown]
 drain = "1s"
-{more}
 "#
         );
-        if !self.memory_only {
+        if self.room != Room::Memory {
+            let size = if self.room == Room::Tight { "6MiB" } else { "64GiB" };
             text.push_str(&format!(
-                "[storage]\nsegment_size = \"256KiB\"\nbuffered = \"{BUFFERED_BYTES}B\"\n"
+                "[storage]\nmax_size = \"{size}\"\nsegment_size = \"1MiB\"\nbuffered = \"{BUFFERED_BYTES}B\"\n"
             ));
         }
         let mut namespace = |pattern: &str, durability: &str, count: usize, bytes: &str, age: &str| {
-            let durability = if self.memory_only { "memory" } else { durability };
+            let durability = match (self.room, durability) {
+                (Room::Memory, _) => "memory",
+                // What is answered at once and what the ceiling takes could not be told apart.
+                (Room::Tight, "buffered") => "fsync",
+                _ => durability,
+            };
             let written = writeln!(
                 text,
                 "[[namespaces]]\nmatch = \"{pattern}\"\npublic = true\ndurability = \"{durability}\"\n\

@@ -31,13 +31,13 @@ pub(super) struct Stage {
 
 impl Stage {
     /// Prepares a folder; starts nothing.
-    pub(super) fn new(folder: &Path, scene: &Scene, more: &str) -> Self {
+    pub(super) fn new(folder: &Path, scene: &Scene) -> Self {
         // A port that was free a moment ago: the server must come back to the same, so it cannot choose one.
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         std::fs::create_dir_all(folder).unwrap();
-        std::fs::write(folder.join("comet.toml"), scene.toml(port, more)).unwrap();
+        std::fs::write(folder.join("comet.toml"), scene.toml(port)).unwrap();
         Self {
             backend: Door::Unix(folder.join("data/comet.sock")),
             public: Door::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),

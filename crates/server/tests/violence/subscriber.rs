@@ -5,27 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::chance::Chance;
 use super::ledger::{Id, Ledger, Start};
-use super::wire::{Door, Http, WebSocket, encode, find};
-
-/// A stream is never silent for so long: heartbeats come every 2 s.
-const SILENCE: Duration = Duration::from_secs(30);
-
-/// How a subscriber listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Transport {
-    Sse,
-    Stream,
-    Poll,
-    WebSocket,
-    /// A WebSocket that subscribes by commands, one channel after another, and comes back to each from its old place.
-    Commands,
-}
+use super::listening::{self, Heard, Listening, SILENCE, Transport};
+use super::wire::{Door, Http, encode};
 
 /// What to listen to.
 #[derive(Clone, Debug)]
@@ -58,11 +45,11 @@ pub(super) struct Finals {
 pub(super) struct Subscriber {
     ledger: Arc<Ledger>,
     pub(super) number: usize,
-    habits: Habits,
+    absent: u64,
     channels: Vec<u16>,
     chance: Chance,
     finals: Arc<Finals>,
-    cursor: Option<String>,
+    listening: Listening,
     wanted: Option<Vec<(u16, Id)>>,
     /// Leaves by then.
     until: Option<Instant>,
@@ -84,15 +71,29 @@ impl Subscriber {
         };
         let piecewise = habits.transport == Transport::Commands;
         let number = ledger.subscribe(name.to_owned(), channels.clone(), Start::Beginning, piecewise);
+        let mut query = String::from("retained=0");
+        match &habits.interest {
+            Interest::Pattern(pattern) => query.push_str(&format!("&pattern={}", encode(pattern))),
+            Interest::Channels(_) => {
+                for channel in &channels {
+                    query.push_str(&format!("&channel={}", encode(ledger.scene.name(*channel))));
+                }
+            }
+        }
         Self {
             ledger,
             number,
-            habits,
+            absent: habits.absent,
             places: vec![None; channels.len()],
             channels,
             chance,
             finals,
-            cursor: None,
+            listening: Listening {
+                transport: habits.transport,
+                door: habits.door,
+                query,
+                cursor: None,
+            },
             wanted: None,
             until: None,
         }
@@ -100,7 +101,7 @@ impl Subscriber {
 
     /// A page that is opened, with a cursor it asked for before, and closed after a while.
     pub(super) fn visitor(mut self, now: &str, asked: u64, until: Instant) -> Self {
-        self.cursor = Some(now.to_owned());
+        self.listening.cursor = Some(now.to_owned());
         self.until = Some(until);
         let received = self.ledger.moment();
         let mut records = self.ledger.records();
@@ -112,23 +113,21 @@ impl Subscriber {
 
     /// Connects for the first time; from then on everything is owed to it.
     pub(super) fn open(&mut self) -> io::Result<()> {
-        let mut http = Http::connect(&self.habits.door, SILENCE)?;
+        let mut http = Http::connect(&self.listening.door, SILENCE)?;
         let answer = http.get("/v1/now")?.json()?;
         let cursor = answer["cursor"].as_str().unwrap_or_default().to_owned();
         self.ledger.opened(self.number, &cursor);
         self.places.fill(Some(cursor.clone()));
-        self.cursor = Some(cursor);
+        self.listening.cursor = Some(cursor);
         Ok(())
     }
 
     /// Listens until it has everything, or its time is up, or something is broken.
     pub(super) fn run(mut self) {
         while !self.done() {
-            let ended = match self.habits.transport {
-                Transport::Sse | Transport::Stream => self.stream(),
-                Transport::Poll => self.polls(),
-                Transport::WebSocket => self.socket(),
+            let ended = match self.listening.transport {
                 Transport::Commands => self.commands(),
+                _ => self.connection(),
             };
             if let Err(error) = ended
                 && matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
@@ -137,7 +136,7 @@ impl Subscriber {
                 self.ledger.violation(format!("{name}: silence for {SILENCE:?}"));
             }
             let calm = self.finals.calm.load(Ordering::Relaxed);
-            let long = !calm && self.habits.absent > 0 && self.chance.one_in(self.habits.absent);
+            let long = !calm && self.absent > 0 && self.chance.one_in(self.absent);
             thread::sleep(if long {
                 self.chance.millis(1_000, 6_000)
             } else {
@@ -167,150 +166,53 @@ impl Subscriber {
         wanted.is_some_and(|wanted| self.ledger.has_all(self.number, wanted))
     }
 
-    fn query(&self) -> String {
-        let mut query = String::from("retained=0");
-        match &self.habits.interest {
-            Interest::Pattern(pattern) => query.push_str(&format!("&pattern={}", encode(pattern))),
-            Interest::Channels(_) => {
-                for channel in &self.channels {
-                    query.push_str(&format!("&channel={}", encode(self.ledger.scene.name(*channel))));
-                }
-            }
-        }
-        if let Some(cursor) = &self.cursor {
-            query.push_str(&format!("&cursor={cursor}"));
-        }
-        query
+    fn connection(&mut self) -> io::Result<()> {
+        let mut listening = Listening {
+            query: self.listening.query.clone(),
+            door: self.listening.door.clone(),
+            cursor: self.listening.cursor.clone(),
+            ..self.listening
+        };
+        let mut chance = self.chance.fork(0);
+        self.chance.next();
+        let ended = listening.connection(&mut chance, &mut |heard| {
+            self.hear(&heard);
+            !self.done()
+        });
+        self.listening = listening;
+        ended
     }
 
-    fn stream(&mut self) -> io::Result<()> {
-        let is_sse = self.habits.transport == Transport::Sse;
-        let path = format!("/v1/{}?{}", if is_sse { "sse" } else { "stream" }, self.query());
-        let mut http = Http::connect(&self.habits.door, SILENCE)?;
-        let status = http.open("GET", &path, "", b"")?;
-        if status != 200 {
-            let mut body = Vec::new();
-            while http.piece(&mut body)? {}
-            self.refused(status, &String::from_utf8_lossy(&body));
-            return Ok(());
-        }
-        let mut received = Vec::new();
-        while !self.done() && http.piece(&mut received)? {
-            let end: &[u8] = if is_sse { b"\n\n" } else { b"\n" };
-            while let Some(at) = find(&received, end) {
-                let piece: Vec<u8> = received.drain(..at + end.len()).collect();
-                let text = String::from_utf8(piece).map_err(|_| io::ErrorKind::InvalidData)?;
-                if is_sse {
-                    self.block(&text)
-                } else {
-                    self.line(&text)
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn block(&mut self, block: &str) {
-        let (mut id, mut data) = (None, None);
-        for line in block.lines() {
-            match line.split_once(": ") {
-                Some(("id", value)) => id = Some(value.to_owned()),
-                Some(("data", value)) => data = Some(value),
-                _ => {}
-            }
-        }
-        if let Some(data) = data {
-            match serde_json::from_str(data) {
-                Ok(object) => self.object(&object, id.as_deref()),
-                Err(error) => self.ledger.violation(format!("{error}: {block:?}")),
-            }
-        }
-        if id.is_some() {
-            self.cursor = id;
+    fn hear(&self, heard: &Heard<'_>) {
+        match heard {
+            Heard::Object(object, cursor) => self.object(object, *cursor),
+            // Starting, or going away: come back.
+            Heard::Refused(503, _) => {}
+            Heard::Refused(status, text) => self
+                .ledger
+                .violation(format!("a subscriber was refused: {status} {text}")),
+            Heard::Nonsense(text) => self.ledger.violation(text.clone()),
         }
     }
 
-    fn line(&mut self, line: &str) {
-        match serde_json::from_str::<Value>(line) {
-            Ok(object) => self.whole(&object),
-            Err(error) => self.ledger.violation(format!("{error}: {line:?}")),
-        }
-    }
-
-    /// An object with its cursor in it.
-    fn whole(&mut self, object: &Value) {
-        let cursor = object["cursor"].as_str();
-        self.object(object, cursor);
-        if let Some(cursor) = cursor {
-            self.cursor = Some(cursor.to_owned());
-        }
-    }
-
-    fn object(&mut self, object: &Value, cursor: Option<&str>) {
-        match object["type"].as_str().unwrap_or_default() {
-            "publication" => {
-                self.ledger.deliver(self.number, object, cursor);
-            }
-            "gap" => self.ledger.gap(self.number, object),
-            "cursor" | "reconnect" | "subscribed" => {}
-            _ => self
+    fn object(&self, object: &Value, cursor: Option<&str>) {
+        match object["type"].as_str() {
+            Some("publication") => drop(self.ledger.deliver(self.number, object, cursor)),
+            Some("gap") => self.ledger.gap(self.number, object),
+            Some("cursor" | "reconnect" | "subscribed") | None => {}
+            Some(_) => self
                 .ledger
                 .violation(format!("an object nobody asked for: {object}")),
         }
     }
 
-    fn polls(&mut self) -> io::Result<()> {
-        let mut http = Http::connect(&self.habits.door, SILENCE)?;
-        while !self.done() {
-            let wait = self.chance.between(0, 1_500);
-            let limit = self.chance.magnitude(1, 1_000);
-            let path = format!("/v1/poll?{}&wait_ms={wait}&limit={limit}", self.query());
-            let answer = http.get(&path)?;
-            if answer.status != 200 {
-                self.refused(answer.status, &answer.text());
-                return Ok(());
-            }
-            let answer = answer.json()?;
-            let cursor = answer["cursor"].as_str();
-            for object in answer["publications"].as_array().into_iter().flatten() {
-                self.object(object, cursor);
-            }
-            if let Some(cursor) = cursor {
-                self.cursor = Some(cursor.to_owned());
-            }
-            if self.chance.one_in(10) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn socket(&mut self) -> io::Result<()> {
-        let path = format!("/v1/ws?{}", self.query());
-        let mut socket = self.connect(&path)?;
-        while !self.done() {
-            match socket.next()? {
-                Some(object) => self.whole(&object),
-                None => break,
-            }
-        }
-        Ok(())
-    }
-
-    fn connect(&mut self, path: &str) -> io::Result<WebSocket> {
-        WebSocket::connect(&self.habits.door, path, SILENCE).inspect_err(|error| {
-            if error.kind() == io::ErrorKind::ConnectionRefused && !error.to_string().starts_with("503") {
-                let text = error.to_string();
-                if text.starts_with(|first: char| first.is_ascii_digit()) {
-                    self.ledger.violation(format!("a WebSocket was refused: {text}"));
-                }
-            }
-        })
-    }
-
     /// Subscribes to its channels one by one from where it stood in each. What comes before `subscribed` counts only with it.
     fn commands(&mut self) -> io::Result<()> {
-        let mut socket = self.connect("/v1/ws")?;
+        let opened = listening::open(&self.listening.door, "/v1/ws", &mut |heard| {
+            self.hear(&heard);
+            true
+        });
+        let Some(mut socket) = opened? else { return Ok(()) };
         let count = self.channels.len();
         let mut live = vec![false; count];
         let mut early: Vec<Vec<Value>> = vec![Vec::new(); count];
@@ -364,13 +266,5 @@ impl Subscriber {
             }
         }
         Ok(())
-    }
-
-    fn refused(&self, status: u16, text: &str) {
-        // Starting, or going away: come back.
-        if status != 503 {
-            self.ledger
-                .violation(format!("a subscriber was refused: {status} {text}"));
-        }
     }
 }

@@ -234,18 +234,17 @@ impl Http {
 pub(super) struct WebSocket(Http);
 
 impl WebSocket {
-    /// Opens one; `Err` with [`ErrorKind::ConnectionRefused`] if the server refuses with an answer.
-    pub(super) fn connect(door: &Door, path: &str, patience: Duration) -> io::Result<Self> {
+    /// Opens one, or gets the answer that says why not.
+    pub(super) fn connect(door: &Door, path: &str, patience: Duration) -> io::Result<Result<Self, Answer>> {
         let mut http = Http::connect(door, patience)?;
         let headers = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
         match http.open("GET", path, headers, b"")? {
-            101 => Ok(Self(http)),
+            101 => Ok(Ok(Self(http))),
             status => {
                 let mut body = Vec::new();
                 while http.piece(&mut body)? {}
-                let text = format!("{status}: {}", String::from_utf8_lossy(&body));
-                Err(Error::new(ErrorKind::ConnectionRefused, text))
+                Ok(Err(Answer { status, body }))
             }
         }
     }
