@@ -11,10 +11,12 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use crate::Time;
-use crate::broker::{Fetch, Page};
+use crate::broker::{Fetch, Page, Want};
 use crate::channel::{Channel, ChannelId, ChannelName};
 use crate::few::Few;
-use crate::hub::{Hub, Item, ListenError, Read, ReadLimits, Selected, Selection, Start, concerns};
+use crate::hub::{
+    Hub, Item, ListenError, Read, ReadLimits, Selected, Selection, Start, VALUES, Value, concerns,
+};
 use crate::log::Trimmed;
 use crate::names::Names;
 use crate::namespace::Namespace;
@@ -137,6 +139,12 @@ struct CatchUp {
     announce: bool,
 }
 
+impl CatchUp {
+    fn is_retained(&self) -> bool {
+        matches!(self.from, CatchUpFrom::Retained)
+    }
+}
+
 #[derive(Clone, Copy, PartialEq)]
 enum CatchUpTarget {
     Channel(ChannelId),
@@ -163,6 +171,8 @@ struct Rare {
     forgiven: Vec<(CatchUpTarget, Trimmed)>,
     /// The same of what the store says is gone in the first page of all.
     forgive_stored: bool,
+    /// Up to where it was told, of which patterns, that the store may have forgotten something.
+    forgotten: Vec<(u32, u64)>,
     session: Option<Box<str>>,
     /// What was fetched from the store for the next page.
     page: Option<Page>,
@@ -362,7 +372,7 @@ impl Fanout {
             .subscriptions
             .iter()
             .map(|s| self.slots[s.slot as usize].channel.id)
-            .filter(|id| self.hub.retained_by_id(*id).is_some())
+            .filter(|id| self.hub.has_retained(*id))
             .collect();
         for id in channels {
             self.readers[reader as usize].rare().catch_up.push_back(CatchUp {
@@ -519,6 +529,8 @@ impl Fanout {
     fn drop_catch_up(&mut self, reader: ReaderId, target: CatchUpTarget) {
         if let Some(rare) = &mut self.readers[reader as usize].rare {
             rare.catch_up.retain(|catch_up| catch_up.target != target);
+            rare.forgotten
+                .retain(|(pattern, _)| target != CatchUpTarget::Pattern(*pattern));
         }
     }
 
@@ -721,6 +733,7 @@ impl Fanout {
                     if let Some(rare) = &mut entry.rare {
                         // Whoever has caught up keeps no room for what was in the way.
                         rare.forgiven = Vec::new();
+                        rare.forgotten = Vec::new();
                         rare.catch_up = VecDeque::new();
                         if rare.session.is_none() && rare.page.is_none() && !rare.forgive_stored {
                             entry.rare = None;
@@ -841,7 +854,7 @@ impl Fanout {
         };
         let mut begun = Vec::new();
         for item in items.drain(..) {
-            if !(forgive && is_stored_before(&item, &mut begun)) {
+            if self.is_news(reader, &item) && !(forgive && is_stored_before(&item, &mut begun)) {
                 self.show(reader, item, None, out);
             }
         }
@@ -873,7 +886,8 @@ impl Fanout {
             .patterns
             .iter()
             .filter_map(|(id, _)| self.patterns.get(id));
-        asked.after == from.durable
+        asked.want == Want::Oldest
+            && asked.after == from.durable
             && asked.channels.iter().eq(names)
             && asked.patterns.iter().eq(patterns.map(|slot| &slot.pattern))
     }
@@ -881,19 +895,15 @@ impl Fanout {
     /// Shows what a late subscription has missed, without cursors. Returns what has to be fetched.
     fn catch_up(&mut self, reader: ReaderId, limits: ReadLimits, out: &mut Vec<Step>) -> Option<Fetch> {
         let rare = self.readers[reader as usize].rare();
-        let page = rare.page.take();
+        let mut page = rare.page.take();
         let mut catch_up = rare.catch_up.pop_front()?;
         let forgive = matches!(catch_up.from, CatchUpFrom::Earliest(_));
         let from = match catch_up.from {
             CatchUpFrom::Nothing => None,
             CatchUpFrom::Retained => {
-                if let CatchUpTarget::Channel(id) = catch_up.target
-                    && let Some(retained) = self.hub.retained_by_id(id)
-                    && catch_up.until.covers(retained.source, retained.at)
-                    && !self.is_excluded(reader, &retained)
-                {
-                    let place = retained.place_in(id).unwrap_or(0);
-                    out.push(Step::Publication(retained, place, None));
+                if let Err(fetch) = self.show_retained(reader, &catch_up, &mut page, out) {
+                    self.readers[reader as usize].rare().catch_up.push_front(catch_up);
+                    return Some(fetch);
                 }
                 None
             }
@@ -929,7 +939,7 @@ impl Fanout {
             };
             let mut begun = Vec::new();
             for item in items.drain(..) {
-                if !(forgive && is_stored_before(&item, &mut begun)) {
+                if self.is_news(reader, &item) && !(forgive && is_stored_before(&item, &mut begun)) {
                     self.show(reader, item, Some(catch_up.target), out);
                 }
             }
@@ -951,6 +961,75 @@ impl Fanout {
             out.extend(self.target(catch_up.target).map(Step::Subscribed));
         }
         None
+    }
+
+    /// Shows the retained value with which a channel begins, or says what has to be fetched for that.
+    fn show_retained(
+        &mut self,
+        reader: ReaderId,
+        catch_up: &CatchUp,
+        page: &mut Option<Page>,
+        out: &mut Vec<Step>,
+    ) -> Result<(), Fetch> {
+        let CatchUpTarget::Channel(id) = catch_up.target else {
+            return Ok(());
+        };
+        let until = catch_up.until;
+        let value = match self.hub.retained_until(id, until) {
+            Value::None => None,
+            Value::Here(value) => Some(value),
+            Value::Stored(_) => {
+                let name = self.name_of(id);
+                let page = page.as_ref().filter(|page| {
+                    page.asked.as_ref().is_some_and(|asked| {
+                        asked.want == Want::Retained
+                            && asked.until == until.durable
+                            && name.is_some_and(|name| asked.channels.contains(name))
+                    })
+                });
+                match page {
+                    Some(page) => self.hub.retained_fetched(id, until, page),
+                    None => return Err(self.fetch_retained(reader, id, until)),
+                }
+            }
+        };
+        let rare = self.readers[reader as usize].rare();
+        // The values of several channels come together.
+        if rare.catch_up.front().is_some_and(CatchUp::is_retained) {
+            rare.page = page.take();
+        }
+        if let Some(value) = value.filter(|value| !self.is_excluded(reader, value)) {
+            let place = value.place_in(id).unwrap_or(0);
+            out.push(Step::Publication(value, place, None));
+        }
+        Ok(())
+    }
+
+    /// What to fetch for a channel that begins with its retained value, and for those that come next and do as well.
+    fn fetch_retained(&self, reader: ReaderId, first: ChannelId, until: Position) -> Fetch {
+        let queued = self.readers[reader as usize]
+            .rare
+            .iter()
+            .flat_map(|rare| &rare.catch_up);
+        let next = queued
+            .take_while(|next| next.is_retained() && next.until == until)
+            .filter_map(|next| match next.target {
+                CatchUpTarget::Channel(id) => Some(id),
+                CatchUpTarget::Pattern(_) => None,
+            })
+            .filter(|id| matches!(self.hub.retained_until(*id, until), Value::Stored(_)));
+        let names = std::iter::once(first).chain(next).take(VALUES);
+        Fetch {
+            want: Want::Retained,
+            channels: names.filter_map(|id| self.name_of(id).cloned()).collect(),
+            until: until.durable,
+            ..Fetch::default()
+        }
+    }
+
+    fn name_of(&self, id: ChannelId) -> Option<&ChannelName> {
+        let slot = &self.slots[*self.by_place.get(&id.slot)? as usize];
+        (slot.channel.id == id).then_some(&slot.channel.name)
     }
 
     fn wants_presence(&self, reader: ReaderId, target: CatchUpTarget) -> bool {
@@ -992,6 +1071,24 @@ impl Fanout {
         }
     }
 
+    /// That the store may have forgotten something is told once, not with each page.
+    fn is_news(&mut self, reader: ReaderId, item: &Item) -> bool {
+        let Item::Forgotten { pattern, until, .. } = item else {
+            return true;
+        };
+        let Some(id) = self.by_pattern.get(pattern) else {
+            return false;
+        };
+        let told = &mut self.readers[reader as usize].rare().forgotten;
+        match told.iter_mut().find(|(own, _)| own == id) {
+            Some((_, up_to)) => std::mem::replace(up_to, *until.max(up_to)) < *until,
+            None => {
+                told.push((*id, *until));
+                true
+            }
+        }
+    }
+
     /// Turns an item into a step, unless it is of no concern to this reader. What catches a subscription up is shown as seen
     /// there and carries no cursor.
     fn show(&self, reader: ReaderId, item: Item, catch_up: Option<CatchUpTarget>, out: &mut Vec<Step>) {
@@ -1005,6 +1102,9 @@ impl Fanout {
                 if let Some(place) = self.place_for(entry, &publication, catch_up) {
                     out.push(Step::Publication(publication, place, cursor.then_some(at)));
                 }
+            }
+            Item::Forgotten { pattern, at, .. } => {
+                out.push(Step::Gap(Target::Pattern(pattern), false, cursor.then_some(at)));
             }
             Item::Gap {
                 channel,
@@ -1253,6 +1353,7 @@ fn is_stored_before(item: &Item, begun: &mut Vec<ChannelId>) -> bool {
             lost: (Source::Durable, _),
             ..
         } => channel.is_stored() && !begun.contains(&channel.id),
+        Item::Forgotten { .. } => true,
         Item::Gap { .. } => false,
     }
 }

@@ -24,7 +24,7 @@ fn message(key: &str, text: &str) -> Message {
 fn at_once(hub: &Hub, key: &str, text: &str, now: u64) -> Result<Receipt, PublishError> {
     match hub.publish(message(key, text), now, &mut || panic!("memory does not wait"))? {
         Published::Visible(receipt) => Ok(receipt),
-        Published::Pending => panic!("memory does not wait"),
+        published => panic!("memory does not wait: {published:?}"),
     }
 }
 

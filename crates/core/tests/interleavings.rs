@@ -11,13 +11,14 @@ mod client;
 #[path = "support/ledger.rs"]
 mod ledger;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use broker::TestBroker;
 use client::{Connection, Frame, Mailbox, Shard, Since, To};
+use cometserver_core::broker::Outcome;
 use cometserver_core::channel::{ChannelId, ChannelName};
 use cometserver_core::fanout::Wants;
-use cometserver_core::hub::{Completion, Delete, Hub, Options, Published};
+use cometserver_core::hub::{Delete, Hub, Options, Published};
 use cometserver_core::namespace::{Bounds, Durability, Namespace, Namespaces};
 use cometserver_core::pattern::Pattern;
 use cometserver_core::presence;
@@ -132,8 +133,6 @@ struct World {
     connections: Vec<Option<Connection>>,
     /// How each client began, in case nothing of its first connection reaches it.
     begun: Vec<Option<(Since, Wants)>>,
-    /// Texts of what was committed, in that order; filled in by completions.
-    committed: Arc<Mutex<Vec<String>>>,
     lines: std::collections::HashMap<String, Line>,
     members: [u32; 3],
     crowd: ChannelId,
@@ -208,7 +207,6 @@ impl World {
                 .collect(),
             connections: (0..SESSIONS.len()).map(|_| None).collect(),
             begun: vec![None; SESSIONS.len()],
-            committed: Arc::default(),
             lines: Default::default(),
             members: [0; 3],
             crowd,
@@ -290,7 +288,9 @@ impl World {
             Op::Pass { time } => self.pass(u64::from(time)),
             Op::Delete { channel, all } => {
                 let what = if all { Delete::History } else { Delete::Retained };
-                self.hub.delete(&name(CHANNELS[channel]), what, self.now);
+                self.hub
+                    .delete(&name(CHANNELS[channel]), what, self.now, &mut || Box::new(|_| {}))
+                    .unwrap();
             }
             Op::Join { user } => {
                 self.members[usize::from(user)] += 1;
@@ -326,33 +326,32 @@ impl World {
             retain,
             excluded: exclude.then(|| "s".into()),
         };
-        let committed = self.committed.clone();
-        let key = text.clone();
-        let mut later = || -> Completion {
-            let (committed, key) = (committed.clone(), key.clone());
-            Box::new(move |result| {
-                if result.is_ok() {
-                    committed.lock().unwrap().push(key);
-                }
-            })
-        };
-        match self.hub.publish(message, self.now, &mut later).unwrap() {
+        let published = self
+            .hub
+            .publish(message, self.now, &mut || Box::new(|_| {}))
+            .unwrap();
+        match published {
             Published::Visible(receipt) => {
                 self.ledger.enter(Some(&text), line);
                 assert_eq!(receipt.at.sequence() as usize, self.ledger.len());
             }
-            Published::Pending => {
+            Published::Pending | Published::Accepted => {
                 self.lines.insert(text, line);
             }
         }
     }
 
     fn commit(&mut self, count: usize, failing: u32) {
-        self.hub.commit(self.broker.batch(count, failing), self.now);
-        for text in std::mem::take(&mut *self.committed.lock().unwrap()) {
-            let line = self.lines.remove(&text).unwrap();
-            self.ledger.enter(Some(&text), line);
+        let batch = self.broker.batch(count, failing);
+        let outcomes = batch.iter().filter_map(|committed| committed.result.clone().ok());
+        for outcome in outcomes {
+            if let Outcome::Published { position, .. } = outcome {
+                let text = self.broker.text(position);
+                let line = self.lines.remove(&text).unwrap();
+                self.ledger.enter(Some(&text), line);
+            }
         }
+        self.hub.commit(batch, self.now);
         assert_eq!(self.hub.now().sequence() as usize, self.ledger.len());
     }
 

@@ -10,21 +10,21 @@ use std::sync::Arc;
 use cometserver_core::fanout::{Begin, Wants};
 use cometserver_core::hub::{Delete, Hub};
 use cometserver_core::publication::Message;
-use support::{name, options, publish, publish_message, read_on, shard, word};
+use support::{delete, history, name, options, publish, publish_message, read_on, retained, shard, word};
 
-fn retain(hub: &Hub, channel: &str, text: &str) {
+fn retain(hub: &Arc<Hub>, channel: &str, text: &str) {
     let mut message = Message::text(name(channel), text);
     message.retain = true;
     publish_message(hub, message, 10);
 }
 
-fn value(hub: &Hub, channel: &str) -> Option<String> {
-    hub.retained(&name(channel)).map(|publication| word(&publication))
+fn value(hub: &Arc<Hub>, channel: &str) -> Option<String> {
+    retained(hub, channel).map(|publication| word(&publication))
 }
 
 #[test]
 fn it_outlives_its_history_and_the_next_one_replaces_it() {
-    let hub = Hub::new(options());
+    let hub = Arc::new(Hub::new(options()));
     retain(&hub, "a", "old");
     for n in 0..10 {
         publish(&hub, "a", &n.to_string(), 10);
@@ -79,23 +79,23 @@ fn it_is_not_shown_to_the_session_it_was_not_meant_for() {
 
 #[test]
 fn forgetting_it_leaves_the_history_and_forgetting_the_history_takes_it_along() {
-    let hub = Hub::new(options());
+    let hub = Arc::new(Hub::new(options()));
     retain(&hub, "a", "value");
     publish(&hub, "a", "2", 10);
-    assert_eq!(hub.delete(&name("a"), Delete::Retained, 10), 1);
+    assert_eq!(delete(&hub, "a", Delete::Retained, 10), 1);
     assert_eq!(value(&hub, "a"), None);
     assert_eq!(
-        hub.history(&name("a"), Default::default(), 10)
+        history(&hub, "a", Default::default(), 10)
             .unwrap()
             .publications
             .len(),
         2
     );
     retain(&hub, "a", "value");
-    assert_eq!(hub.delete(&name("a"), Delete::History, 10), 3);
+    assert_eq!(delete(&hub, "a", Delete::History, 10), 3);
     assert_eq!(value(&hub, "a"), None);
     assert!(
-        hub.history(&name("a"), Default::default(), 10)
+        history(&hub, "a", Default::default(), 10)
             .unwrap()
             .publications
             .is_empty()
@@ -105,12 +105,12 @@ fn forgetting_it_leaves_the_history_and_forgetting_the_history_takes_it_along() 
 
 #[test]
 fn an_outlived_value_counts_when_the_history_is_deleted() {
-    let hub = Hub::new(options());
+    let hub = Arc::new(Hub::new(options()));
     retain(&hub, "a", "value");
     for n in 0..4 {
         publish(&hub, "a", &n.to_string(), 10);
     }
     hub.tick(100);
     assert_eq!(hub.stats().publications, 4, "three and the value");
-    assert_eq!(hub.delete(&name("a"), Delete::History, 100), 4);
+    assert_eq!(delete(&hub, "a", Delete::History, 100), 4);
 }

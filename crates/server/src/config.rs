@@ -20,7 +20,7 @@ use values::{Problem, Raw};
 pub use access::{Key, Secret, TokenKey};
 pub use default_toml::default_toml;
 pub use settings::{
-    Backend, Config, Held, Limits, Log, Namespace, NamespaceRule, Ops, Presence, Public, Shutdown,
+    Backend, Config, Held, Limits, Log, Namespace, NamespaceRule, Ops, Presence, Public, Shutdown, Storage,
 };
 pub use values::{Action, Durability, LogFormat, LogLevel};
 
@@ -47,6 +47,9 @@ const BUILT_IN: &[&str] = &[
     "limits.idempotency_keys",
     "limits.idempotency_window",
 ];
+
+/// A log has at least so many files at its ceiling: the newest is being written, and only others can leave.
+const SEGMENTS: usize = 4;
 
 /// The data folder of a server that root runs.
 const ROOT_DATA_DIR: &str = "/var/lib/cometserver";
@@ -165,26 +168,44 @@ impl Config {
                     all
                 })
         };
-        let (old, new) = (values(self), values(new));
+        let (old_values, new_values) = (values(self), values(new));
         let changed = dotted_keys()
             .into_iter()
-            .zip(old.iter().zip(&new))
+            .zip(old_values.iter().zip(&new_values))
             .filter(|(_, (old, new))| old != new);
-        changed
+        let mut waiting: Vec<String> = changed
             .map(|(key, _)| key)
             .filter(|key| {
                 BUILT_IN.contains(&key.as_str()) || !RELOADED.iter().any(|prefix| key.starts_with(prefix))
             })
-            .collect()
+            .collect();
+        if !self.is_durable() && new.is_durable() {
+            // The log is opened, and read, before anything is served.
+            let whose = match new.namespace_default.durability {
+                Durability::Memory => "[[namespaces]] durability",
+                _ => "namespace_default.durability",
+            };
+            waiting.push(whose.into());
+        }
+        waiting
+    }
+
+    /// Is anything kept on disk?
+    pub fn is_durable(&self) -> bool {
+        let rules = self.namespaces.iter().map(|rule| &rule.namespace);
+        rules
+            .chain([&self.namespace_default])
+            .any(|namespace| namespace.durability != Durability::Memory)
     }
 
     /// Every section with its name, in the order in which they are printed.
-    fn sections(&self) -> [(&'static str, &dyn Section); 9] {
+    fn sections(&self) -> [(&'static str, &dyn Section); 10] {
         [
             ("public", &self.public),
             ("backend", &self.backend),
             ("ops", &self.ops),
             ("limits", &self.limits),
+            ("storage", &self.storage),
             ("held", &self.held),
             ("presence", &self.presence),
             ("shutdown", &self.shutdown),
@@ -199,6 +220,7 @@ impl Config {
             "backend" => &mut self.backend,
             "ops" => &mut self.ops,
             "limits" => &mut self.limits,
+            "storage" => &mut self.storage,
             "held" => &mut self.held,
             "presence" => &mut self.presence,
             "shutdown" => &mut self.shutdown,
@@ -263,6 +285,12 @@ impl Config {
                 limits.log_memory,
                 "limits.window_bytes",
                 limits.window_bytes,
+            ),
+            (
+                "storage.max_size",
+                self.storage.max_size,
+                "four times storage.segment_size",
+                self.storage.segment_size.saturating_mul(SEGMENTS),
             ),
         ];
         for (key, value, least_key, least) in pairs {

@@ -4,7 +4,8 @@
 //!
 //! - [`server`]: the composition root; [`shared`]: what its threads share; [`listener`]: doors with roles;
 //! - [`shard`]: one core's connections, THE loop; [`connection`], [`round`], [`wire`], [`timer`]: what it works with;
-//! - [`endpoint`]: path to what answers; [`api`]: the answers; [`access`]: who may ask;
+//! - [`endpoint`]: path to what answers; [`api`]: the answers; [`question`]: those that may have to come from the store;
+//!   [`access`]: who may ask;
 //! - [`http`], [`websocket`], [`seed`]: bytes on a wire, no I/O;
 //! - [`config`], [`data_folder`], [`platform`], [`logging`], [`metrics`], [`openapi`]: ground;
 //! - [`cli`], [`client`], [`mod@bench`]: the commands.
@@ -24,6 +25,7 @@ pub mod logging;
 pub mod metrics;
 pub mod openapi;
 pub mod platform;
+pub mod question;
 pub mod round;
 pub mod seed;
 pub mod server;

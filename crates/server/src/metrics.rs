@@ -144,6 +144,8 @@ label! {
         LimitReached = "limit_reached",
         /// Later, please.
         Unavailable = "unavailable",
+        /// The store has failed, or was too slow, in the middle of it.
+        UnknownOutcome = "unknown_outcome",
     }
 }
 

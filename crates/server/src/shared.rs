@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cometserver_core::Time;
-use cometserver_core::hub::{Hub, PublishError, Receipt};
+use cometserver_core::broker::{BrokerError, Page};
+use cometserver_core::hub::{History, Hub, PublishError, Receipt};
+use cometserver_core::{Publication, Time};
 use mio::Waker;
 
 use crate::access::Access;
@@ -33,21 +34,31 @@ pub struct Settings {
 pub enum Mail {
     /// A socket was accepted at this door, from this address if that is counted; why its request is to be refused, if so.
     Accepted(Socket, usize, Option<IpAddr>, Option<&'static str>),
-    /// A publication that had to wait for the store was answered.
-    Published(ConnectionId, Result<Receipt, PublishError>),
-    /// The same for a command of a WebSocket, with the command's `id`.
-    SocketPublished(ConnectionId, Option<Box<str>>, Result<Receipt, PublishError>),
+    /// Part of the answer to a connection's question of this number came from the store.
+    Answered(ConnectionId, u64, Part),
     /// What a reader needs came from the store.
-    Fetched(
-        ConnectionId,
-        Result<cometserver_core::broker::Page, cometserver_core::broker::BrokerError>,
-    ),
+    Fetched(ConnectionId, Result<Page, BrokerError>),
     /// A newer request of the same session has come: end this one.
     Superseded(ConnectionId),
     /// Other settings are in force.
     Reloaded,
     /// Tell everybody when to come back, and take nothing new.
     Drain,
+}
+
+/// Part of an answer, as the store gave it.
+#[derive(Debug)]
+pub enum Part {
+    /// What became of a publication; which of those asked for.
+    Published(usize, Result<Receipt, PublishError>),
+    /// A history.
+    History(Result<Option<History>, BrokerError>),
+    /// A retained value.
+    Value(Result<Option<Arc<Publication>>, BrokerError>),
+    /// Several, in the order asked for.
+    Values(Result<Vec<Option<Arc<Publication>>>, BrokerError>),
+    /// How many publications are forgotten.
+    Deleted(Result<usize, BrokerError>),
 }
 
 /// A connection, and which tenant of its place.
@@ -160,9 +171,24 @@ pub struct Shared {
     main: Waker,
     /// How to read the configuration again.
     reload: Mutex<Reload>,
+    /// How long a request waits for the store, in milliseconds.
+    pub patience: u64,
     /// When the server started, in milliseconds since 1970.
     pub started: Time,
 }
+
+/// What a server is started with besides its configuration.
+pub struct Start {
+    /// See [`Shared::demo`].
+    pub demo: bool,
+    /// How to read the configuration again.
+    pub reload: Reload,
+    /// How long a request waits for each part of its answer from the store.
+    pub patience: Option<Duration>,
+}
+
+/// Longer than a busy disk takes, shorter than what front web servers and clients wait for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Shared {
     /// What the threads of a server share.
@@ -172,9 +198,9 @@ impl Shared {
         doors: Vec<Door>,
         mailboxes: Vec<Mailbox>,
         main: Waker,
-        demo: bool,
-        reload: Reload,
+        start: Start,
     ) -> Self {
+        let patience = start.patience.unwrap_or(PATIENCE);
         Self {
             hub,
             metrics: Metrics::new(mailboxes.len(), wall_clock()),
@@ -188,10 +214,11 @@ impl Shared {
             sessions: Mutex::new(HashMap::new()),
             secret: RandomState::new(),
             draining: AtomicBool::new(false),
-            demo,
+            demo: start.demo,
+            patience: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
             requests: Mutex::new(Vec::new()),
             main,
-            reload: Mutex::new(reload),
+            reload: Mutex::new(start.reload),
             started: wall_clock(),
         }
     }
@@ -237,6 +264,11 @@ impl Shared {
             self.wake_main();
         }
         result
+    }
+
+    /// Tells a connection part of the answer to its question.
+    pub fn answer(&self, connection: ConnectionId, number: u64, part: Part) {
+        self.mailboxes[usize::from(connection.shard)].send(Mail::Answered(connection, number, part));
     }
 
     /// Asks the main thread for something.

@@ -5,6 +5,7 @@ mod support;
 
 use std::time::Duration;
 
+use cometserver::config::{Config, Durability};
 use serde_json::{Value, json};
 use support::{Door, TRANSPORTS, TestServer};
 
@@ -97,10 +98,11 @@ fn a_cursor_from_before_what_is_kept_is_told_of_the_gap_on_every_transport() {
 
 #[test]
 fn a_cursor_of_another_life_of_the_server_is_a_gap_and_then_good_again() {
-    let server = TestServer::start();
+    let memory = |config: &mut Config| config.namespace_default.durability = Durability::Memory;
+    let server = TestServer::with(memory);
     publish(&server, 5);
     let cursor = server.now();
-    let server = server.restart(|_| {});
+    let server = server.restart(memory);
     server.publish("news", "new life");
     for transport in TRANSPORTS {
         let mut listener = server.listen(Door::Tcp, transport, &format!("channel=news&cursor={cursor}"));

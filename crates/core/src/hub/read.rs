@@ -51,6 +51,16 @@ pub enum Item {
         /// The client's position once it has seen it.
         at: Position,
     },
+    /// Of what a pattern matches, the store no longer knows everything up to here: something may be gone. It is told before
+    /// anything else, with each page that begins before that.
+    Forgotten {
+        /// The pattern.
+        pattern: Arc<Pattern>,
+        /// The durable position.
+        until: u64,
+        /// The client's position.
+        at: Position,
+    },
     /// Something is gone.
     Gap {
         /// Of this channel, or else of this pattern.
@@ -140,6 +150,15 @@ impl State {
         let fetched_until = page
             .filter(|page| page.reached < cold_until)
             .map(|page| page.reached);
+        if let Some(page) = page.filter(|page| page.forgotten > from.durable) {
+            let patterns = selection.patterns.iter();
+            let listened = patterns.filter_map(|(id, _)| self.patterns.get(*id));
+            out.extend(listened.map(|listened| Item::Forgotten {
+                pattern: listened.pattern.clone(),
+                until: page.forgotten,
+                at: from,
+            }));
+        }
         let mut gone = self.gone(selection, from);
         gone.extend(page.into_iter().flat_map(|page| self.stored_gone(page, from)));
         let mut heads: Vec<Head> = gone
@@ -199,6 +218,8 @@ impl State {
             after,
             until,
             limit: limits.items,
+            bytes: limits.bytes,
+            ..Fetch::default()
         }
     }
 
@@ -278,7 +299,7 @@ impl State {
     }
 
     /// A publication as it was before it left memory, but for how many memory publications had preceded it.
-    fn revive(&self, stored: &Stored) -> Option<Publication> {
+    pub(super) fn revive(&self, stored: &Stored) -> Option<Publication> {
         let places: Vec<Place> = stored
             .places
             .iter()

@@ -8,16 +8,16 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
-use super::{Collected, Completion, Delete, History, HistoryQuery, Options, PublishError, Receipt, Stats};
+use super::submit::Submitted;
+use super::{Collected, Delete, Options, PublishError, Receipt, Stats};
 use crate::Time;
-use crate::broker::Known;
+use crate::broker::{Broker, Page};
 use crate::channel::{Channel, ChannelId, ChannelName};
 use crate::idempotency::Keys;
 use crate::log::{Log, Trimmed};
 use crate::names::Names;
 use crate::namespace::{Bounds, Durability, Namespace, Namespaces};
 use crate::order::Order;
-use crate::pattern::Pattern;
 use crate::position::{Position, Source};
 use crate::presence::Presence;
 use crate::publication::{Body, Message, Place, Places, Publication};
@@ -32,13 +32,6 @@ const ROUND_BYTES: usize = 4 << 20;
 
 /// The live window keeps at least so many publications of a channel, whatever the others do.
 pub(super) const WINDOW_MINIMUM: usize = 16;
-
-/// The default, and the largest, number of publications in an answer about history.
-const HISTORY_LIMIT: (usize, usize) = (100, 1000);
-
-/// An answer about history holds at most so many bytes of payloads, but one publication in any case: a thousand messages
-/// of a megabyte would be laid out in one piece of memory.
-const HISTORY_BYTES: usize = 1 << 20;
 
 /// What outlives the live window by nothing.
 const NOTHING: Bounds = Bounds {
@@ -77,6 +70,8 @@ pub(super) struct Entry {
     shares: Option<Box<EntryShares>>,
     /// For which time it is in the heap of what grows old, if it is; what else the heap has of it is outdated.
     expiring: Option<Time>,
+    /// The position of the retained value in the store, whether memory has it or not; 0: there is none.
+    pub(super) retained: u64,
     /// Its number in the order in which channels were made.
     made: u64,
     /// Since when it is idle; [`BUSY`]: it is not.
@@ -93,25 +88,6 @@ struct EntryShares {
 /// The time since when a channel is idle that is not.
 pub(super) const BUSY: Time = Time::MAX;
 
-/// A channel as the operator sees it.
-#[derive(Clone, Debug)]
-pub struct ChannelSummary {
-    /// The channel.
-    pub channel: Arc<Channel>,
-    /// The newest offset.
-    pub offset: u64,
-    /// How many publications are kept.
-    pub publications: usize,
-    /// Bytes of memory they keep.
-    pub bytes: usize,
-    /// Does anybody listen?
-    pub listened: bool,
-    /// The members, if it has presence.
-    pub members: usize,
-    /// The retained value.
-    pub retained: Option<Arc<Publication>>,
-}
-
 /// There are too many channels, this many.
 pub(super) struct Full(pub(super) usize);
 
@@ -124,6 +100,8 @@ impl From<Full> for PublishError {
 /// See the module.
 pub(super) struct State {
     pub(super) options: Options,
+    /// Keeps the histories of durable channels; it is told which of them the hub has.
+    pub(super) broker: Option<Arc<dyn Broker>>,
     /// The newest visible position.
     pub(super) visible: Position,
     /// Durable publications up to here may have left memory: the store has to be asked for them.
@@ -131,10 +109,10 @@ pub(super) struct State {
     /// How far each shard has seen.
     pub(super) seen: Vec<(u8, Position)>,
     names: Names,
-    entries: Slab<Entry>,
+    pub(super) entries: Slab<Entry>,
     generation: u32,
     /// Channels in the order they were made, for listing.
-    made: BTreeMap<u64, ChannelId>,
+    pub(super) made: BTreeMap<u64, ChannelId>,
     made_next: u64,
     pub(super) order: Order,
     pub(super) patterns: Patterns,
@@ -149,7 +127,10 @@ pub(super) struct State {
     forgotten_news: Trimmed,
     /// Publications that left early, by realm.
     pub(super) trimmed_early: HashMap<u16, u64>,
-    pub(super) submitted: FxHashMap<u64, (Arc<Message>, Completion)>,
+    /// What the store has not answered yet, by ticket.
+    pub(super) submitted: FxHashMap<u64, Submitted>,
+    /// The channels of these, with how many there are of each: they are not forgotten.
+    pub(super) awaited: FxHashMap<ChannelId, u32>,
     ticket: u64,
     window: Shares,
     memory: Shares,
@@ -166,14 +147,21 @@ pub(super) struct State {
     clock: Time,
     catching_up: bool,
     published: u64,
+    /// Messages that were answered when they were taken, and could then not be stored.
+    pub(super) lost: u64,
 }
 
 impl State {
-    pub(super) fn new(options: Options, durable: u64) -> Self {
-        let keys = Keys::new(options.idempotency_window, options.idempotency_keys);
+    pub(super) fn new(options: Options, broker: Option<Arc<dyn Broker>>) -> Self {
+        let durable = broker.as_ref().map_or(0, |broker| broker.position());
+        let mut keys = Keys::new(options.idempotency_window, options.idempotency_keys);
+        if let Some(broker) = &broker {
+            keys.remember(broker.remembered());
+        }
         let visible = Position { durable, memory: 0 };
         Self {
             options,
+            broker,
             visible,
             hot_from: durable,
             seen: Vec::new(),
@@ -191,6 +179,7 @@ impl State {
             forgotten_news: Trimmed::default(),
             trimmed_early: HashMap::new(),
             submitted: FxHashMap::default(),
+            awaited: FxHashMap::default(),
             ticket: 0,
             window: Shares::default(),
             memory: Shares::default(),
@@ -202,6 +191,7 @@ impl State {
             clock: 0,
             catching_up: false,
             published: 0,
+            lost: 0,
         }
     }
 
@@ -308,12 +298,7 @@ impl State {
     }
 
     /// Finds a channel, or makes it.
-    pub(super) fn open(
-        &mut self,
-        name: &ChannelName,
-        known: &dyn Fn(&ChannelName) -> Option<Known>,
-        now: Time,
-    ) -> Result<ChannelId, Full> {
+    pub(super) fn open(&mut self, name: &ChannelName, now: Time) -> Result<ChannelId, Full> {
         if let Some(id) = self.find_id(name) {
             return Ok(id);
         }
@@ -323,7 +308,7 @@ impl State {
                 return Err(Full(self.entries.len()));
             }
         }
-        Ok(self.make(name, known))
+        Ok(self.make(name))
     }
 
     /// May there be one more channel, of this name?
@@ -333,24 +318,30 @@ impl State {
     }
 
     /// Finds a channel, or makes it, be there too many or not: what is stored has to be shown.
-    pub(super) fn open_stored(
-        &mut self,
-        name: &ChannelName,
-        known: &dyn Fn(&ChannelName) -> Option<Known>,
-        now: Time,
-    ) -> ChannelId {
+    pub(super) fn open_stored(&mut self, name: &ChannelName, now: Time) -> ChannelId {
         match self.find_id(name) {
             Some(id) => id,
             None => {
-                let id = self.make(name, known);
+                let id = self.make(name);
                 self.maybe_idle(id, now);
                 id
             }
         }
     }
 
-    fn make(&mut self, name: &ChannelName, known: &dyn Fn(&ChannelName) -> Option<Known>) -> ChannelId {
-        let stored = known(name);
+    /// Finds or makes the channels of what was fetched: a pattern finds some in the store that nobody has named since the start.
+    pub(super) fn open_page(&mut self, page: &Page) {
+        let now = self.last_time;
+        let stored = page.stored.iter().flat_map(|stored| &stored.places);
+        for (name, _) in stored.chain(&page.gaps) {
+            self.open_stored(name, now);
+        }
+    }
+
+    fn make(&mut self, name: &ChannelName) -> ChannelId {
+        let namespace = self.options.namespaces.of(name).clone();
+        let store = self.broker.as_ref().filter(|_| namespace.durability.is_stored());
+        let stored = store.map(|broker| broker.open(name));
         self.generation = self.generation.wrapping_add(1);
         let slot = self.entries.vacant_entry();
         let id = ChannelId {
@@ -361,18 +352,21 @@ impl State {
         // Of a channel in memory: the incarnation, and its number in it.
         let made = u64::from(self.options.incarnation) << 32 | self.made_next & u64::from(u32::MAX);
         let epoch = stored.map_or(made, |stored| stored.epoch);
-        let namespace = self.options.namespaces.of(name).clone();
-        let position = stored.map_or(0, |stored| stored.position);
-        // Whoever comes from before what was forgotten has something to be told, though the channel looks new.
-        let forgotten = self.forgotten.max(self.forgotten_news);
+        // Whoever comes from before what was forgotten has something to be told, though the channel looks new. Of a stored
+        // history that is for the store to say.
+        let (gone, last) = match stored {
+            Some(stored) => (Trimmed::default(), stored.position),
+            None => (self.forgotten, self.forgotten.max(self.forgotten_news).durable),
+        };
+        let memory = gone.max(self.forgotten_news).memory.memory;
         slot.insert(Entry {
             channel: Arc::new(Channel::new(id, name.clone(), epoch, namespace.clone())),
             namespace,
-            log: Log::new(self.forgotten),
+            log: Log::new(gone),
             offset: stored.map_or(0, |stored| stored.offset),
             last: Position {
-                durable: position.max(forgotten.durable),
-                memory: forgotten.memory.memory,
+                durable: last,
+                memory,
             },
             shards: 0,
             // What was gone before is remembered, even before there are members again.
@@ -381,6 +375,7 @@ impl State {
             matches: Matches::default(),
             shares: None,
             expiring: None,
+            retained: stored.map_or(0, |stored| stored.retained),
             made: self.made_next,
             idle: BUSY,
         });
@@ -394,12 +389,11 @@ impl State {
     pub(super) fn open_all(
         &mut self,
         names: &[ChannelName],
-        known: &dyn Fn(&ChannelName) -> Option<Known>,
         now: Time,
     ) -> Result<Vec<ChannelId>, PublishError> {
         let mut ids = Vec::with_capacity(names.len());
         for name in names {
-            let id = self.open(name, known, now)?;
+            let id = self.open(name, now)?;
             self.maybe_idle(id, now);
             if !ids.contains(&id) {
                 ids.push(id);
@@ -435,33 +429,35 @@ impl State {
         self.append(Source::Memory, at, &places, (body, accepted), now)
     }
 
-    /// Appends what the broker committed: it is visible.
+    /// Appends what the broker committed, with the offsets in those of its channels that it was stored in: it is visible.
     pub(super) fn append_durable(
         &mut self,
         message: &Message,
-        (position, offsets): (u64, &[u64]),
-        known: &dyn Fn(&ChannelName) -> Option<Known>,
+        position: u64,
+        offsets: &[(ChannelName, u64)],
         now: Time,
     ) -> (Receipt, u64) {
-        debug_assert_eq!(
-            position,
-            self.visible.durable + 1,
-            "durable positions rise by one"
-        );
         let at = Position {
             durable: position,
             ..self.visible
         };
-        let mut places: Vec<(ChannelId, u64)> = Vec::with_capacity(offsets.len());
-        for (name, offset) in message.channels.iter().zip(offsets) {
+        let mut places: Vec<(ChannelId, u64)> = Vec::with_capacity(message.channels.len());
+        for name in &message.channels {
             // Opened when it was submitted; if it was forgotten meanwhile, it is made again, beyond the limit if need be.
-            let id = self.open_stored(name, known, now);
+            let id = self.open_stored(name, now);
             if places.iter().any(|(other, _)| *other == id) {
                 continue;
             }
             // A channel in memory, beside a durable one in the same message, counts on by itself.
             let counted = self.channel(id).filter(|entry| !entry.channel.is_stored());
-            places.push((id, counted.map_or(*offset, |entry| entry.offset + 1)));
+            let stored = offsets.iter().find(|(other, _)| other == name);
+            let offset = match (counted, stored) {
+                (Some(entry), _) => entry.offset + 1,
+                (None, Some((_, offset))) => *offset,
+                // It has become durable meanwhile, but this is not in its history.
+                (None, None) => continue,
+            };
+            places.push((id, offset));
         }
         let body = Body::Message {
             payload: message.payload.clone(),
@@ -534,6 +530,7 @@ impl State {
     /// Puts a publication into the logs of its channels, and into the order.
     fn keep(&mut self, publication: &Arc<Publication>) {
         let size = publication.size();
+        let position = publication.at.durable;
         let presence = publication.body.is_presence();
         let retain = matches!(publication.body, Body::Message { retain: true, .. });
         let mut keepers = publication.places.len() as u32;
@@ -556,6 +553,9 @@ impl State {
                 entry.offset = place.offset;
                 entry.log.push(publication.clone());
                 if retain {
+                    if entry.channel.is_stored() {
+                        entry.retained = position;
+                    }
                     keepers += 1;
                     replaced.extend(
                         entry
@@ -918,12 +918,13 @@ impl State {
 
     /// Nobody needs the channel: it may be forgotten.
     pub(super) fn maybe_idle(&mut self, id: ChannelId, now: Time) {
+        let awaited = self.awaited.contains_key(&id);
         let Some(entry) = self.channel_mut(id) else { return };
         if entry.log.is_empty() && entry.presence.is_none() {
             // It keeps nothing, so its shares are nothing.
             entry.shares = None;
         }
-        if !entry.is_idle() {
+        if awaited || !entry.is_idle() {
             entry.idle = BUSY;
         } else if entry.idle == BUSY {
             entry.idle = now;
@@ -939,11 +940,12 @@ impl State {
                 return;
             }
             self.idle.pop_front();
+            let awaited = self.awaited.contains_key(&id);
             // It was needed in between, and is queued again when it no longer is.
             let Some(entry) = self.channel_mut(id).filter(|e| e.idle == since) else {
                 continue;
             };
-            if entry.is_idle() {
+            if !awaited && entry.is_idle() {
                 left -= 1;
                 self.forget(id);
             } else {
@@ -967,59 +969,46 @@ impl State {
             self.forgotten_news = self.forgotten_news.max(presence.news.trimmed);
         }
         self.made.remove(&entry.made);
+        if entry.channel.is_stored()
+            && let Some(broker) = &self.broker
+        {
+            broker.close(&entry.channel.name);
+        }
     }
 
-    pub(super) fn history(&mut self, name: &ChannelName, query: HistoryQuery, _now: Time) -> Option<History> {
-        let visible = self.visible;
-        let entry = self.find(name)?;
-        let limit = if query.limit == 0 {
-            HISTORY_LIMIT.0
-        } else {
-            query.limit.min(HISTORY_LIMIT.1)
-        };
-        let since = query.since.unwrap_or_default();
-        let durable = super::concerns(Source::Durable, entry.channel.durability);
-        let lost = if durable {
-            since.lost_durable
-        } else {
-            since.lost_memory
-        };
-        let gap =
-            query.since.is_some() && (lost || entry.log.trimmed.gaps_after(since.position).next().is_some());
-        let mut after = entry.log.entries_beyond(since.position);
-        let (mut publications, mut bytes) = (Vec::new(), 0);
-        let mut full = false;
-        while let Some(publication) = if query.reverse {
-            after.next_back()
-        } else {
-            after.next()
-        } {
-            bytes += publication.body.payload_len();
-            full = publications.len() == limit || bytes > HISTORY_BYTES && !publications.is_empty();
-            if full {
-                break;
-            }
-            publications.push(publication.clone());
+    /// Something of the channel waits for the store.
+    pub(super) fn await_store(&mut self, id: ChannelId) {
+        *self.awaited.entry(id).or_default() += 1;
+        if let Some(entry) = self.channel_mut(id) {
+            entry.idle = BUSY;
         }
-        let at = match publications.last() {
-            Some(last) if !query.reverse && full => last.at,
-            _ => visible,
-        };
-        Some(History {
-            channel: entry.channel.clone(),
-            offset: entry.offset,
-            gap,
-            publications,
-            at,
-        })
+    }
+
+    /// The store has answered.
+    pub(super) fn answered(&mut self, id: ChannelId, now: Time) {
+        if let Some(count) = self.awaited.get_mut(&id) {
+            *count -= 1;
+            if *count == 0 {
+                self.awaited.remove(&id);
+                self.maybe_idle(id, now);
+            }
+        }
     }
 
     pub(super) fn delete(&mut self, name: &ChannelName, what: Delete, now: Time) -> usize {
-        let Some(id) = self.find_id(name) else { return 0 };
+        match self.find_id(name) {
+            Some(id) => self.delete_in(id, what, now),
+            None => 0,
+        }
+    }
+
+    /// Forgets something of a channel, as far as it is in memory; of a stored one when the store has.
+    pub(super) fn delete_in(&mut self, id: ChannelId, what: Delete, now: Time) -> usize {
         let mut deleted = 0;
-        let released = self
-            .channel_mut(id)
-            .and_then(|entry| entry.log.release_retained());
+        let released = self.channel_mut(id).and_then(|entry| {
+            entry.retained = 0;
+            entry.log.release_retained()
+        });
         if let Some((old, gone)) = released {
             deleted += usize::from(gone || what == Delete::Retained);
             self.let_go_retained(id, &old, gone);
@@ -1056,26 +1045,6 @@ impl State {
         self.presence_due.extend(due.map(|at| Reverse((at, id))));
     }
 
-    pub(super) fn summaries(
-        &self,
-        pattern: Option<&Pattern>,
-        after: u64,
-        limit: usize,
-    ) -> (Vec<ChannelSummary>, Option<u64>) {
-        let mut found = Vec::new();
-        // A pattern that matches little must not hold the lock for a million channels.
-        for (looked, (made, id)) in self.made.range(after + 1..).enumerate() {
-            if found.len() == limit || looked == 20_000 {
-                return (found, Some(made - 1));
-            }
-            let Some(entry) = self.channel(*id) else { continue };
-            if pattern.is_none_or(|pattern| pattern.matches_name(&entry.channel.name)) {
-                found.push(entry.summary());
-            }
-        }
-        (found, None)
-    }
-
     pub(super) fn stats(&self) -> Stats {
         Stats {
             channels: self.entries.len(),
@@ -1086,6 +1055,7 @@ impl State {
             published: self.published,
             trimmed_early: self.trimmed_early.values().sum(),
             keys: self.keys.len(),
+            lost: self.lost,
         }
     }
 }
@@ -1105,17 +1075,5 @@ fn memory_bounds(namespace: &Namespace) -> Bounds {
 impl Entry {
     fn is_idle(&self) -> bool {
         self.shards == 0 && self.log.is_empty() && self.presence.as_ref().is_none_or(|p| p.is_empty())
-    }
-
-    fn summary(&self) -> ChannelSummary {
-        ChannelSummary {
-            channel: self.channel.clone(),
-            offset: self.offset,
-            publications: self.log.len(),
-            bytes: self.log.bytes(),
-            listened: self.shards != 0,
-            members: self.presence.as_ref().map_or(0, |presence| presence.count()),
-            retained: self.log.retained().cloned(),
-        }
     }
 }
