@@ -90,7 +90,7 @@ enum Command {
     /// Let the server read its configuration again
     #[command(after_help = examples(daemon::RELOAD_EXAMPLES))]
     Reload,
-    /// Try it out: a server in memory, open to this machine only
+    /// Try it out: a server in a folder of its own, open to this machine only
     #[command(after_help = examples(demo::EXAMPLES))]
     Demo(demo::Demo),
     /// Set the value of a key; whoever listens to it is told

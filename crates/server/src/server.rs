@@ -12,20 +12,24 @@ use cometserver_core::broker::Broker;
 use cometserver_core::hub::{Hub, MAX_SHARDS};
 use mio::{Events, Poll, Token, Waker};
 
+use crate::broker::disk::OpenError;
 use crate::config::{Config, ConfigError, Loaded};
 use crate::data_folder::{DataFolder, DataFolderError, Lock};
 use crate::listener::{Door, Listener};
 use crate::shard::{self, Shard};
-use crate::shared::{self, Mail, Mailbox, Request, Shared, Start, wall_clock};
+use crate::shared::{self, Mail, Mailbox, Request, Shared, Start, Trouble, wall_clock};
 use crate::{logging, platform};
 
 mod accepting;
 mod binding;
 mod building;
+mod opening;
 mod signals;
 
 use binding::{Sockets, addresses, bind_all};
 use building::{hub_options, reload_with, settings};
+pub use opening::{Reading, log_folder, size_of};
+use opening::{connect, open_log};
 use signals::Signals;
 
 /// The main thread's own tokens; listeners come behind them.
@@ -54,6 +58,9 @@ pub type Ready = Box<dyn FnOnce(&Addresses) + Send>;
 /// Reads the configuration again.
 pub type Reload = Box<dyn Fn() -> Result<Loaded, ConfigError> + Send>;
 
+/// Told now and then, while the log on disk is read at the start, if that takes long.
+pub type Progress = Box<dyn Fn(&Reading) + Send>;
+
 /// How to run.
 #[derive(Default)]
 pub struct Options {
@@ -63,6 +70,8 @@ pub struct Options {
     pub ready: Option<Ready>,
     /// How to read the configuration again; without it a reload does nothing.
     pub reload: Option<Reload>,
+    /// Told while the log on disk is read.
+    pub progress: Option<Progress>,
     /// Another store than the log in the data folder, for a server within another program, such as a test. What it commits
     /// goes to the hub of [`Server::shared`].
     pub store: Option<Arc<dyn Broker>>,
@@ -79,6 +88,9 @@ pub enum StartError {
     /// The data folder, its lock, or a socket in it.
     #[error(transparent)]
     DataFolder(#[from] DataFolderError),
+    /// The log on disk.
+    #[error(transparent)]
+    Log(#[from] OpenError),
     /// An address or a socket cannot be bound.
     #[error("cannot listen on {0}")]
     Listen(#[source] io::Error),
@@ -146,6 +158,11 @@ impl Server {
             tracing::warn!("{warning}");
         }
         let mut lock = folder.lock(&config.socket)?;
+        // Before anybody is let in: what they ask for may be there.
+        let log = match options.store {
+            Some(_) => None,
+            None => open_log(&config, options.progress)?,
+        };
         let poll = Poll::new().map_err(system("an event queue"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(system("a waker"))?;
         let mut sockets = Sockets::default();
@@ -175,11 +192,16 @@ impl Server {
             mailboxes.push(Mailbox::new(waker));
             polls.push(poll);
         }
-        let hub = match &options.store {
-            Some(store) => Hub::with_broker(hub_options(&config)?, store.clone()),
+        let store = log.clone().map(|log| log as Arc<dyn Broker>).or(options.store);
+        let hub = match store {
+            Some(store) => Hub::with_broker(hub_options(&config)?, store),
             None => Hub::new(hub_options(&config)?),
         };
         let hub = Arc::new(hub);
+        let trouble = Arc::new(Trouble::default());
+        if let Some(log) = &log {
+            connect(log, &hub, trouble.clone());
+        }
         let addresses = addresses(&config, &doors);
         let settings = settings(config).map_err(StartError::Config)?;
         let shared = Arc::new(Shared::new(
@@ -192,6 +214,8 @@ impl Server {
                 demo: options.demo,
                 reload: reload_with(options.reload),
                 patience: options.patience,
+                log,
+                trouble,
             },
         ));
         let main = shared.clone();
@@ -264,6 +288,7 @@ impl Server {
                     WAKER => {}
                     SIGNALS => {
                         if self.signalled() {
+                            self.end();
                             return Ok(());
                         }
                     }
@@ -368,6 +393,10 @@ impl Server {
                 // It ends by itself when it has no connection left; a panic in it was logged by its hook.
                 let _ = shard.join();
             }
+        }
+        if let Some(log) = &self.shared.log {
+            // What was answered before it was on disk gets there now.
+            log.close();
         }
         tracing::info!("stopped");
     }

@@ -13,6 +13,7 @@ use cometserver_core::{Publication, Time};
 use mio::Waker;
 
 use crate::access::Access;
+use crate::broker::disk::DiskLog;
 use crate::config::Config;
 use crate::listener::{Door, Socket};
 use crate::metrics::Metrics;
@@ -142,6 +143,10 @@ pub enum Request {
 pub struct Shared {
     /// The hub.
     pub hub: Arc<Hub>,
+    /// The log on disk, if anything is kept there.
+    pub log: Option<Arc<DiskLog>>,
+    /// What keeps it from being written.
+    pub trouble: Arc<Trouble>,
     settings: RwLock<Arc<Settings>>,
     /// Counters.
     pub metrics: Metrics,
@@ -177,6 +182,40 @@ pub struct Shared {
     pub started: Time,
 }
 
+/// What keeps the log on disk from being written, if something does.
+#[derive(Debug, Default)]
+pub struct Trouble {
+    is_there: AtomicBool,
+    what: Mutex<String>,
+}
+
+impl Trouble {
+    /// What came of the latest publication that was to be stored.
+    pub fn note(&self, error: Option<&BrokerError>) {
+        match error {
+            // Nearly always nothing was, and nothing is.
+            None if !self.is_there.load(Ordering::Relaxed) => {}
+            None => {
+                self.is_there.store(false, Ordering::Relaxed);
+                tracing::info!("the log on disk is written again");
+            }
+            Some(error) => {
+                *lock(&self.what) = error.to_string();
+                if !self.is_there.swap(true, Ordering::Relaxed) {
+                    tracing::error!("the log on disk cannot be written: {error}");
+                }
+            }
+        }
+    }
+
+    /// Why the log takes nothing.
+    pub fn now(&self) -> Option<String> {
+        self.is_there
+            .load(Ordering::Relaxed)
+            .then(|| lock(&self.what).clone())
+    }
+}
+
 /// What a server is started with besides its configuration.
 pub struct Start {
     /// See [`Shared::demo`].
@@ -185,6 +224,10 @@ pub struct Start {
     pub reload: Reload,
     /// How long a request waits for each part of its answer from the store.
     pub patience: Option<Duration>,
+    /// See [`Shared::log`].
+    pub log: Option<Arc<DiskLog>>,
+    /// See [`Shared::trouble`].
+    pub trouble: Arc<Trouble>,
 }
 
 /// Longer than a busy disk takes, shorter than what front web servers and clients wait for.
@@ -203,6 +246,8 @@ impl Shared {
         let patience = start.patience.unwrap_or(PATIENCE);
         Self {
             hub,
+            log: start.log,
+            trouble: start.trouble,
             metrics: Metrics::new(mailboxes.len(), wall_clock()),
             settings: RwLock::new(Arc::new(settings)),
             doors,

@@ -146,6 +146,10 @@ fn every_transport_goes_on_after_a_restart_once_and_in_order() {
         site.publish_numbers("news", 30..40);
         for (transport, query, cursor, seen) in cut {
             let mut listener = site.listen(transport, &format!("{query}&cursor={}", encode(&cursor)));
+            if query.starts_with("pattern") {
+                // It might have matched a channel in memory.
+                assert_eq!(listener.next()["type"], "gap");
+            }
             assert_eq!(
                 listener.data(40 - seen),
                 numbers(seen..40),
@@ -169,13 +173,21 @@ fn a_stream_is_told_to_come_back_before_the_server_stops() {
     let mut listener = site.listen(Transport::Stream, "channel=news");
     site.publish_numbers("news", 0..3);
     site.restart(End::Stopped);
-    assert_eq!(listener.data(3), numbers(0..3));
-    let last = listener.next();
+    let mut seen = Vec::new();
+    let last = loop {
+        let mut object = listener.next();
+        match object["type"].as_str().unwrap() {
+            "publication" => seen.push(object["data"].take()),
+            _ => break object,
+        }
+    };
     assert_eq!(last["type"], "reconnect");
     site.publish_numbers("news", 3..5);
     let cursor = encode(last["cursor"].as_str().unwrap());
     let mut again = site.listen(Transport::Stream, &format!("channel=news&cursor={cursor}"));
-    assert_eq!(again.data(2), numbers(3..5));
+    let missing = 5 - seen.len();
+    seen.extend(again.data(missing));
+    assert_eq!(seen, numbers(0..5));
 }
 
 #[test]

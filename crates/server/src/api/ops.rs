@@ -12,13 +12,20 @@ use super::{Answer, Refused};
 pub(super) fn ready(answer: Answer<'_>) {
     let shared = answer.shared;
     let draining = shared.draining.load(Ordering::Relaxed);
-    let (status, word) = if draining {
-        (503, "draining")
-    } else {
-        (200, "ready")
+    // It serves whatever is in memory, and reads what is on disk: that its log takes nothing is for the operator to know.
+    let trouble = shared.trouble.now().filter(|_| answer.ops);
+    let (status, word) = match (draining, &trouble) {
+        (true, _) => (503, "draining"),
+        (false, Some(_)) => (200, "degraded"),
+        (false, None) => (200, "ready"),
     };
     let mut body = serde_json::json!({"status": word});
     if answer.ops {
+        body["storage"] = match (&shared.log, trouble) {
+            (None, _) => "off".into(),
+            (Some(_), None) => "ok".into(),
+            (Some(_), Some(trouble)) => trouble.into(),
+        };
         let stats = shared.hub.stats();
         body["version"] = env!("CARGO_PKG_VERSION").into();
         body["uptime_ms"] = answer.now.saturating_sub(shared.started).into();
@@ -54,6 +61,7 @@ pub(super) fn gauges(shared: &Shared) -> Gauges {
             .into_iter()
             .map(|(realm, count)| (realm_name(realm), count))
             .collect(),
+        storage: shared.log.as_ref().map(|log| log.stats()),
         open_fds: platform::open_descriptors(),
         resident_bytes: platform::process_usage(std::process::id())
             .ok()

@@ -83,6 +83,7 @@ impl Shard {
         }
         let deadline = self.connections[slot].deadline.min(until);
         self.set_deadline(slot, deadline);
+        self.metrics().cold_reads.add(1);
         let shared = self.shared.clone();
         self.hub.fetch(
             fetch,
