@@ -1,6 +1,7 @@
 //! The verdict: whether what everybody saw can be explained by one order in which nothing acknowledged is missing.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use super::ledger::{Event, Id, Kind, Ledger, Mark, Moment, Records, Sent, Start, Subscriber};
 use super::scene::{BUFFERED_BYTES, Promise};
@@ -171,12 +172,16 @@ impl Judge<'_> {
         let Some(history) = truth.histories.values().next() else {
             return;
         };
+        let early = self.ledger.scene.promise(channel) == Promise::Buffered;
         let mut last: Option<usize> = None;
         let mut missing: Option<Id> = None;
         for id in history.iter().flatten() {
             let sent = self.sent(*id);
             match (at.get(id), subscriber.start) {
-                (Some(_), Start::Now { asked, .. }) if sent.acked.is_some_and(|acked| acked < asked) => {
+                // What is answered before it is visible may become visible after that "now".
+                (Some(_), Start::Now { asked, .. })
+                    if !early && sent.acked.is_some_and(|acked| acked < asked) =>
+                {
                     faults.push(format!(
                         "{who} got {id:?} of {name}, acknowledged before it asked for now"
                     ));
@@ -232,7 +237,9 @@ impl Judge<'_> {
                 if *offset <= at.1 {
                     Some("out of order")
                 } else {
-                    (*offset != at.1 + 1 && !told).then_some("after a silent gap")
+                    let silent =
+                        !told && !self.shown_elsewhere(subscriber, channel, *mark, at.1..*offset - 1);
+                    silent.then_some("after a silent gap")
                 }
             } else {
                 let old = truth.histories.get(&at.0).map_or(0, Vec::len) as u64;
@@ -261,9 +268,32 @@ impl Judge<'_> {
             *newest.unwrap_or(&first_mark)
         };
         let end = (mark, truth.histories.get(&mark).map_or(0, Vec::len) as u64);
-        if at != end && !told && end.1 > 0 && !subscriber.left {
+        let all = at.0 == mark && self.shown_elsewhere(subscriber, channel, mark, at.1..end.1);
+        if at != end && !told && end.1 > 0 && !subscriber.left && !all {
             faults.push(format!("{who} stands at {at:?} of {name}, which ends at {end:?}"));
         }
+    }
+
+    /// What is in several channels is shown once: whether that explains all that is missing after the first of these offsets, up
+    /// to the second.
+    fn shown_elsewhere(
+        &self,
+        subscriber: &Subscriber,
+        channel: u16,
+        mark: Mark,
+        missing: Range<u64>,
+    ) -> bool {
+        let truth = &self.records.truth[usize::from(channel)];
+        let history = truth.histories.get(&mark).map_or(&[][..], |history| history);
+        let missing = history
+            .get(missing.start as usize..missing.end as usize)
+            .unwrap_or_default();
+        let known = missing.iter().flatten().all(|id| subscriber.seen.contains(id));
+        let unknown = missing.iter().filter(|id| id.is_none()).count();
+        // Of what was not acknowledged it may never be told where it is in the other channels.
+        let elsewhere =
+            |id: &&Id| self.sent(**id).channels.contains(&channel) && !truth.place.contains_key(*id);
+        known && (unknown == 0 || subscriber.seen.iter().filter(elsewhere).count() >= unknown)
     }
 
     /// The memories between two.

@@ -115,7 +115,11 @@ fn the_long_form() {
             kills: ROUND.min(kills - total.kills),
             time: left,
             life_ms: given("VIOLENCE_LIFE_MS").unwrap_or(2_500),
-            room: if round % 4 == 3 { Room::Tight } else { Room::Plenty },
+            room: if round % 4 == given("VIOLENCE_TIGHT").unwrap_or(3) {
+                Room::Tight
+            } else {
+                Room::Plenty
+            },
             progress: true,
             ..plan(seed + round)
         });

@@ -356,6 +356,7 @@ fn publishers(stage: &Stage, back: &Proxy) -> Vec<publisher::Habits> {
         keyed: false,
         prefixes: prefixes.to_vec(),
         together,
+        heavy: false,
         pause_ms,
     };
     let keyed = |call, prefixes: &[&'static str], together, pause_ms| publisher::Habits {
@@ -375,6 +376,11 @@ fn publishers(stage: &Stage, back: &Proxy) -> Vec<publisher::Habits> {
         direct(Call::Single, &["buffered/"], 6, 20),
         direct(Call::WebSocket, &["buffered/", "kept/main/"], 20, 40),
         direct(Call::Batch, &["memory/", "short/"], 10, 40),
+        // Soon forgotten: what the log has to clear away beside what it keeps.
+        publisher::Habits {
+            heavy: true,
+            ..direct(Call::Batch, &["short/"], 10, 60)
+        },
     ]
 }
 

@@ -42,6 +42,8 @@ pub(super) struct Habits {
     pub(super) prefixes: Vec<&'static str>,
     /// How many at once: in a batch, or under way on a WebSocket.
     pub(super) together: u64,
+    /// Every payload is large.
+    pub(super) heavy: bool,
     /// The pause between two turns, at most.
     pub(super) pause_ms: u64,
 }
@@ -134,6 +136,7 @@ impl Publisher {
             _ => Kind::Json,
         };
         let filler = match self.chance.below(400) {
+            _ if self.habits.heavy => self.chance.between(2_000, 20_000),
             0 => self.chance.between(20_000, 60_000),
             1..20 => self.chance.between(1_000, 8_000),
             _ => self.chance.between(0, 200),

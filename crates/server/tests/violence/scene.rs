@@ -116,7 +116,7 @@ drain = "1s"
 "#
         );
         if self.room != Room::Memory {
-            let size = if self.room == Room::Tight { "6MiB" } else { "64GiB" };
+            let size = if self.room == Room::Tight { "6MiB" } else { "48MiB" };
             text.push_str(&format!(
                 "[storage]\nmax_size = \"{size}\"\nsegment_size = \"1MiB\"\nbuffered = \"{BUFFERED_BYTES}B\"\n"
             ));
