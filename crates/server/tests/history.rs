@@ -85,7 +85,10 @@ fn a_cursor_from_before_what_is_kept_is_told_of_the_gap_on_every_transport() {
             assert_eq!(gap["type"], "gap", "{transport:?} {query}");
             let (key, name) = query.split_once('=').unwrap();
             // A pattern may be told of the channel that it is about.
-            assert!(gap[key] == name || gap["channel"] == "news", "{transport:?} {gap}");
+            assert!(
+                gap[key] == name || gap["channel"] == "news",
+                "{transport:?} {gap}"
+            );
             assert_eq!(
                 listener.data(10),
                 (20..30).map(Value::from).collect::<Vec<_>>(),

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::chance::Chance;
 use super::ledger::{Id, Kind, Ledger, turned};
-use super::wire::{Door, Http, WebSocket, encode, seed};
+use super::wire::{Door, Http, Socket, WebSocket, encode, seed};
 
 /// How long an answer may take before nobody is believed to be there.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -151,6 +151,7 @@ impl Publisher {
     fn publish(&mut self, ids: &[Id], repeat: bool) {
         let mut open = ids.to_vec();
         let begun = Instant::now();
+        self.wait_for_somebody();
         while !open.is_empty() {
             open = self.attempt(&open, false);
             if !repeat || self.ledger.broken.load(Ordering::Relaxed) {
@@ -170,6 +171,14 @@ impl Publisher {
             self.acked.extend(done);
             let excess = self.acked.len().saturating_sub(5_000);
             self.acked.drain(..excess);
+        }
+    }
+
+    /// What is sent once is not sent to nobody.
+    fn wait_for_somebody(&self) {
+        let begun = Instant::now();
+        while Socket::connect(&self.habits.door, PATIENCE).is_err() && begun.elapsed() < STUBBORN {
+            thread::sleep(Duration::from_millis(3));
         }
     }
 
