@@ -129,10 +129,9 @@ pub(super) fn run(plan: &Plan, folder: &Path) -> Report {
     cast.leave(&stage, &mut report);
     report.faults.append(&mut ledger.records().violations);
     if report.faults.is_empty() {
-        report.faults = judge::judge(&ledger);
-    }
-    if report.faults.is_empty() {
+        // First: histories say where what was not acknowledged is in each of its channels.
         after_all(&ledger, &stage, &mut report.faults);
+        report.faults.extend(judge::judge(&ledger));
     }
     if let Err(text) = stage.stop() {
         report.faults.push(text);
