@@ -156,8 +156,8 @@ enum CatchUpFrom {
     Position(Position),
     /// The oldest kept: what is gone before that is not told.
     Earliest(Position),
-    /// A gap notice first.
-    Lost(Position),
+    /// A gap notice first: of the messages, of the news about members, or of both.
+    Lost(Position, bool, bool),
     Nothing,
 }
 
@@ -432,11 +432,8 @@ impl Fanout {
                 let durability = self.slots[slot as usize].channel.durability;
                 let lost = start.lost_memory && concerns(Source::Memory, durability)
                     || start.lost_durable && concerns(Source::Durable, durability);
-                if lost {
-                    CatchUpFrom::Lost(start.position)
-                } else {
-                    CatchUpFrom::Position(start.position)
-                }
+                // Members are in memory, whatever the durability of the channel.
+                CatchUpFrom::Lost(start.position, lost, start.lost_memory && wants.presence)
             }
         };
         let since = self.slots[slot as usize].since;
@@ -468,8 +465,11 @@ impl Fanout {
                 durable: trimmed.durable,
                 memory: trimmed.memory.memory,
             }),
-            Begin::At(start) if start.lost_memory || start.lost_durable => CatchUpFrom::Lost(start.position),
-            Begin::At(start) => CatchUpFrom::Position(start.position),
+            Begin::At(start) => CatchUpFrom::Lost(
+                start.position,
+                start.lost_memory || start.lost_durable,
+                start.lost_memory && wants.presence,
+            ),
         };
         let since = self.patterns[&id].since;
         self.queue(reader, CatchUpTarget::Pattern(id), from, since);
@@ -785,7 +785,8 @@ impl Fanout {
             return;
         }
         let (at, first) = (entry.at, out.len());
-        for subscription in &entry.subscriptions {
+        // Who subscribed late began at a place of its own.
+        for subscription in entry.subscriptions.iter().filter(|s| s.active) {
             let channel = &self.slots[subscription.slot as usize].channel;
             let durability = channel.durability;
             let target = || Target::Channel(channel.clone());
@@ -799,9 +800,13 @@ impl Fanout {
                 out.push(Step::Gap(target(), true, None));
             }
         }
-        for pattern in &entry.patterns {
+        for pattern in entry.patterns.iter().filter(|p| p.active) {
             if let Some(slot) = self.patterns.get(&pattern.id) {
-                out.push(Step::Gap(Target::Pattern(slot.pattern.clone()), false, None));
+                let target = || Target::Pattern(slot.pattern.clone());
+                out.push(Step::Gap(target(), false, None));
+                if memory && pattern.wants.presence {
+                    out.push(Step::Gap(target(), true, None));
+                }
             }
         }
         // The cursor no longer tells of the loss: only the last notice carries it.
@@ -908,11 +913,14 @@ impl Fanout {
                 None
             }
             CatchUpFrom::Position(position) | CatchUpFrom::Earliest(position) => Some(position),
-            CatchUpFrom::Lost(position) => {
-                out.extend(
-                    self.target(catch_up.target)
-                        .map(|target| Step::Gap(target, false, None)),
-                );
+            CatchUpFrom::Lost(position, messages, news) => {
+                let told = [(messages, false), (news, true)]
+                    .into_iter()
+                    .filter(|(lost, _)| *lost);
+                out.extend(told.filter_map(|(_, presence)| {
+                    let target = self.target(catch_up.target)?;
+                    Some(Step::Gap(target, presence, None))
+                }));
                 Some(position)
             }
         };

@@ -390,9 +390,7 @@ impl Hub {
                 Known::New => {}
                 Known::Done(receipt) => return Ok(Published::Visible(receipt)),
                 Known::Remembered(position, places) => {
-                    return Ok(Published::Visible(
-                        state.remembered(claim, position, &places, now),
-                    ));
+                    return Ok(Published::Visible(state.remembered(position, &places, now)));
                 }
                 Known::Accepted => return Ok(Published::Accepted),
                 Known::Conflict => return Err(PublishError::Conflict),

@@ -79,7 +79,7 @@ pub enum Known {
     New,
     /// Published before, with this result.
     Done(Receipt),
-    /// Published before the restart: at this position, in these places. Call [`Keys::done`] with what that is now.
+    /// Published before the restart: at this position, in these places.
     Remembered(u64, Vec<(ChannelName, u64)>),
     /// The first request is still on its way; [`Keys::wait`] for it.
     Pending,

@@ -128,7 +128,8 @@ pub fn answer(
         | Endpoint::DeleteHistory
         | Endpoint::Retained
         | Endpoint::DeleteRetained
-        | Endpoint::Channels => unreachable!("the shard answers {:?} itself", request.path),
+        | Endpoint::Channels
+        | Endpoint::Storage => unreachable!("the shard answers {:?} itself", request.path),
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! Nobody waits for a store. A question that is not answered at once is put aside with its connection, and goes on whenever a
 //! [`Part`] of its answer comes back through the shard's mailbox.
 
+mod errand;
 mod keys;
 mod looking;
 mod publishing;
@@ -19,6 +20,7 @@ use crate::http::cors::Cors;
 use crate::http::response::{Head, Terms};
 use crate::shared::{ConnectionId, Part, Shared};
 
+pub use errand::storage;
 pub use keys::{dump, read, write};
 pub use looking::{ask, history, since};
 pub use publishing::{batch, publish};
@@ -114,6 +116,8 @@ pub enum Question {
     Channels(looking::List),
     /// Something is to be forgotten; it is told how much, or only whether there was any.
     Delete(looking::Deleted),
+    /// Something that is done in a thread of its own.
+    Errand,
     /// A value, by the seed's wire protocol.
     Write,
     /// The value of a key, or of the key whose time it is.
@@ -134,6 +138,7 @@ impl Question {
             (Self::Retained(of), Part::Value(result)) => Progress::Done(of.answer(result)),
             (Self::Channels(list), Part::Values(result)) => Progress::Done(list.answer(result)),
             (Self::Delete(deleted), Part::Deleted(result)) => Progress::Done(deleted.answer(result)),
+            (Self::Errand, Part::Done(result)) => Progress::Done(errand::done(result)),
             (Self::Write, Part::Published(_, result)) => Progress::Done(Ok(keys::written(result))),
             (Self::Read(key), Part::Value(result)) => key.take(result, asker),
             (Self::Dump(dump), Part::Values(result)) => dump.take(result, asker),
@@ -153,6 +158,11 @@ impl Question {
             // What is forgotten late is forgotten all the same.
             _ => Err(Refused::from(BrokerError::Unavailable(LATE.into()))),
         }
+    }
+
+    /// May it take as long as it takes?
+    pub fn is_errand(&self) -> bool {
+        matches!(self, Self::Errand)
     }
 
     /// May more be published before it is answered? Nothing else may be asked: it could not be true yet.

@@ -28,7 +28,7 @@ mod signals;
 
 use binding::{Sockets, addresses, bind_all};
 use building::{hub_options, reload_with, settings};
-pub use opening::{Reading, log_folder, size_of};
+pub use opening::{Reading, files_of, log_folder};
 use opening::{connect, open_log};
 use signals::Signals;
 

@@ -60,6 +60,19 @@ pub enum Part {
     Values(Result<Vec<Option<Arc<Publication>>>, BrokerError>),
     /// How many publications are forgotten.
     Deleted(Result<usize, BrokerError>),
+    /// What came of an errand: an object, open at its end.
+    Done(Result<Vec<u8>, Failed>),
+}
+
+/// Why an errand failed, as a problem.
+#[derive(Debug)]
+pub struct Failed {
+    /// The HTTP status.
+    pub status: u16,
+    /// The code of docs/protocol.md.
+    pub code: &'static str,
+    /// What to do.
+    pub detail: String,
 }
 
 /// A connection, and which tenant of its place.
@@ -147,6 +160,8 @@ pub struct Shared {
     pub log: Option<Arc<DiskLog>>,
     /// What keeps it from being written.
     pub trouble: Arc<Trouble>,
+    /// Is somebody on an errand?
+    pub errand: AtomicBool,
     settings: RwLock<Arc<Settings>>,
     /// Counters.
     pub metrics: Metrics,
@@ -248,6 +263,7 @@ impl Shared {
             hub,
             log: start.log,
             trouble: start.trouble,
+            errand: AtomicBool::new(false),
             metrics: Metrics::new(mailboxes.len(), wall_clock()),
             settings: RwLock::new(Arc::new(settings)),
             doors,

@@ -118,13 +118,7 @@ impl State {
     }
 
     /// The answer to the repetition of what was published before the restart.
-    pub(super) fn remembered(
-        &mut self,
-        claim: &Claim,
-        position: u64,
-        places: &[(ChannelName, u64)],
-        now: Time,
-    ) -> Receipt {
+    pub(super) fn remembered(&mut self, position: u64, places: &[(ChannelName, u64)], now: Time) -> Receipt {
         let mut found = Vec::with_capacity(places.len());
         for (name, offset) in places {
             let id = self.open_stored(name, now);
@@ -134,7 +128,7 @@ impl State {
                 patterns: None,
             }));
         }
-        let receipt = Receipt {
+        Receipt {
             places: Places::from(found),
             // Nothing of this incarnation of memory preceded it.
             at: Position {
@@ -142,9 +136,7 @@ impl State {
                 memory: 0,
             },
             duplicate: true,
-        };
-        self.keys.done(&claim.scope, &receipt);
-        receipt
+        }
     }
 
     pub(super) fn publish_memory(

@@ -53,6 +53,8 @@ struct Inner {
     refuse: bool,
     /// Texts of everything that was ever committed, by position.
     texts: Vec<String>,
+    /// Deletions that were committed since the start, by ticket.
+    deletions: HashMap<u64, (ChannelName, Delete)>,
 }
 
 /// See the module. Keeps a number of publications per channel.
@@ -79,6 +81,7 @@ impl TestBroker {
                 reads: VecDeque::new(),
                 refuse: false,
                 texts: Vec::new(),
+                deletions: HashMap::new(),
             }),
         })
     }
@@ -96,6 +99,7 @@ impl TestBroker {
         inner.waiting.clear();
         inner.reads.clear();
         inner.open.clear();
+        inner.deletions.clear();
         inner.forget_empty();
     }
 
@@ -143,6 +147,11 @@ impl TestBroker {
     /// The text of what was committed at a position, be it kept or not.
     pub(crate) fn text(&self, position: u64) -> String {
         self.inner().texts[position as usize - 1].clone()
+    }
+
+    /// What was deleted under a ticket.
+    pub(crate) fn deletion(&self, ticket: u64) -> (ChannelName, Delete) {
+        self.inner().deletions[&ticket].clone()
     }
 
     /// Is it open?
@@ -271,6 +280,8 @@ impl Inner {
         if deletion.what == Delete::History {
             count = usize::from(outlived) + self.trim(&deletion.channel, 0);
         }
+        self.deletions
+            .insert(deletion.ticket, (deletion.channel.clone(), deletion.what));
         let gone = self.channels[&deletion.channel].gone;
         Outcome::Deleted { count, gone }
     }
@@ -336,10 +347,11 @@ impl Inner {
             _ => (fetch.until, 0),
         };
         let mut bytes = 0;
+        // As many as allowed: one more when there is room for a part of it.
         let fits = |at: &&u64| {
-            let first = bytes == 0;
+            let room = bytes == 0 || bytes < fetch.bytes;
             bytes += self.stored[*at].body.payload_len().max(1);
-            first || bytes <= fetch.bytes
+            room
         };
         let taken = positions.iter().take(fetch.limit.max(1)).take_while(fits).count();
         let reached = match positions.get(taken) {

@@ -16,10 +16,12 @@ use cometserver_core::broker::{
 use cometserver_core::channel::ChannelName;
 use cometserver_core::namespace::Namespaces;
 
+pub mod backup;
 mod compaction;
 pub mod format;
 mod gather;
 mod index;
+pub mod inspect;
 pub mod io;
 mod keeper;
 mod lock;
@@ -48,7 +50,7 @@ use writer::Writer;
 
 /// The log of a folder, open: see the module.
 ///
-/// Dropping it closes it; see [`DiskLog::close`].
+/// Dropping it closes it; see [`DiskLog::shut_down`].
 pub struct DiskLog {
     shared: Arc<Shared>,
     keys: Mutex<Vec<Remembered>>,
@@ -88,7 +90,7 @@ impl DiskLog {
         let now = (options.clock)();
         let index = Index::new(Arc::new(namespaces.clone()));
         let keys = options.idempotency.as_millis() as u64;
-        let recovered = recovery::recover(&*disk, folder, index, now, keys)?;
+        let recovered = recovery::recover(&*disk, folder, index, now, keys, false)?;
         let shared = Shared::new(options, disk, folder.to_owned(), recovered.store, recovered.index);
         let shared = Arc::new(shared);
         shared::count(&shared.counters.damaged, recovered.damaged);
@@ -130,6 +132,15 @@ impl DiskLog {
         stats::of(&self.shared)
     }
 
+    /// Copies the log as it is at this moment into a folder, which is made and must be empty, while everything goes on. To be read
+    /// back with [`backup::restore`].
+    ///
+    /// # Errors
+    /// [`backup::BackupError`].
+    pub fn backup(&self, target: &Path) -> Result<backup::Copied, backup::BackupError> {
+        backup::of_running(&self.shared, target)
+    }
+
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.shared.folder
@@ -137,7 +148,7 @@ impl DiskLog {
 
     /// Writes what was taken, refuses the rest, and ends its threads. Commits go out until then: not to be called while the hub is
     /// locked. Doing it twice does nothing.
-    pub fn close(&self) {
+    pub fn shut_down(&self) {
         self.shared.queue.close();
         self.shared.reads.close();
         self.shared.bell.close();
@@ -154,7 +165,7 @@ impl DiskLog {
 
 impl Drop for DiskLog {
     fn drop(&mut self) {
-        self.close();
+        self.shut_down();
     }
 }
 

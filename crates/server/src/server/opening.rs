@@ -96,7 +96,7 @@ impl Shown {
             while ended.recv_timeout(SHOWN_EVERY) == Err(RecvTimeoutError::Timeout) {
                 progress(&Reading {
                     seconds: began.elapsed().as_secs(),
-                    bytes: size_of(&folder),
+                    bytes: files_of(&folder).into_iter().map(|(_, bytes)| bytes).sum(),
                 });
             }
         });
@@ -119,11 +119,14 @@ pub struct Reading {
     pub bytes: u64,
 }
 
-/// Bytes of the files in a folder, as far as they can be seen.
-pub fn size_of(folder: &Path) -> u64 {
+/// The files in a folder by name, with their bytes, as far as they can be seen.
+pub fn files_of(folder: &Path) -> Vec<(String, u64)> {
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = files.filter_map(|file| {
+        let bytes = file.metadata().ok()?.len();
+        Some((file.file_name().to_string_lossy().into_owned(), bytes))
+    });
+    let mut files: Vec<_> = files.collect();
+    files.sort();
     files
-        .filter_map(|file| file.metadata().ok())
-        .map(|metadata| metadata.len())
-        .sum()
 }

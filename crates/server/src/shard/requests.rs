@@ -100,6 +100,10 @@ impl Shard {
                 let progress = question::ask(endpoint, &grant, &parameters, &settings, &self.asker(slot))?;
                 self.settle(slot, progress, terms, cors, out)
             }
+            Endpoint::Storage => {
+                let progress = question::storage(&parameters, &self.asker(slot))?;
+                self.settle(slot, progress, terms, cors, out)
+            }
             _ => api::answer(endpoint, answer, &grant, request, &parameters),
         }
     }

@@ -45,7 +45,10 @@ impl Shard {
 
     /// Keeps a question until more of its answer comes.
     pub(super) fn put_aside(&mut self, slot: usize, number: u64, question: Question, voice: Voice) {
-        let until = self.now + self.shared.patience;
+        let until = match question.is_errand() {
+            true => u64::MAX,
+            false => self.now + self.shared.patience,
+        };
         let waiting = Waiting {
             number,
             until,

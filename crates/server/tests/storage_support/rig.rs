@@ -33,9 +33,8 @@ pub(crate) struct Log {
     pub(crate) folder: PathBuf,
     options: DiskOptions,
     pub(crate) namespaces: Namespaces,
-    taken: Mutex<u64>,
     answers: Receiver<Vec<Committed>>,
-    answered: u64,
+    left_over: Vec<Answer>,
     _temporary: Option<TempDir>,
 }
 
@@ -87,19 +86,29 @@ impl Log {
             folder: folder.to_owned(),
             options,
             namespaces,
-            taken: Mutex::new(0),
             answers,
-            answered: 0,
+            left_over: Vec::new(),
             _temporary: None,
         }
     }
 
     /// Closes it, lets the test do something to its files, and opens it again.
     pub(crate) fn reopen_after(&mut self, between: impl FnOnce(&Path)) {
-        self.log.close();
+        self.log.shut_down();
         between(&self.folder);
         let (log, answers) = open(self.disk.clone(), &self.folder, &self.options, &self.namespaces);
-        (self.log, self.answers) = (log, answers);
+        self.log = log;
+        let answers = std::mem::replace(&mut self.answers, answers);
+        self.left_over = answers
+            .try_iter()
+            .flatten()
+            .map(|c| (c.ticket, c.result))
+            .collect();
+    }
+
+    /// What was answered before it was opened again, and not asked for.
+    pub(crate) fn left_over(&mut self) -> Vec<Answer> {
+        std::mem::take(&mut self.left_over)
     }
 
     pub(crate) fn reopen(&mut self) {

@@ -364,26 +364,28 @@ impl Index {
             entries
                 .make_contiguous()
                 .sort_by_key(|entry| (entry.position, entry.segment, entry.offset));
-            let mut gone = 0;
+            let mut gone: Vec<u64> = Vec::new();
             let mut kept: VecDeque<Entry> = VecDeque::with_capacity(entries.len());
             for entry in entries {
+                if removed.contains(&entry.segment) {
+                    gone.push(entry.position);
+                    self.uncount(&entry);
+                    self.publications -= 1;
+                    continue;
+                }
+                // Copied forward, so not gone.
+                gone.pop_if(|last| *last == entry.position);
                 if kept.back().is_some_and(|last| last.position == entry.position)
                     && let Some(older) = kept.pop_back()
                 {
                     self.uncount(&older);
                     self.publications -= 1;
                 }
-                if removed.contains(&entry.segment) {
-                    gone = entry.position;
-                    self.uncount(&entry);
-                    self.publications -= 1;
-                } else {
-                    kept.push_back(entry);
-                }
+                kept.push_back(entry);
             }
             entries = kept;
             let channel = &mut self.channels[slot as usize];
-            channel.gone = channel.gone.max(gone);
+            channel.gone = gone.last().copied().unwrap_or(0).max(channel.gone);
         }
         let channel = &mut self.channels[slot as usize];
         channel.retained.take_if(|entry| removed.contains(&entry.segment));

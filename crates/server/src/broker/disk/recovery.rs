@@ -21,6 +21,11 @@ use super::writer::Current;
 /// Reading the log is said to go on after so long, and again as often.
 const PROGRESS: Duration = Duration::from_secs(1);
 
+/// So much of the newest segment is written again: all that can have been on its way when its writer ended.
+///
+/// After a failed sync the system may hold pages that it takes for safe and that are not; a sync alone would not write them.
+const TAIL: u32 = 8 << 20;
+
 /// Why a log cannot be opened. Always the operator's to repair.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -88,6 +93,8 @@ struct File {
 
 struct Recovery<'a> {
     disk: &'a dyn Disk,
+    /// Nothing is changed.
+    only_looks: bool,
     folder: &'a Path,
     replay: Replay,
     damaged: u64,
@@ -97,7 +104,7 @@ struct Recovery<'a> {
     told: Instant,
 }
 
-/// Opens the files of a folder that is locked, reads them, and cuts off what a crash left half written.
+/// Opens the files of a folder that is locked, reads them, and cuts off what a crash left half written; or only looks.
 ///
 /// # Errors
 /// [`OpenError`].
@@ -107,11 +114,13 @@ pub(crate) fn recover(
     index: Index,
     now: u64,
     keys: u64,
+    only_looks: bool,
 ) -> Result<Recovered, OpenError> {
     let files = open_files(disk, folder)?;
-    let store = identify(disk, folder, &files)?;
+    let store = identify(disk, folder, &files, only_looks)?;
     let mut recovery = Recovery {
         disk,
+        only_looks,
         folder,
         replay: Replay::new(index, now.saturating_sub(keys)),
         damaged: 0,
@@ -170,7 +179,7 @@ fn read_header(file: &dyn DiskFile) -> Result<Header, HeaderError> {
 }
 
 /// Which store the folder is: the file `store` says so, else the segments. It is written if it is not there.
-fn identify(disk: &dyn Disk, folder: &Path, files: &[File]) -> Result<StoreId, OpenError> {
+fn identify(disk: &dyn Disk, folder: &Path, files: &[File], only_looks: bool) -> Result<StoreId, OpenError> {
     let path = folder.join(STORE_FILE);
     let failed = |source| file_error(&path, source);
     let mut known = None;
@@ -205,7 +214,7 @@ fn identify(disk: &dyn Disk, folder: &Path, files: &[File]) -> Result<StoreId, O
             path: foreign.path.clone(),
         });
     }
-    if known.is_none() {
+    if known.is_none() && !only_looks {
         if is_there {
             disk.remove(&path).map_err(failed)?;
         }
@@ -232,8 +241,9 @@ fn new_store() -> Result<StoreId, OpenError> {
 
 impl Recovery<'_> {
     /// Reads the segments. Returns the one to go on with.
-    fn read_all(&mut self, files: Vec<File>, store: &StoreId) -> Result<Option<Current>, OpenError> {
-        let opening = newest_opening(&files, store);
+    fn read_all(&mut self, mut files: Vec<File>, store: &StoreId) -> Result<Option<Current>, OpenError> {
+        let (opening, since) = newest_opening(&files, store).unzip();
+        self.remove_given_up(&mut files, opening.as_ref().zip(since))?;
         let listed: BTreeMap<u32, u32> = opening
             .iter()
             .flat_map(|opening| &opening.segments)
@@ -286,6 +296,28 @@ impl Recovery<'_> {
         Ok(current)
     }
 
+    /// A segment that could not be made safe is not listed by the next one: it is there again if its removal was not safe.
+    fn remove_given_up(
+        &self,
+        files: &mut Vec<File>,
+        newest: Option<(&Opening, u32)>,
+    ) -> Result<(), OpenError> {
+        let Some((opening, since)) = newest else {
+            return Ok(());
+        };
+        let listed: BTreeSet<u32> = opening.segments.iter().map(|segment| segment.number).collect();
+        for file in files.extract_if(.., |file| file.number < since && !listed.contains(&file.number)) {
+            if self.only_looks {
+                continue;
+            }
+            tracing::warn!(path = %file.path.display(), "a segment that was given up is removed");
+            self.disk
+                .remove(&file.path)
+                .map_err(|source| file_error(&file.path, source))?;
+        }
+        Ok(())
+    }
+
     /// Where the oldest segment that is there begins: what was before it was removed.
     fn begin(&mut self, file: &File, store: &StoreId) {
         let position = match (file.header, opening_of(file, store)) {
@@ -316,7 +348,7 @@ impl Recovery<'_> {
                 places: 0,
             },
         );
-        let (mut whole, mut records, mut is_clean) = (HEADER as u32, 0u64, file.header.is_some());
+        let (mut whole, mut last, mut is_clean) = (HEADER as u32, None, file.header.is_some());
         let mut pending: Option<(u32, u32)> = None;
         if !is_clean && !is_newest {
             self.note_damage(file.number, "the header of a segment is damaged");
@@ -336,7 +368,7 @@ impl Recovery<'_> {
                         is_clean = false;
                         self.lose(&file, offset, offset + length);
                     }
-                    records += 1;
+                    last = Some(offset);
                     whole = offset + length;
                 }
             }
@@ -347,7 +379,7 @@ impl Recovery<'_> {
             }
             return Ok(None);
         }
-        self.end_newest(file, seed, whole, records, is_clean)
+        self.end_newest(file, seed, whole, last, is_clean)
     }
 
     /// Cuts off what follows the last whole record of the newest segment: a crash came before it was safe.
@@ -356,11 +388,15 @@ impl Recovery<'_> {
         file: File,
         seed: u32,
         whole: u32,
-        records: u64,
+        last: Option<u32>,
         is_clean: bool,
     ) -> Result<Option<Current>, OpenError> {
+        if self.only_looks {
+            self.replay.index.grow_segment(file.number, whole);
+            return Ok(None);
+        }
         let failed = |source| file_error(&file.path, source);
-        if records == 0 {
+        let Some(last) = last else {
             tracing::warn!(
                 segment = file.number,
                 bytes = file.length,
@@ -370,7 +406,7 @@ impl Recovery<'_> {
             self.disk.remove(&file.path).map_err(failed)?;
             self.disk.sync_folder(self.folder).map_err(failed)?;
             return Ok(None);
-        }
+        };
         if file.header.is_none() {
             self.note_damage(file.number, "the header of a segment is damaged");
         }
@@ -383,6 +419,13 @@ impl Recovery<'_> {
             file.file.truncate(u64::from(whole)).map_err(failed)?;
         }
         self.replay.index.grow_segment(file.number, whole);
+        // What was read is told as safe from now on, so it has to be: its writer may have ended before its sync.
+        let from = whole.saturating_sub(TAIL).min(last);
+        let mut tail = vec![0; (whole - from) as usize];
+        file.file.read_at(&mut tail, u64::from(from)).map_err(failed)?;
+        file.file.write_at(&tail, u64::from(from)).map_err(failed)?;
+        file.file.sync().map_err(failed)?;
+        self.disk.sync_folder(self.folder).map_err(failed)?;
         Ok(is_clean.then_some(Current {
             number: file.number,
             file: file.file,
@@ -436,7 +479,7 @@ impl Recovery<'_> {
         let keys = self.replay.finish(now);
         let removed: Vec<u32> = self.replay.removed.iter().copied().collect();
         for number in removed {
-            if self.replay.index.segments.contains_key(&number) {
+            if self.replay.index.segments.contains_key(&number) && !self.only_looks {
                 // A crash came between its removal and the end of its file.
                 self.replay.index.remove_segment(number);
                 let path = self.folder.join(file_name(number));
@@ -461,9 +504,10 @@ impl Recovery<'_> {
     }
 }
 
-/// What the newest segment that says so says about the older ones.
-fn newest_opening(files: &[File], store: &StoreId) -> Option<Opening> {
-    files.iter().rev().find_map(|file| opening_of(file, store))
+/// What the newest segment that says so says about the older ones, and its number.
+fn newest_opening(files: &[File], store: &StoreId) -> Option<(Opening, u32)> {
+    let of = |file: &File| Some((opening_of(file, store)?, file.number));
+    files.iter().rev().find_map(of)
 }
 
 /// A segment's first record.

@@ -177,6 +177,8 @@ impl Replay {
         }
         if place.state & IN_HISTORY != 0 {
             self.index.restore(slot, entry);
+        } else if let Some(channel) = self.index.get_mut(slot) {
+            channel.gone = channel.gone.max(entry.position);
         }
         self.index
             .raise(slot, place.offset, entry.position, entry.segment);
@@ -219,13 +221,9 @@ impl Replay {
             self.index.clear(slot);
             return;
         }
-        let Some(channel) = self.index.get_mut(slot) else {
-            return;
-        };
-        if let Some(value) = channel.retained.take_if(|entry| entry.position <= deleted.value)
-            && !channel.has(value.position)
-        {
-            channel.gone = channel.gone.max(value.position);
+        // Had it left the history, that has been noted with it.
+        if let Some(channel) = self.index.get_mut(slot) {
+            channel.retained.take_if(|entry| entry.position <= deleted.value);
         }
     }
 
