@@ -8,6 +8,7 @@ mod full_disk;
 mod judge;
 mod ledger;
 mod listening;
+mod owner;
 mod play;
 mod proxy;
 mod publisher;

@@ -11,6 +11,7 @@ use super::chance::Chance;
 use super::judge;
 use super::ledger::{Id, Ledger};
 use super::listening::Transport;
+use super::owner::Owner;
 use super::proxy::Proxy;
 use super::publisher::{self, Call, Publisher};
 use super::scene::{Promise, Room, Scene};
@@ -261,6 +262,9 @@ impl Cast {
         self.others.push(thread::spawn(move || {
             witness::ask_around(&ledger, &door, asking, &end)
         }));
+        let (ledger, door, end) = (self.ledger.clone(), stage.backend.clone(), self.end.clone());
+        let owner = Owner::new(ledger, door, chance.fork(302));
+        self.others.push(thread::spawn(move || owner.run(&end)));
         let (ledger, end, finals) = (self.ledger.clone(), self.end.clone(), self.finals.clone());
         let (door, mut chance) = (self.front.door.clone(), chance.fork(301));
         self.others.push(thread::spawn(move || {
@@ -371,7 +375,7 @@ fn publishers(stage: &Stage, back: &Proxy) -> Vec<publisher::Habits> {
         keyed(Call::WebSocket, &["kept/main/", "short/"], 20, 40),
         direct(Call::WebSocket, &["kept/main/", "kept/last/", "memory/"], 20, 40),
         direct(Call::Seed, &["kept/key/"], 3, 20),
-        direct(Call::Batch, &["kept/many/"], 20, 60),
+        direct(Call::Batch, &["kept/many/", "rare/"], 20, 60),
         direct(Call::Single, &["buffered/"], 6, 20),
         direct(Call::WebSocket, &["buffered/", "kept/main/"], 20, 40),
         direct(Call::Batch, &["memory/", "short/"], 10, 40),
@@ -435,6 +439,10 @@ fn subscribers(stage: &Stage, front: &Proxy) -> Vec<(&'static str, subscriber::H
         (
             "pattern over poll",
             habits(Transport::Poll, Interest::Pattern("kept/**"), 0),
+        ),
+        (
+            "pattern of rare ones",
+            habits(Transport::Stream, Interest::Pattern("rare/**"), 4),
         ),
         (
             "pattern over websocket",

@@ -41,7 +41,13 @@ pub(super) enum Room {
 }
 
 /// How many channels get a publication now and then only.
-const MANY: usize = 40;
+const MANY: usize = 20;
+
+/// How many channels nobody listens to by name; more than the hub may have.
+const RARE: usize = 150;
+
+/// The hub's bound: the many that are rare are forgotten and met again, all the time.
+const MOST_CHANNELS: usize = 100;
 
 /// What may wait for its commit in a buffered namespace: the bound of what a crash may take.
 pub(super) const BUFFERED_BYTES: u64 = 256 << 10;
@@ -58,6 +64,7 @@ impl Scene {
             .chain(named(2, "kept/last/", Promise::Durable))
             .chain(named(2, "kept/key/", Promise::Durable))
             .chain(named(MANY, "kept/many/", Promise::Durable))
+            .chain(named(RARE, "rare/", Promise::Durable))
             .chain(named(3, "short/", Promise::Short))
             .chain(named(3, "buffered/", Promise::Buffered))
             .chain(named(3, "memory/", Promise::Memory));
@@ -108,6 +115,7 @@ window = "1s"
 window_bytes = "512KiB"
 log_memory = "64MiB"
 idempotency_keys = 3000000
+channels = {MOST_CHANNELS}
 [held]
 retry = "20ms"
 heartbeat = "2s"
@@ -136,6 +144,8 @@ drain = "1s"
             written.expect("writing to a String cannot fail");
         };
         namespace("kept/**", "fsync", 100_000_000, "64GiB", "30d");
+        namespace("rare/**", "fsync", 100_000_000, "64GiB", "30d");
+        namespace("own/**", "fsync", 100_000_000, "64GiB", "30d");
         namespace("short/**", "fsync", 40, "64KiB", "3s");
         namespace("buffered/**", "buffered", 100_000_000, "64GiB", "30d");
         namespace("memory/**", "memory", 100_000, "16MiB", "1h");
