@@ -129,7 +129,8 @@ pub fn answer(
         | Endpoint::Retained
         | Endpoint::DeleteRetained
         | Endpoint::Channels
-        | Endpoint::Storage => unreachable!("the shard answers {:?} itself", request.path),
+        | Endpoint::Storage
+        | Endpoint::Backup => unreachable!("the shard answers {:?} itself", request.path),
     }
     Ok(())
 }

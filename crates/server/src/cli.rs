@@ -14,6 +14,7 @@ mod serve;
 mod settings;
 mod show;
 mod start;
+mod storage;
 mod subscribe;
 mod token;
 mod values;
@@ -38,7 +39,15 @@ const GROUPS: [(&str, &[&str]); 4] = [
     ("Channels", &["publish", "subscribe", "history"]),
     (
         "Tools",
-        &["config", "token", "bench", "completions", "version", "help"],
+        &[
+            "config",
+            "token",
+            "storage",
+            "bench",
+            "completions",
+            "version",
+            "help",
+        ],
     ),
 ];
 
@@ -120,6 +129,9 @@ enum Command {
     /// Make and look into tokens, with which browsers subscribe
     #[command(subcommand, after_help = examples(token::EXAMPLES))]
     Token(token::Token),
+    /// Show what the log on disk takes; check it, back it up, restore it
+    #[command(after_help = examples(storage::EXAMPLES))]
+    Storage(storage::Storage),
     /// Measure a server
     #[command(after_help = examples(bench::EXAMPLES))]
     Bench(bench::Bench),
@@ -180,6 +192,7 @@ pub fn run(invocation: Invocation) -> Result<ExitCode, Failure> {
         Command::History(history) => history.run(&settings),
         Command::Config(config) => config.run(&settings),
         Command::Token(token) => token.run(&settings),
+        Command::Storage(storage) => storage.run(&settings),
         Command::Bench(bench) => bench.run(&settings),
         Command::Completions { shell } => {
             let mut script = Vec::new();

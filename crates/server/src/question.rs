@@ -20,7 +20,7 @@ use crate::http::cors::Cors;
 use crate::http::response::{Head, Terms};
 use crate::shared::{ConnectionId, Part, Shared};
 
-pub use errand::storage;
+pub use errand::{backup, storage};
 pub use keys::{dump, read, write};
 pub use looking::{ask, history, since};
 pub use publishing::{batch, publish};

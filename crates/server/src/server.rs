@@ -13,6 +13,7 @@ use cometserver_core::hub::{Hub, MAX_SHARDS};
 use mio::{Events, Poll, Token, Waker};
 
 use crate::broker::disk::OpenError;
+use crate::broker::disk::io::Disk;
 use crate::config::{Config, ConfigError, Loaded};
 use crate::data_folder::{DataFolder, DataFolderError, Lock};
 use crate::listener::{Door, Listener};
@@ -27,6 +28,7 @@ mod opening;
 mod signals;
 
 use binding::{Sockets, addresses, bind_all};
+pub use building::namespaces as namespaces_of;
 use building::{hub_options, reload_with, settings};
 pub use opening::{Reading, files_of, log_folder};
 use opening::{connect, open_log};
@@ -72,6 +74,8 @@ pub struct Options {
     pub reload: Option<Reload>,
     /// Told while the log on disk is read.
     pub progress: Option<Progress>,
+    /// Another file system for the log on disk, such as one that fails in a test.
+    pub disk: Option<Arc<dyn Disk>>,
     /// Another store than the log in the data folder, for a server within another program, such as a test. What it commits
     /// goes to the hub of [`Server::shared`].
     pub store: Option<Arc<dyn Broker>>,
@@ -161,7 +165,7 @@ impl Server {
         // Before anybody is let in: what they ask for may be there.
         let log = match options.store {
             Some(_) => None,
-            None => open_log(&config, options.progress)?,
+            None => open_log(&config, options.disk, options.progress)?,
         };
         let poll = Poll::new().map_err(system("an event queue"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(system("a waker"))?;
@@ -396,7 +400,7 @@ impl Server {
         }
         if let Some(log) = &self.shared.log {
             // What was answered before it was on disk gets there now.
-            log.close();
+            log.shut_down();
         }
         tracing::info!("stopped");
     }

@@ -2,16 +2,19 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cometserver_core::broker::{Broker, StoredChannel};
 use cometserver_core::protocol::native;
+use serde::Deserialize;
 use serde_json::json;
 
 use super::{Asker, Outcome, Progress, Question, Reply};
 use crate::api::{self, Pair, Refused};
 use crate::broker::disk::DiskLog;
+use crate::broker::disk::backup::BackupError;
 use crate::server;
 use crate::shared::{Failed, Part, Shared};
 
@@ -73,6 +76,42 @@ pub fn storage(parameters: &[Pair<'_>], asker: &Asker<'_>) -> Result<Progress, R
         .min(CHANNELS.1);
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     begin(asker, move |shared| Ok(storage_object(&log, shared, limit)))
+}
+
+/// Copies the log to a folder that the request names.
+///
+/// # Errors
+/// The request is none, or there is no log.
+pub fn backup(body: &[u8], asker: &Asker<'_>) -> Result<Progress, Refused> {
+    #[derive(Deserialize)]
+    struct Wish {
+        to: PathBuf,
+    }
+    let wish: Wish = serde_json::from_slice(body)
+        .map_err(|error| Refused::bad(format!("the body is not {{\"to\":\"/a/folder\"}}: {error}")))?;
+    if !wish.to.is_absolute() {
+        return Err(Refused::bad(
+            "`to` has to be an absolute path: the server has a working directory of its own",
+        ));
+    }
+    let log = log_of(asker)?;
+    begin(asker, move |_| match log.backup(&wish.to) {
+        Ok(copied) => {
+            let object = json!({"to": wish.to, "bytes": copied.bytes, "files": copied.segments});
+            let mut open = object.to_string().into_bytes();
+            open.pop();
+            Ok(open)
+        }
+        Err(error) => {
+            let (status, code) = match error {
+                BackupError::NotEmpty { .. } => (400, "bad_request"),
+                _ => (503, "unavailable"),
+            };
+            let detail = error.to_string();
+            tracing::warn!("no backup was made: {detail}");
+            Err(Failed { status, code, detail })
+        }
+    })
 }
 
 fn storage_object(log: &DiskLog, shared: &Shared, limit: usize) -> Vec<u8> {

@@ -62,7 +62,11 @@ pub(super) fn hub_options(config: &Config) -> Result<hub::Options, StartError> {
     })
 }
 
-pub(super) fn namespaces(config: &Config) -> Result<Namespaces, String> {
+/// What a configuration says of channels.
+///
+/// # Errors
+/// A pattern that is none.
+pub fn namespaces(config: &Config) -> Result<Namespaces, String> {
     let listed = config.namespaces.iter().map(|rule| {
         let pattern = Pattern::new(&rule.pattern, config.limits.pattern_length)
             .map_err(|error| format!("[[namespaces]] match {:?}: {error}", rule.pattern))?;

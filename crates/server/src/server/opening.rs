@@ -10,6 +10,7 @@ use cometserver_core::broker::Committed;
 use cometserver_core::hub::Hub;
 
 use super::{Progress, StartError};
+use crate::broker::disk::io::{Disk, RealDisk};
 use crate::broker::disk::{DiskLog, DiskOptions};
 use crate::config::Config;
 use crate::shared::{Trouble, wall_clock};
@@ -33,6 +34,7 @@ pub fn log_folder(data_dir: &Path) -> PathBuf {
 /// Opens the log, if anything is to be kept on disk.
 pub(super) fn open_log(
     config: &Config,
+    disk: Option<Arc<dyn Disk>>,
     progress: Option<Progress>,
 ) -> Result<Option<Arc<DiskLog>>, StartError> {
     let folder = log_folder(&config.data_dir);
@@ -47,7 +49,12 @@ pub(super) fn open_log(
     }
     let namespaces = namespaces(config).map_err(StartError::Config)?;
     let shown = progress.map(|progress| Shown::begin(progress, &folder));
-    let opened = DiskLog::open(&folder, disk_options(config), &namespaces);
+    let opened = DiskLog::open_on(
+        disk.unwrap_or_else(|| Arc::new(RealDisk)),
+        &folder,
+        disk_options(config),
+        &namespaces,
+    );
     if let Some(shown) = shown {
         shown.end();
     }

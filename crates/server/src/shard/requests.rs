@@ -104,6 +104,15 @@ impl Shard {
                 let progress = question::storage(&parameters, &self.asker(slot))?;
                 self.settle(slot, progress, terms, cors, out)
             }
+            Endpoint::Backup if self.role(slot) != Role::Backend => Err(Refused::new(
+                403,
+                "forbidden",
+                "a backup writes files on the server's machine: ask for it on the socket for the site's own code",
+            )),
+            Endpoint::Backup => {
+                let progress = question::backup(&request.body, &self.asker(slot))?;
+                self.settle(slot, progress, terms, cors, out)
+            }
             _ => api::answer(endpoint, answer, &grant, request, &parameters),
         }
     }
