@@ -102,7 +102,7 @@ pub(crate) fn measure(
     steps.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let (publications, time) = publish(&hub, publishers, &text, Duration::from_millis(millis), CHANNELS)?;
     let steps = std::mem::take(&mut *steps.lock().unwrap_or_else(PoisonError::into_inner));
-    log.close();
+    log.shut_down();
     fs::remove_dir_all(&folder)?;
     Ok(Measured {
         publications,

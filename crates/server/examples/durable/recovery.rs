@@ -65,7 +65,7 @@ fn fill(log: &Path, publications: u64, channels: usize) -> anyhow::Result<u64> {
         stored += door::publish(&hub, 256, &text, Duration::from_millis(500), channels)?.0;
         eprintln!("{stored} stored");
     }
-    disk.close();
+    disk.shut_down();
     Ok(stored)
 }
 

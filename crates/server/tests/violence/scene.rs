@@ -44,10 +44,10 @@ pub(super) enum Room {
 const MANY: usize = 20;
 
 /// How many channels nobody listens to by name; more than the hub may have.
-const RARE: usize = 150;
+const RARE: usize = 300;
 
 /// The hub's bound: the many that are rare are forgotten and met again, all the time.
-const MOST_CHANNELS: usize = 100;
+const MOST_CHANNELS: usize = 220;
 
 /// What may wait for its commit in a buffered namespace: the bound of what a crash may take.
 pub(super) const BUFFERED_BYTES: u64 = 256 << 10;

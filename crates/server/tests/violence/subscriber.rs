@@ -196,6 +196,13 @@ impl Subscriber {
     }
 
     fn object(&self, object: &Value, cursor: Option<&str>) {
+        // Who listens to everything hears what its owner judges.
+        if object["channel"]
+            .as_str()
+            .is_some_and(|name| name.starts_with("own/"))
+        {
+            return;
+        }
         match object["type"].as_str() {
             Some("publication") => drop(self.ledger.deliver(self.number, object, cursor)),
             Some("gap") => self.ledger.gap(self.number, object),
