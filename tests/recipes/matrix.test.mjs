@@ -1,0 +1,137 @@
+// Every recipe of deploy/ with every transport, through the real front web server. RECIPES=nginx,caddy: only those.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { recipes } from "./recipes.mjs";
+import { ask, stream, webSocket } from "./support/http.mjs";
+import { TRANSPORTS } from "./support/listeners.mjs";
+import { until } from "./support/processes.mjs";
+import { Site } from "./support/site.mjs";
+
+/** A name that every careless front server breaks. */
+const CHANNEL = "a/b?c d&e%é";
+
+/** Recipes at a time: they wait more than they work. */
+const AT_A_TIME = 6;
+
+/** What a busy machine may add to a limit. */
+const SLACK_MS = 4_000;
+
+const chosen = process.env.RECIPES?.split(",");
+const selected = recipes.filter((recipe) => chosen === undefined || chosen.includes(recipe.name));
+
+test("recipes", { concurrency: AT_A_TIME }, async (t) => {
+  await Promise.all(selected.map((recipe) => t.test(recipe.name, (t) => matrix(t, recipe))));
+});
+
+async function matrix(t, recipe) {
+  const site = await Site.open(t, recipe);
+  const names = Object.keys(TRANSPORTS).filter((name) => recipe.refused?.[name] === undefined);
+  const token = site.token({ channels: [CHANNEL] });
+  const listeners = new Map(names.map((name) => [name, new TRANSPORTS[name](site, { channel: CHANNEL, token })]));
+  t.after(() => listeners.forEach((listener) => listener.close()));
+  const told = [];
+  const publish = async (...texts) => {
+    for (const text of texts) {
+      await site.publish(CHANNEL, text);
+      told.push(text);
+    }
+  };
+  /** All of them have everything, once and in order; the newest message proves that nothing came twice. */
+  const all = (t, name, check = () => {}) =>
+    t.test(name, async (t) => {
+      for (const [transport, listener] of listeners) {
+        await t.test(transport, async () => {
+          await listener.has(told.length);
+          assert.deepEqual(listener.received, told);
+          check(listener);
+        });
+      }
+    });
+
+  for (const listener of listeners.values()) await listener.open();
+  await publish("1", "2", "3");
+  await all(t, "delivers", (listener) => assert.equal(listener.gaps, 0));
+
+  await site.stopFront();
+  await publish("4", "5");
+  await site.startFront();
+  await publish("6");
+  await all(t, "resumes after the front server restarts", (listener) => assert.equal(listener.gaps, 0));
+
+  await site.stopComet();
+  await site.startComet();
+  await publish("7", "8");
+  await all(t, "resumes after our server restarts");
+  for (const listener of listeners.values()) listener.close();
+
+  await t.test("a closed tab frees everything within its limit", { concurrency: true }, async (t) => {
+    await Promise.all(names.map((name) => t.test(name, () => closes(site, name, recipe.closed[name], token))));
+  });
+  await t.test("nothing is allowed without authorization", () => authorization(site, token));
+  for (const [name, status] of Object.entries(recipe.refused ?? {})) {
+    await t.test(`${name} is refused, so that a client knows to step down`, () => refused(site, name, status, token));
+  }
+  await t.test("an ordinary page answers", () => site.ordinaryPage());
+}
+
+/** What the server counts of each transport while one of it is open. */
+const COUNTED = { websocket: "websocket", sse: "sse", poll: "poll" };
+
+/** Opens, and closes without a word, as a tab that is gone. */
+async function closes(site, transport, seconds, token) {
+  const counted = COUNTED[transport];
+  // An interval poll holds nothing between two of them: what is to be free is the connection.
+  const open = async (wanted) => {
+    const { connections } = await site.stats();
+    return counted === undefined ? connections.http - 1 === 0 : connections[counted] === wanted;
+  };
+  const path = `${site.base}/v1/${transport === "websocket" ? "ws" : counted ?? "poll"}?${new URLSearchParams({
+    channel: CHANNEL,
+    token,
+    ...(counted === undefined ? { wait_ms: "0" } : {}),
+  })}`;
+  const nothing = { onText() {}, onData() {}, onEnd() {} };
+  if (counted !== undefined) await until(`no ${transport} at the server`, () => open(0));
+  const close = transport === "websocket" ? webSocket(site.where, path, nothing) : stream(site.where, path, {}, nothing);
+  if (counted !== undefined) await until(`a ${transport} at the server`, () => open(1));
+  close();
+  // Generous for a busy machine, and far below what a request that nobody noticed would last.
+  if (counted !== undefined) await until(`the ${transport} to be free`, () => open(0), seconds * 1000 + SLACK_MS);
+}
+
+/** Through the front server nobody may do what their token does not say; nor is it silently done. */
+async function authorization(site, token) {
+  const name = new URLSearchParams({ channel: CHANNEL });
+  const bearer = (credential) => ({ Authorization: `Bearer ${credential}` });
+  const body = "nobody may say this";
+  const cases = [
+    [401, "POST", `/v1/publish?${name}`, { body }],
+    [403, "POST", `/v1/publish?${name}`, { body, headers: bearer(token) }],
+    [401, "POST", `/v1/publish?${name}`, { body, headers: bearer("a key that nobody has") }],
+    [200, "POST", `/v1/publish?${new URLSearchParams({ channel: "elsewhere" })}`, { body, headers: bearer(site.key) }],
+    [401, "POST", "/v1/admin/stop", {}],
+    [403, "POST", "/v1/admin/stop", { headers: bearer(token) }],
+    [403, "POST", "/v1/admin/stop", { headers: bearer(site.key) }],
+    [401, "GET", `/v1/history?${name}`, {}],
+    [403, "GET", `/v1/history?${name}`, { headers: bearer(token) }],
+    [401, "GET", `/v1/poll?${name}&wait_ms=0`, {}],
+    [200, "GET", `/v1/poll?${name}&wait_ms=0`, { headers: bearer(token) }],
+    [401, "GET", `/v1/sse?${name}`, {}],
+    [401, "GET", "/v1/stats", {}],
+  ];
+  for (const [status, method, path, options] of cases) {
+    const answer = await site.ask(method, path, options);
+    assert.equal(answer.status, status, `${method} ${path} ${JSON.stringify(options.headers ?? {})}: ${answer.body}`);
+  }
+  const kept = await ask(site.backend, "GET", `/v1/history?${name}&since=earliest`);
+  assert.ok(!kept.body.includes(body), "what was refused was published all the same");
+}
+
+async function refused(site, transport, status, token) {
+  assert.equal(transport, "websocket", "only of WebSocket is it known that a front server drops it");
+  const path = `${site.base}/v1/ws?${new URLSearchParams({ channel: CHANNEL, token })}`;
+  const seen = await new Promise((answer) => webSocket(site.where, path, { onText() {}, onEnd() {}, onRefused: answer }));
+  assert.equal(seen, status);
+}
