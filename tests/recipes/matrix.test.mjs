@@ -28,13 +28,16 @@ test("recipes", { concurrency: AT_A_TIME }, async (t) => {
 async function matrix(t, recipe) {
   const site = await Site.open(t, recipe);
   const names = Object.keys(TRANSPORTS).filter((name) => recipe.refused?.[name] === undefined);
-  const token = site.token({ channels: [CHANNEL] });
-  const listeners = new Map(names.map((name) => [name, new TRANSPORTS[name](site, { channel: CHANNEL, token })]));
+  const channel = (recipe.prefix ?? "") + CHANNEL;
+  const token = site.token({ channels: [channel] });
+  // What a visitor shows: a token in the query, which every transport can, or a cookie where PHP looks at that.
+  const { query, headers } = (await recipe.visitor?.(site)) ?? { query: { token } };
+  const listeners = new Map(names.map((name) => [name, new TRANSPORTS[name](site, { channel, ...query }, headers)]));
   t.after(() => listeners.forEach((listener) => listener.close()));
   const told = [];
   const publish = async (...texts) => {
     for (const text of texts) {
-      await site.publish(CHANNEL, text);
+      await site.publish(channel, text);
       told.push(text);
     }
   };
@@ -64,46 +67,30 @@ async function matrix(t, recipe) {
   await site.startComet();
   await publish("7", "8");
   await all(t, "resumes after our server restarts");
-  for (const listener of listeners.values()) listener.close();
 
   await t.test("a closed tab frees everything within its limit", { concurrency: true }, async (t) => {
-    await Promise.all(names.map((name) => t.test(name, () => closes(site, name, recipe.closed[name], token))));
+    await Promise.all([...listeners].map(([name, listener]) => t.test(name, () => closes(site, name, listener))));
   });
-  await t.test("nothing is allowed without authorization", () => authorization(site, token));
+  await t.test("nothing is allowed without authorization", () => authorization(site, channel, token));
   for (const [name, status] of Object.entries(recipe.refused ?? {})) {
-    await t.test(`${name} is refused, so that a client knows to step down`, () => refused(site, name, status, token));
+    await t.test(`${name} is refused, so that a client knows to step down`, () => refused(site, name, status, { channel, token }));
   }
   await t.test("an ordinary page answers", () => site.ordinaryPage());
 }
 
-/** What the server counts of each transport while one of it is open. */
-const COUNTED = { websocket: "websocket", sse: "sse", poll: "poll" };
-
-/** Opens, and closes without a word, as a tab that is gone. */
-async function closes(site, transport, seconds, token) {
-  const counted = COUNTED[transport];
-  // An interval poll holds nothing between two of them: what is to be free is the connection.
-  const open = async (wanted) => {
-    const { connections } = await site.stats();
-    return counted === undefined ? connections.http - 1 === 0 : connections[counted] === wanted;
-  };
-  const path = `${site.base}/v1/${transport === "websocket" ? "ws" : counted ?? "poll"}?${new URLSearchParams({
-    channel: CHANNEL,
-    token,
-    ...(counted === undefined ? { wait_ms: "0" } : {}),
-  })}`;
-  const nothing = { onText() {}, onData() {}, onEnd() {} };
-  if (counted !== undefined) await until(`no ${transport} at the server`, () => open(0));
-  const close = transport === "websocket" ? webSocket(site.where, path, nothing) : stream(site.where, path, {}, nothing);
-  if (counted !== undefined) await until(`a ${transport} at the server`, () => open(1));
-  close();
-  // Generous for a busy machine, and far below what a request that nobody noticed would last.
-  if (counted !== undefined) await until(`the ${transport} to be free`, () => open(0), seconds * 1000 + SLACK_MS);
+/** Closes without a word, as a tab that is gone. Of an interval poll nothing stays to be freed. */
+async function closes(site, transport, listener) {
+  const open = async () => (await site.stats()).connections[transport] ?? 0;
+  if (transport !== "interval") await until(`the ${transport} to be at the server`, async () => (await open()) === 1);
+  listener.close();
+  const limit = site.recipe.closed[transport] * 1000 + SLACK_MS;
+  await until(`the ${transport} to be free`, async () => (await open()) === 0, limit);
 }
 
 /** Through the front server nobody may do what their token does not say; nor is it silently done. */
-async function authorization(site, token) {
-  const name = new URLSearchParams({ channel: CHANNEL });
+async function authorization(site, channel, token) {
+  const name = new URLSearchParams({ channel });
+  const nobody = site.recipe.nobody ?? 401;
   const bearer = (credential) => ({ Authorization: `Bearer ${credential}` });
   const body = "nobody may say this";
   const cases = [
@@ -116,9 +103,8 @@ async function authorization(site, token) {
     [403, "POST", "/v1/admin/stop", { headers: bearer(site.key) }],
     [401, "GET", `/v1/history?${name}`, {}],
     [403, "GET", `/v1/history?${name}`, { headers: bearer(token) }],
-    [401, "GET", `/v1/poll?${name}&wait_ms=0`, {}],
-    [200, "GET", `/v1/poll?${name}&wait_ms=0`, { headers: bearer(token) }],
-    [401, "GET", `/v1/sse?${name}`, {}],
+    [nobody, "GET", `/v1/poll?${name}&wait_ms=0`, {}],
+    [nobody, "GET", `/v1/sse?${name}`, {}],
     [401, "GET", "/v1/stats", {}],
   ];
   for (const [status, method, path, options] of cases) {
@@ -129,9 +115,9 @@ async function authorization(site, token) {
   assert.ok(!kept.body.includes(body), "what was refused was published all the same");
 }
 
-async function refused(site, transport, status, token) {
+async function refused(site, transport, status, query) {
   assert.equal(transport, "websocket", "only of WebSocket is it known that a front server drops it");
-  const path = `${site.base}/v1/ws?${new URLSearchParams({ channel: CHANNEL, token })}`;
-  const seen = await new Promise((answer) => webSocket(site.where, path, { onText() {}, onEnd() {}, onRefused: answer }));
+  const path = `${site.base}/v1/ws?${new URLSearchParams(query)}`;
+  const seen = await new Promise((answer) => webSocket(site.where, path, {}, { onText() {}, onEnd() {}, onRefused: answer }));
   assert.equal(seen, status);
 }

@@ -3,12 +3,14 @@
 import { join } from "node:path";
 
 import * as fronts from "./support/fronts.mjs";
-import { copy } from "./support/placeholders.mjs";
+import { ask } from "./support/http.mjs";
+import { copy, put } from "./support/placeholders.mjs";
 import { freePort } from "./support/processes.mjs";
 
 /**
  * name, config (its comet.toml in deploy/), front(t, site) -> a Service;
  * `closed`: within how many seconds everything of a closed tab is free at our server, by transport;
+ * `visitor(site)`: what a visitor shows, if not a token; `nobody`: what it costs to show nothing;
  * `refused`: transports that do not get through, with the status they are refused with.
  */
 export const recipes = [
@@ -22,9 +24,34 @@ export const recipes = [
     },
   },
   {
+    name: "nginx-php",
+    closed: { websocket: 1, sse: 1, poll: 1, interval: 1 },
+    page: "/ordinary.php",
+    async front(t, site) {
+      const pool = await phpPool(t, site);
+      const script = join(site.dir, "etc/authorize.php");
+      await copy("nginx-php/authorize.php", script, only(site, "/etc/cometserver"));
+      const file = join(site.dir, "etc/comet.conf");
+      await copy("nginx-php/comet.conf", file, {
+        ...only(site, "/var/lib/cometserver"),
+        "/var/www/comet/authorize.php": script,
+        "/run/php/php-fpm.sock": pool.listen,
+      });
+      return fronts.nginx(site, `include ${file}; ${phpByNginx(pool)}`);
+    },
+    // Here everybody has a token, if only for what is public.
+    nobody: 403,
+    prefix: "user/anna/",
+    /** Signs in as any visitor would: what they may listen to is PHP's to say. */
+    async visitor(site) {
+      const { headers } = await ask(site.where, "GET", "/sign-in.php");
+      return { headers: { Cookie: headers["set-cookie"][0].split(";")[0] } };
+    },
+  },
+  {
     name: "apache-htaccess",
     config: "apache-htaccess/comet.toml",
-    closed: { websocket: 1, sse: 6, poll: 11, interval: 1 },
+    closed: { websocket: 1, sse: 9, poll: 11, interval: 1 },
     async front(_, site) {
       await copy("apache-htaccess/comet/.htaccess", join(site.www, "comet/.htaccess"), only(site, "/var/lib/cometserver"));
       return fronts.apache(site, { modules: ["proxy", "proxy_http", "proxy_wstunnel"] });
@@ -33,7 +60,7 @@ export const recipes = [
   {
     name: "apache-vhost",
     config: "apache-vhost/comet.toml",
-    closed: { websocket: 1, sse: 6, poll: 11, interval: 1 },
+    closed: { websocket: 1, sse: 9, poll: 11, interval: 1 },
     async front(_, site) {
       const file = join(site.dir, "etc/comet.conf");
       await copy("apache-vhost/comet.conf", file, only(site, "/var/lib/cometserver"));
@@ -43,7 +70,7 @@ export const recipes = [
   {
     name: "nginx-before-apache",
     config: "apache-htaccess/comet.toml",
-    closed: { sse: 6, poll: 11, interval: 1 },
+    closed: { sse: 9, poll: 11, interval: 1 },
     refused: { websocket: 400 },
     async front(t, site) {
       await copy("apache-htaccess/comet/.htaccess", join(site.www, "comet/.htaccess"), only(site, "/var/lib/cometserver"));
@@ -60,7 +87,12 @@ export const recipes = [
     closed: { websocket: 1, sse: 1, poll: 1, interval: 1 },
     async front(_, site) {
       const file = join(site.dir, "etc/Caddyfile");
-      const values = { ...only(site, "/var/lib/cometserver", "/var/www/html"), "example.org {": `${site.origin} {` };
+      const values = {
+        ...only(site, "/var/lib/cometserver", "/var/www/html"),
+        "example.org {": `${site.origin} {`,
+        // Its administration would take a port of its own, and certificates are not to be had here.
+        "grace_period 1s": "grace_period 1s\n\tadmin off\n\tauto_https off",
+      };
       await copy("caddy/Caddyfile", file, values);
       return fronts.caddy(site, file);
     },
@@ -80,6 +112,25 @@ export const recipes = [
     },
   },
 ];
+
+/** PHP-FPM, up and running, and pages for it. */
+async function phpPool(t, site, listen) {
+  await put(join(site.www, "ordinary.php"), "<title>ordinary</title><?php echo '<p>an ordinary page';");
+  await put(join(site.www, "sign-in.php"), "<?php session_start(); $_SESSION['user'] = 'anna';");
+  const pool = await fronts.fpm(site, listen);
+  await pool.start();
+  t.after(() => pool.stop());
+  return pool;
+}
+
+/** What every site with PHP behind nginx has. */
+function phpByNginx(pool) {
+  return `location ~ \\.php$ {
+      include /etc/nginx/fastcgi_params;
+      fastcgi_param SCRIPT_FILENAME $document_root$fastcgi_script_name;
+      fastcgi_pass unix:${pool.listen};
+    }`;
+}
 
 /** Those placeholders that a file has. */
 function only(site, ...names) {

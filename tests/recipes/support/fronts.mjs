@@ -2,7 +2,7 @@
 
 import { createServer } from "node:http";
 import { once } from "node:events";
-import { mkdir } from "node:fs/promises";
+import { chmod, mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
 
 import { put } from "./placeholders.mjs";
@@ -17,6 +17,7 @@ const AS_WEB_USER = isRoot ? "www-data" : "";
 export async function nginx(site, lines, { http = "", where = site.where, name = "nginx" } = {}) {
   const dir = join(site.dir, name);
   await mkdir(dir, { mode: 0o755 });
+  await put(join(dir, "fastcgi_params"), "include /etc/nginx/fastcgi_params;\n");
   const temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map((kind) => `${kind}_temp_path ${dir}/${kind};`);
   await put(
     join(dir, "nginx.conf"),
@@ -99,7 +100,7 @@ export async function fpm(site, listen = join(site.dir, "fpm/php.sock")) {
     join(dir, "fpm.conf"),
     `[global]
 pid = ${dir}/fpm.pid
-error_log = /dev/stderr
+error_log = ${dir}/error.log
 daemonize = no
 [www]
 ${user}
@@ -109,10 +110,11 @@ pm.max_children = 5
 pm.start_servers = 2
 pm.min_spare_servers = 1
 pm.max_spare_servers = 3
-php_admin_value[session.save_path] = ${dir}
+php_admin_value[session.save_path] = ${dir}/sessions
 `,
   );
-  if (isRoot) await put(join(dir, "sessions"), "");
+  await mkdir(join(dir, "sessions"));
+  await chmod(join(dir, "sessions"), 0o1777);
   const [host, port] = listen.split(":");
   const where = port === undefined ? { path: listen } : { host, port: Number(port) };
   const service = new Service([await phpFpm(), "-y", join(dir, "fpm.conf"), "-F", "-R"].filter((arg) => isRoot || arg !== "-R"), { where });
@@ -121,7 +123,6 @@ php_admin_value[session.save_path] = ${dir}
 }
 
 async function phpFpm() {
-  const { readdir } = await import("node:fs/promises");
   const found = (await readdir("/usr/sbin")).filter((name) => name.startsWith("php-fpm")).sort();
   return join("/usr/sbin", found.at(-1) ?? "php-fpm");
 }
@@ -129,9 +130,8 @@ async function phpFpm() {
 export async function caddy(site, file) {
   const dir = join(site.dir, "caddy");
   await mkdir(dir, { mode: 0o755 });
-  await put(join(dir, "Caddyfile"), `{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n}\nimport ${file}\n`);
   const env = { ...process.env, HOME: dir, XDG_DATA_HOME: dir, XDG_CONFIG_HOME: dir };
-  return new Service(["caddy", "run", "--config", join(dir, "Caddyfile"), "--adapter", "caddyfile"], { where: site.where, env });
+  return new Service(["caddy", "run", "--config", file, "--adapter", "caddyfile"], { where: site.where, env });
 }
 
 export function haproxy(site, file) {

@@ -52,7 +52,7 @@ export function stream(where, path, headers, { onOpen, onData, onEnd }) {
 }
 
 /** Opens a WebSocket: `onText(text)` for each text frame. Pings are answered. Returns what ends it. */
-export function webSocket(where, path, { onText, onEnd, onRefused }) {
+export function webSocket(where, path, more, { onText, onEnd, onRefused }) {
   let over = false;
   let socket;
   const end = (why) => {
@@ -60,6 +60,7 @@ export function webSocket(where, path, { onText, onEnd, onRefused }) {
     over = true;
   };
   const headers = {
+    ...more,
     Connection: "Upgrade",
     Upgrade: "websocket",
     "Sec-WebSocket-Version": "13",

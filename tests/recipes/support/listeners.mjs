@@ -22,10 +22,11 @@ class Listener {
   closed = false;
   #end = () => {};
 
-  /** `site`: where; `query`: what to listen to, as URLSearchParams takes it. */
-  constructor(site, query) {
+  /** `site`: where; `query`: what to listen to, as URLSearchParams takes it; `headers`: what the visitor shows. */
+  constructor(site, query, headers = {}) {
     this.site = site;
     this.query = query;
+    this.headers = headers;
   }
 
   path(transport, more = {}) {
@@ -35,7 +36,7 @@ class Listener {
   /** Starts, and settles when it knows where it stands. */
   async open() {
     this.run();
-    await until("a listener to open", () => this.cursor !== null);
+    await until(() => `a listener to open; ${this.ends.slice(-3)}`, () => this.cursor !== null);
     return this;
   }
 
@@ -56,7 +57,8 @@ class Listener {
 
   /** Settles when so many publications have come. */
   async has(count) {
-    await until(`${count} publications; got ${JSON.stringify(this.received)}, ends ${this.ends}`, () => this.received.length >= count);
+    const came = () => `${count} publications; ${this.received} came; ${this.ends.slice(-5)}`;
+    await until(came, () => this.received.length >= count);
     return this.received;
   }
 
@@ -71,7 +73,7 @@ class WebSocketListener extends Listener {
   connect(again) {
     const from = this.cursor === null ? {} : { cursor: this.cursor };
     let after;
-    return webSocket(this.site.where, this.path("ws", from), {
+    return webSocket(this.site.where, this.path("ws", from), this.headers, {
       onText: (text) => {
         const object = JSON.parse(text);
         this.take(object, object.cursor);
@@ -87,8 +89,8 @@ class SseListener extends Listener {
 
   connect(again) {
     let text = "";
-    const headers = this.cursor === null ? {} : { "Last-Event-ID": this.cursor };
-    return stream(this.site.where, this.path("sse"), { Accept: "text/event-stream", ...headers }, {
+    const from = this.cursor === null ? {} : { "Last-Event-ID": this.cursor };
+    return stream(this.site.where, this.path("sse"), { Accept: "text/event-stream", ...this.headers, ...from }, {
       onOpen: (response) => {
         // What an EventSource would do: give up for ever.
         if (response.statusCode !== 200) this.ends.push(`fatal: ${response.statusCode}`);
@@ -120,7 +122,7 @@ class PollListener extends Listener {
     const wait = this.cursor === null || !this.#held ? { wait_ms: "0" } : {};
     let text = "";
     let status;
-    return stream(this.site.where, this.path("poll", { ...at, ...wait }), this.headers(), {
+    return stream(this.site.where, this.path("poll", { ...at, ...wait }), this.headers, {
       onOpen: (response) => (status = response.statusCode),
       onData: (chunk) => (text += chunk),
       onEnd: (why) => {
@@ -134,10 +136,6 @@ class PollListener extends Listener {
         again("answered", answer.retry_ms !== undefined && wait.wait_ms ? answer.retry_ms : this.pause());
       },
     });
-  }
-
-  headers() {
-    return {};
   }
 
   holds() {

@@ -24,7 +24,7 @@ export async function until(what, look, deadline = DEADLINE_MS) {
   for (;;) {
     const found = await look();
     if (found) return found;
-    if (Date.now() > late) throw new Error(`waited ${deadline} ms in vain for ${what}`);
+    if (Date.now() > late) throw new Error(`waited ${deadline} ms in vain for ${typeof what === "function" ? what() : what}`);
     await new Promise((again) => setTimeout(again, LOOK_MS));
   }
 }
