@@ -10,6 +10,7 @@ import { freePort } from "./support/processes.mjs";
 /**
  * name, config (its comet.toml in deploy/), front(t, site) -> a Service;
  * `closed`: within how many seconds everything of a closed tab is free at our server, by transport;
+ * `crowd`: each who waits takes one of its few workers;
  * `visitor(site)`: what a visitor shows, if not a token; `nobody`: what it costs to show nothing;
  * `refused`: transports that do not get through, with the status they are refused with.
  */
@@ -51,6 +52,7 @@ export const recipes = [
   {
     name: "apache-htaccess",
     config: "apache-htaccess/comet.toml",
+    crowd: true,
     closed: { websocket: 1, sse: 9, poll: 11, interval: 1 },
     async front(_, site) {
       await copy("apache-htaccess/comet/.htaccess", join(site.www, "comet/.htaccess"), only(site, "/var/lib/cometserver"));
@@ -60,6 +62,7 @@ export const recipes = [
   {
     name: "apache-vhost",
     config: "apache-vhost/comet.toml",
+    crowd: true,
     closed: { websocket: 1, sse: 9, poll: 11, interval: 1 },
     async front(_, site) {
       const file = join(site.dir, "etc/comet.conf");

@@ -20,6 +20,8 @@ class Listener {
   ends = [];
   cursor = null;
   closed = false;
+  /** Whoever finds no place polls before they wait for one, as our own client does. */
+  stepsDown = false;
   #end = () => {};
 
   /** `site`: where; `query`: what to listen to, as URLSearchParams takes it; `headers`: what the visitor shows. */
@@ -43,10 +45,20 @@ class Listener {
   run() {
     if (this.closed) return;
     this.returns += 1;
-    this.#end = this.connect((why, after = AGAIN_MS) => {
+    this.#end = this.connect(async (why, after = AGAIN_MS) => {
       this.ends.push(why);
+      if (this.stepsDown && this.cursor !== null) await this.#poll();
       setTimeout(() => this.run(), after);
     });
+  }
+
+  /** What there is, without being held. */
+  async #poll() {
+    const path = this.path("poll", { cursor: this.cursor, wait_ms: "0" });
+    const answer = await ask(this.site.where, "GET", path, { headers: this.headers }).catch(() => null);
+    if (answer?.status !== 200) return;
+    const { publications, cursor } = JSON.parse(answer.body);
+    for (const object of publications) this.take(object, cursor);
   }
 
   take(object, cursor) {

@@ -29,13 +29,15 @@ export class Site {
   recipe;
   key = randomBytes(32).toString("hex");
   tokensKey = randomBytes(32).toString("hex");
+  #shorter;
   #comet;
   #front;
 
-  /** Everything a recipe needs, up and running; gone after the test. */
-  static async open(t, recipe) {
+  /** Everything a recipe needs, up and running; gone after the test. `shorter`: settings in the place of the recipe's. */
+  static async open(t, recipe, { shorter = SHORTER } = {}) {
     const site = new Site();
     site.recipe = recipe;
+    site.#shorter = shorter;
     site.base = recipe.base ?? "/comet";
     site.dir = await mkdtemp(join(tmpdir(), "comet-"));
     t.after(() => rm(site.dir, { recursive: true, force: true }));
@@ -84,7 +86,7 @@ export class Site {
 
   async startComet() {
     const args = ["serve", "--config", this.#config];
-    for (const setting of SHORTER) args.push("--set", setting);
+    for (const setting of this.#shorter) args.push("--set", setting);
     this.#comet ??= new Service([BINARY, ...args], { where: { path: this.backend.socketPath } });
     await this.#comet.start();
   }
