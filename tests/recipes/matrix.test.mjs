@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { recipes } from "./recipes.mjs";
+import { EventSourceListener, openPage } from "./support/chromium.mjs";
 import { ask, stream, webSocket } from "./support/http.mjs";
 import { TRANSPORTS } from "./support/listeners.mjs";
 import { until } from "./support/processes.mjs";
@@ -31,9 +32,13 @@ async function matrix(t, recipe) {
   const channel = (recipe.prefix ?? "") + CHANNEL;
   const token = site.token({ channels: [channel] });
   // What a visitor shows: a token in the query, which every transport can, or a cookie where PHP looks at that.
-  const { query, headers } = (await recipe.visitor?.(site)) ?? { query: { token } };
-  const listeners = new Map(names.map((name) => [name, new TRANSPORTS[name](site, { channel, ...query }, headers)]));
+  const headers = recipe.signIn ? { Cookie: await site.cookie() } : {};
+  const query = { channel, ...(recipe.signIn ? {} : { token }) };
+  const listeners = new Map(names.map((name) => [name, new TRANSPORTS[name](site, query, headers)]));
   t.after(() => listeners.forEach((listener) => listener.close()));
+  const page = await openPage(t, site);
+  const ownEventSource = new EventSourceListener(page, site, query);
+  listeners.set("Chromium's EventSource", ownEventSource);
   const told = [];
   const publish = async (...texts) => {
     for (const text of texts) {
@@ -53,24 +58,39 @@ async function matrix(t, recipe) {
       }
     });
 
+  /** Everybody has come to a closed door once, or waits before it. */
+  const allTried = async () => {
+    const before = new Map([...listeners].map(([name, listener]) => [name, listener.returns]));
+    const waiting = () => [...listeners].filter(([name, listener]) => listener.returns <= before.get(name)).map(([name]) => name);
+    await until(() => `${waiting()} to come back`, () => waiting().length === 0);
+  };
+
   for (const listener of listeners.values()) await listener.open();
   await publish("1", "2", "3");
   await all(t, "delivers", (listener) => assert.equal(listener.gaps, 0));
 
   await site.stopFront();
   await publish("4", "5");
+  await allTried();
   await site.startFront();
   await publish("6");
   await all(t, "resumes after the front server restarts", (listener) => assert.equal(listener.gaps, 0));
 
   await site.stopComet();
+  await allTried();
   await site.startComet();
   await publish("7", "8");
   await all(t, "resumes after our server restarts");
 
   await t.test("a closed tab frees everything within its limit", { concurrency: true }, async (t) => {
-    await Promise.all([...listeners].map(([name, listener]) => t.test(name, () => closes(site, name, listener))));
+    const held = Object.keys(recipe.closed).map((transport) => {
+      const all = [...listeners.values()].filter((listener) => listener.counted === transport);
+      return t.test(transport, () => closes(site, transport, all));
+    });
+    await Promise.all(held);
   });
+  listeners.forEach((listener) => listener.close());
+
   await t.test("nothing is allowed without authorization", () => authorization(site, channel, token));
   for (const [name, status] of Object.entries(recipe.refused ?? {})) {
     await t.test(`${name} is refused, so that a client knows to step down`, () => refused(site, name, status, { channel, token }));
@@ -78,11 +98,11 @@ async function matrix(t, recipe) {
   await t.test("an ordinary page answers", () => site.ordinaryPage());
 }
 
-/** Closes without a word, as a tab that is gone. Of an interval poll nothing stays to be freed. */
-async function closes(site, transport, listener) {
-  const open = async () => (await site.stats()).connections[transport] ?? 0;
-  if (transport !== "interval") await until(`the ${transport} to be at the server`, async () => (await open()) === 1);
-  listener.close();
+/** Closes all of them without a word, as tabs that are gone, and waits until the server has nothing of their kind. */
+async function closes(site, transport, listeners) {
+  const open = async () => (await site.stats()).connections[transport];
+  await until(`${listeners.length} ${transport} to be at the server`, async () => (await open()) === listeners.length);
+  for (const listener of listeners) listener.close();
   const limit = site.recipe.closed[transport] * 1000 + SLACK_MS;
   await until(`the ${transport} to be free`, async () => (await open()) === 0, limit);
 }

@@ -3,7 +3,6 @@
 import { join } from "node:path";
 
 import * as fronts from "./support/fronts.mjs";
-import { ask } from "./support/http.mjs";
 import { copy, put } from "./support/placeholders.mjs";
 import { freePort } from "./support/processes.mjs";
 
@@ -11,13 +10,14 @@ import { freePort } from "./support/processes.mjs";
  * name, config (its comet.toml in deploy/), front(t, site) -> a Service;
  * `closed`: within how many seconds everything of a closed tab is free at our server, by transport;
  * `crowd`: each who waits takes one of its few workers;
- * `visitor(site)`: what a visitor shows, if not a token; `nobody`: what it costs to show nothing;
+ * `signIn`: the page that gives a visitor a cookie, where that is shown in the place of a token; `nobody`: what it costs to
+ * show nothing; `prefix`: where that visitor's channels are;
  * `refused`: transports that do not get through, with the status they are refused with.
  */
 export const recipes = [
   {
     name: "nginx",
-    closed: { websocket: 1, sse: 1, poll: 1, interval: 1 },
+    closed: { websocket: 1, sse: 1, poll: 1 },
     async front(_, site) {
       const file = join(site.dir, "etc/comet.conf");
       await copy("nginx/comet.conf", file, only(site, "/var/lib/cometserver"));
@@ -26,7 +26,7 @@ export const recipes = [
   },
   {
     name: "nginx-php",
-    closed: { websocket: 1, sse: 1, poll: 1, interval: 1 },
+    closed: { websocket: 1, sse: 1, poll: 1 },
     page: "/ordinary.php",
     async front(t, site) {
       const pool = await phpPool(t, site);
@@ -43,17 +43,14 @@ export const recipes = [
     // Here everybody has a token, if only for what is public.
     nobody: 403,
     prefix: "user/anna/",
-    /** Signs in as any visitor would: what they may listen to is PHP's to say. */
-    async visitor(site) {
-      const { headers } = await ask(site.where, "GET", "/sign-in.php");
-      return { headers: { Cookie: headers["set-cookie"][0].split(";")[0] } };
-    },
+    // What they may listen to is PHP's to say.
+    signIn: "/sign-in.php",
   },
   {
     name: "apache-htaccess",
     config: "apache-htaccess/comet.toml",
     crowd: true,
-    closed: { websocket: 1, sse: 9, poll: 11, interval: 1 },
+    closed: { websocket: 1, sse: 9, poll: 11 },
     async front(_, site) {
       await copy("apache-htaccess/comet/.htaccess", join(site.www, "comet/.htaccess"), only(site, "/var/lib/cometserver"));
       return fronts.apache(site, { modules: ["proxy", "proxy_http", "proxy_wstunnel"] });
@@ -63,7 +60,7 @@ export const recipes = [
     name: "apache-vhost",
     config: "apache-vhost/comet.toml",
     crowd: true,
-    closed: { websocket: 1, sse: 9, poll: 11, interval: 1 },
+    closed: { websocket: 1, sse: 9, poll: 11 },
     async front(_, site) {
       const file = join(site.dir, "etc/comet.conf");
       await copy("apache-vhost/comet.conf", file, only(site, "/var/lib/cometserver"));
@@ -73,7 +70,7 @@ export const recipes = [
   {
     name: "nginx-before-apache",
     config: "apache-htaccess/comet.toml",
-    closed: { sse: 9, poll: 11, interval: 1 },
+    closed: { sse: 9, poll: 11 },
     refused: { websocket: 400 },
     async front(t, site) {
       await copy("apache-htaccess/comet/.htaccess", join(site.www, "comet/.htaccess"), only(site, "/var/lib/cometserver"));
@@ -87,7 +84,7 @@ export const recipes = [
   },
   {
     name: "caddy",
-    closed: { websocket: 1, sse: 1, poll: 1, interval: 1 },
+    closed: { websocket: 1, sse: 1, poll: 1 },
     async front(_, site) {
       const file = join(site.dir, "etc/Caddyfile");
       const values = {
@@ -102,7 +99,7 @@ export const recipes = [
   },
   {
     name: "haproxy",
-    closed: { websocket: 1, sse: 1, poll: 1, interval: 1 },
+    closed: { websocket: 1, sse: 1, poll: 1 },
     async front(t, site) {
       const file = join(site.dir, "etc/haproxy.cfg");
       const values = {

@@ -20,6 +20,8 @@ class Listener {
   ends = [];
   cursor = null;
   closed = false;
+  /** As what the server counts it while it is held. */
+  counted;
   /** Whoever finds no place polls before they wait for one, as our own client does. */
   stepsDown = false;
   #end = () => {};
@@ -82,6 +84,7 @@ class Listener {
 }
 
 class WebSocketListener extends Listener {
+  counted = "websocket";
   connect(again) {
     const from = this.cursor === null ? {} : { cursor: this.cursor };
     let after;
@@ -97,6 +100,7 @@ class WebSocketListener extends Listener {
 }
 
 class SseListener extends Listener {
+  counted = "sse";
   #retry = AGAIN_MS;
 
   connect(again) {
@@ -127,6 +131,7 @@ class SseListener extends Listener {
 
 /** A poll that is held; who finds no place asks at once and waits as long as it was told. */
 class PollListener extends Listener {
+  counted = "poll";
   #held = true;
 
   connect(again) {
@@ -161,6 +166,7 @@ class PollListener extends Listener {
 
 /** Asks now and then, and is answered at once. */
 class IntervalListener extends PollListener {
+  counted = null;
   holds() {
     return false;
   }

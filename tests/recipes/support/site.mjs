@@ -133,6 +133,12 @@ export class Site {
     return `${text}.${createHmac("sha256", this.tokensKey).update(text).digest("base64url")}`;
   }
 
+  /** What a visitor shows who has signed in. */
+  async cookie() {
+    const { headers } = await ask(this.where, "GET", this.recipe.signIn);
+    return headers["set-cookie"][0].split(";")[0];
+  }
+
   /** Asks through the front web server, below the server's own folder. */
   ask(method, path, options) {
     return ask(this.where, method, this.base + path, options);
