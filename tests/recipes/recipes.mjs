@@ -51,9 +51,10 @@ export const recipes = [
     config: "apache-htaccess/comet.toml",
     crowd: true,
     closed: { websocket: 1, sse: 9, poll: 11 },
-    async front(_, site) {
-      await copy("apache-htaccess/comet/.htaccess", join(site.www, "comet/.htaccess"), only(site, "/var/lib/cometserver"));
-      return fronts.apache(site, { modules: ["proxy", "proxy_http", "proxy_wstunnel"] });
+    page: "/ordinary.php",
+    async front(t, site) {
+      await htaccess(site);
+      return fronts.apache(site, await sharedHost(t, site));
     },
   },
   {
@@ -62,9 +63,12 @@ export const recipes = [
     crowd: true,
     closed: { websocket: 1, sse: 9, poll: 11 },
     async front(_, site) {
-      const file = join(site.dir, "etc/comet.conf");
-      await copy("apache-vhost/comet.conf", file, only(site, "/var/lib/cometserver"));
-      return fronts.apache(site, { modules: ["proxy", "proxy_http", "proxy_wstunnel"], lines: `Include ${file}` });
+      const folder = join(site.dir, "apache-comet");
+      const values = { ...only(site, "/var/lib/cometserver"), "/etc/apache2/comet": folder };
+      await copy("apache-vhost/comet.conf", join(folder, "comet.conf"), values);
+      await copy("apache-vhost/again.asis", join(folder, "again.asis"), {});
+      const modules = ["proxy", "proxy_http", "proxy_wstunnel", "asis"];
+      return fronts.apache(site, { modules, lines: `Include ${folder}/comet.conf` });
     },
   },
   {
@@ -73,9 +77,9 @@ export const recipes = [
     closed: { sse: 9, poll: 11 },
     refused: { websocket: 400 },
     async front(t, site) {
-      await copy("apache-htaccess/comet/.htaccess", join(site.www, "comet/.htaccess"), only(site, "/var/lib/cometserver"));
+      await htaccess(site);
       const where = { port: await freePort() };
-      const apache = await fronts.apache(site, { modules: ["proxy", "proxy_http", "proxy_wstunnel"], where });
+      const apache = await fronts.apache(site, { ...(await sharedHost(t, site)), where });
       await apache.start();
       t.after(() => apache.stop());
       // What hosting panels write, no more.
@@ -121,6 +125,21 @@ async function phpPool(t, site, listen) {
   await pool.start();
   t.after(() => pool.stop());
   return pool;
+}
+
+/** What is uploaded where nothing else can be done. */
+async function htaccess(site) {
+  await copy("apache-htaccess/comet/.htaccess", join(site.www, "comet/.htaccess"), only(site, "/var/lib/cometserver"));
+  await copy("apache-htaccess/comet/again.php", join(site.www, "comet/again.php"), {});
+}
+
+/** A shared host's Apache: PHP by FPM, and mod_proxy for a `.htaccess` to use. */
+async function sharedHost(t, site) {
+  const pool = await phpPool(t, site);
+  return {
+    modules: ["proxy", "proxy_http", "proxy_wstunnel", "proxy_fcgi"],
+    lines: `<FilesMatch "\\.php$">\n  SetHandler "proxy:unix:${pool.listen}|fcgi://localhost"\n</FilesMatch>`,
+  };
 }
 
 /** What every site with PHP behind nginx has. */
