@@ -510,6 +510,7 @@ pub fn answer(
         | Endpoint::Stream
         | Endpoint::WebSocket
         | Endpoint::Publish
+        | Endpoint::Release
         | Endpoint::Batch => unreachable!("the shard answers {:?} itself", request.path),
     }
     Ok(())

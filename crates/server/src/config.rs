@@ -21,6 +21,7 @@ pub use access::{Key, Secret, TokenKey};
 pub use default_toml::default_toml;
 pub use settings::{
     Backend, Config, Held, Limits, Log, Namespace, NamespaceRule, Ops, Presence, Public, Shutdown,
+    StaticFiles,
 };
 pub use values::{Action, Durability, LogFormat, LogLevel};
 
@@ -179,7 +180,7 @@ impl Config {
     }
 
     /// Every section with its name, in the order in which they are printed.
-    fn sections(&self) -> [(&'static str, &dyn Section); 9] {
+    fn sections(&self) -> [(&'static str, &dyn Section); 10] {
         [
             ("public", &self.public),
             ("backend", &self.backend),
@@ -187,6 +188,7 @@ impl Config {
             ("limits", &self.limits),
             ("held", &self.held),
             ("presence", &self.presence),
+            ("static", &self.static_files),
             ("shutdown", &self.shutdown),
             ("log", &self.log),
             ("namespace_default", &self.namespace_default),
@@ -201,6 +203,7 @@ impl Config {
             "limits" => &mut self.limits,
             "held" => &mut self.held,
             "presence" => &mut self.presence,
+            "static" => &mut self.static_files,
             "shutdown" => &mut self.shutdown,
             "log" => &mut self.log,
             "namespace_default" => &mut self.namespace_default,

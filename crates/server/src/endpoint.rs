@@ -16,6 +16,8 @@ pub enum Endpoint {
     Stream,
     /// A WebSocket.
     WebSocket,
+    /// End what a session holds.
+    Release,
     /// Publish one.
     Publish,
     /// Publish several.
@@ -60,6 +62,7 @@ const TABLE: &[(&str, &[(Method, Endpoint)])] = &[
     ("/v1/sse", &[(Get, E::Sse)]),
     ("/v1/stream", &[(Get, E::Stream)]),
     ("/v1/ws", &[(Get, E::WebSocket)]),
+    ("/v1/release", &[(Post, E::Release)]),
     ("/v1/publish", &[(Post, E::Publish)]),
     ("/v1/batch", &[(Post, E::Batch)]),
     ("/v1/history", &[(Get, E::History), (Delete, E::DeleteHistory)]),

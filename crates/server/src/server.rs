@@ -19,6 +19,7 @@ use crate::data_folder::{DataFolder, DataFolderError, Lock};
 use crate::listener::{Door, DoorAddress, Listener, Role};
 use crate::shard::{self, Shard};
 use crate::shared::{self, Mail, Mailbox, Request, Settings, Shared, wall_clock};
+use crate::static_files::Writing;
 use crate::{logging, platform};
 
 /// The main thread's own tokens; listeners come behind them.
@@ -105,6 +106,8 @@ pub fn run(config: Config, options: Options) -> Result<(), StartError> {
 /// A server that listens.
 pub struct Server {
     shared: Arc<Shared>,
+    /// Ends with the server.
+    static_files: Option<Writing>,
     addresses: Addresses,
     poll: Poll,
     listeners: Vec<Option<Listener>>,
@@ -157,7 +160,8 @@ impl Server {
         let threads = config
             .threads
             .unwrap_or_else(platform::cores)
-            .clamp(1, MAX_SHARDS);
+            // One more for the static files.
+            .clamp(1, MAX_SHARDS - 1);
         let mut polls = Vec::with_capacity(threads);
         let mut mailboxes = Vec::with_capacity(threads);
         for _ in 0..threads {
@@ -195,8 +199,11 @@ impl Server {
             };
             shards.push(thread.spawn(run).map_err(system("a thread"))?);
         }
+        let static_files =
+            Writing::start(&shared, threads as u8).map_err(system("the folder of static files"))?;
         Ok(Self {
             shared,
+            static_files,
             addresses,
             poll,
             listeners: listeners.into_iter().map(Some).collect(),
@@ -362,6 +369,8 @@ impl Server {
             *listener = None;
         }
         self.sockets.remove();
+        // Whoever comes now finds no file, asks, and is told when to come back.
+        self.static_files = None;
         for mailbox in &self.shared.mailboxes {
             mailbox.send(Mail::Drain);
         }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use super::Shard;
 use super::requests::Parameters;
 use crate::api::{self, Refused};
+use crate::budget::Gateway;
 use crate::connection::{Membership, State, Subscriber, WebSocketState};
 use crate::endpoint::Endpoint;
 use crate::http::Request;
@@ -124,20 +125,42 @@ impl Shard {
             _ => None,
         };
         self.authorize(&wish, &grant)?;
+        for name in &wish.channels {
+            self.shared.static_files.follow(name);
+        }
         if terms.head_only {
             self.stream_head(endpoint, terms, cors, out);
             return Ok(());
         }
-        let ends = self.ends(endpoint, parameters)?;
+        let gateway = gateway(parameters)?;
+        let mut ends = self.ends(endpoint, parameters, gateway)?;
         let limit = api::number(parameters, "limit")?
             .unwrap_or(POLL_LIMIT.0)
             .clamp(1, POLL_LIMIT.1);
         // A poll that wants to be answered at once takes no place; neither does the site's own code.
         let immediate = endpoint == Endpoint::Poll && ends <= self.now;
-        let route = route(endpoint).filter(|_| self.role(slot) == Role::Public && !immediate);
-        if self.draining || self.connections[slot].refusal.is_some() || !self.take_hold(route) {
-            return self.turn_away(slot, endpoint, &wish, accept, terms, cors, out);
+        let mut route = route(endpoint).filter(|_| self.role(slot) == Role::Public && !immediate);
+        // A worker of the web host waits, whoever's it is.
+        let mut gateway = gateway.filter(|_| !immediate);
+        let refused = self.draining || self.connections[slot].refused().is_some();
+        let mut retry = None;
+        if refused || !self.take_hold(route) {
+            let after = self.retry_after();
+            return self.turn_away(slot, endpoint, &wish, accept, after, terms, cors, out);
         }
+        if let Some(full) = gateway.filter(|gateway| !self.take_gateway(*gateway)) {
+            self.release_hold(route.take(), None);
+            let after = self.gateway_retry(full);
+            if endpoint != Endpoint::Poll {
+                return self.turn_away(slot, endpoint, &wish, accept, after, terms, cors, out);
+            }
+            // Its worker is here already: it takes along what there is, and comes back later for the rest.
+            (gateway, ends, retry) = (None, self.now, Some(after));
+        }
+        let min_hold = match gateway.filter(|_| endpoint == Endpoint::Poll) {
+            Some(gateway) => self.millis(gateway.terms(&self.settings.config.held).min_hold),
+            None => 0,
+        };
         let format = if wish.binary {
             Format::WebSocketBinary
         } else {
@@ -147,16 +170,21 @@ impl Shard {
         let subscribed = self.subscribe_all(reader, &wish, &grant);
         if let Err(full) = subscribed {
             self.fanout.close(reader, self.wall);
-            self.release_hold(route);
+            self.release_hold(route, gateway);
             let refused = Refused::from(full);
             if endpoint == Endpoint::Sse {
                 // A browser gives up for ever after anything but a stream, and the server may have room again soon.
                 self.count_refusal(refused.code);
-                return self.turn_away(slot, endpoint, &wish, accept, terms, cors, out);
+                let after = self.retry_after();
+                return self.turn_away(slot, endpoint, &wish, accept, after, terms, cors, out);
             }
             return Err(refused);
         }
         self.fanout.begin(reader, wish.begin, wish.retained);
+        if min_hold > 0 {
+            let at = self.fanout.position(reader);
+            self.fanout.stall(reader, at);
+        }
         if let Begin::At(start) = wish.begin {
             let lost = start.lost_memory || start.lost_durable;
             let recovery = if lost { Recovery::Gap } else { Recovery::Complete };
@@ -169,10 +197,11 @@ impl Shard {
         }
         let member = self.membership(slot, &wish, &grant);
         let held_as = match (endpoint, &wish.session) {
-            (Endpoint::Poll, Some(session)) => {
-                Some(self.shared.secret_hash(&(wish.identity(&grant), session)))
-            }
-            _ => None,
+            (Endpoint::WebSocket, _) | (_, None) => None,
+            (_, Some(session)) => Some((
+                self.held_as(endpoint, &wish, &grant, session),
+                self.holder(&grant, session),
+            )),
         };
         let watched = match (&accept, wish.watch) {
             (Some(_), true) => self.fanout.channels(reader).map(|channel| channel.id).collect(),
@@ -185,6 +214,7 @@ impl Shard {
             reader,
             format,
             route,
+            gateway,
             grant,
             terms,
             cors: cors.clone(),
@@ -196,7 +226,14 @@ impl Shard {
             sent: self.now,
             unopened: None,
             limit: usize::try_from(limit).unwrap_or(1),
+            reads_from: if min_hold > 0 {
+                ends.min(self.now + min_hold)
+            } else {
+                0
+            },
+            retry,
             conditional: endpoint == Endpoint::Poll
+                && retry.is_none()
                 && api::bytes(parameters, "cursor").is_none()
                 && request.header("if-none-match").is_some(),
             fetching: false,
@@ -224,10 +261,55 @@ impl Shard {
         if wish.join {
             self.join_all(slot);
         }
-        if let Some(held_as) = held_as {
-            self.supersede(slot, held_as);
+        if let Some((held_as, holder)) = held_as {
+            let id = self.id_of(slot);
+            lock(&self.shared.holders).entry(holder).or_default().push(id);
+            // Of two streams that are not in anybody's way none has to go.
+            self.supersede(slot, held_as, endpoint == Endpoint::Poll || gateway.is_some());
         }
         Ok(())
+    }
+
+    /// Under what a session's polls, or its streams, are known to all shards.
+    fn held_as(&self, endpoint: Endpoint, wish: &Wish, grant: &Grant, session: &str) -> u64 {
+        let is_poll = endpoint == Endpoint::Poll;
+        self.shared.secret_hash(&(is_poll, wish.identity(grant), session))
+    }
+
+    /// Under what all that a session holds is known.
+    fn holder(&self, grant: &Grant, session: &str) -> u64 {
+        self.shared.secret_hash(&(&grant.user, session))
+    }
+
+    /// Ends what a session holds, of the channels and patterns named if there are any, as the page that held it is gone, or
+    /// about to be. How much was there?
+    pub(super) fn release_session(
+        &mut self,
+        request: &Request<'_>,
+        parameters: &Parameters<'_>,
+        grant: &Grant,
+    ) -> Result<usize, Refused> {
+        // Names nothing to listen to, which only a WebSocket may.
+        let wish = self.wish(Endpoint::WebSocket, request, parameters)?;
+        let session = wish.session.as_deref();
+        let session = session.ok_or_else(|| Refused::bad("name the `session` that is to be released"))?;
+        let held: Vec<ConnectionId> = if wish.channels.is_empty() && wish.patterns.is_empty() {
+            let holder = self.holder(grant, session);
+            let held = lock(&self.shared.holders).get(&holder).cloned();
+            held.unwrap_or_default()
+        } else {
+            let held_as = [Endpoint::Poll, Endpoint::Stream]
+                .map(|endpoint| self.held_as(endpoint, &wish, grant, session));
+            let sessions = lock(&self.shared.sessions);
+            held_as
+                .iter()
+                .filter_map(|held_as| sessions.get(held_as).copied())
+                .collect()
+        };
+        for held in &held {
+            self.tell_superseded(*held);
+        }
+        Ok(held.len())
     }
 
     fn wish(
@@ -434,11 +516,23 @@ impl Shard {
         taken
     }
 
-    fn release_hold(&self, route: Option<Route>) {
+    fn release_hold(&self, route: Option<Route>, gateway: Option<Gateway>) {
         if let Some(route) = route {
             self.shared.release(route);
             self.metrics().holds.sub(1);
         }
+        if let Some(gateway) = gateway {
+            self.shared.gateways.release(gateway);
+        }
+    }
+
+    fn take_gateway(&self, gateway: Gateway) -> bool {
+        self.shared.gateways.take(gateway, &self.settings.config.held)
+    }
+
+    fn gateway_retry(&self, gateway: Gateway) -> u64 {
+        let retry = self.settings.config.held.retry;
+        self.shared.gateways.retry_after(gateway, retry, self.wall)
     }
 
     /// There is no place: the client is told when to try again, in a way that its kind does not take for the end.
@@ -449,11 +543,11 @@ impl Shard {
         endpoint: Endpoint,
         wish: &Wish,
         accept: Option<handshake::Accept<'_>>,
+        after: u64,
         terms: Terms,
         cors: &Cors,
         out: &mut Vec<u8>,
     ) -> Result<(), Refused> {
-        let after = self.retry_after();
         let cursor = wish.cursor.unwrap_or_else(|| {
             let position = match wish.begin {
                 Begin::Earliest => Position::default(),
@@ -520,11 +614,18 @@ impl Shard {
     }
 
     /// When a held request ends, in the shard's milliseconds.
-    fn ends(&self, endpoint: Endpoint, parameters: &Parameters<'_>) -> Result<u64, Refused> {
+    fn ends(
+        &self,
+        endpoint: Endpoint,
+        parameters: &Parameters<'_>,
+        gateway: Option<Gateway>,
+    ) -> Result<u64, Refused> {
         let held = &self.settings.config.held;
+        let terms = gateway.map(|gateway| gateway.terms(held));
         let lifetime = match endpoint {
             Endpoint::Poll => {
-                let most = self.millis(held.poll_hold);
+                let most = terms.map_or(held.poll_hold, |terms| terms.hold.min(held.poll_hold));
+                let most = self.millis(most);
                 let wish = api::number(parameters, "wait_ms")?.unwrap_or(most);
                 return Ok(self.now + wish.min(most));
             }
@@ -532,6 +633,8 @@ impl Shard {
             Endpoint::Stream => held.stream_lifetime,
             _ => held.ws_lifetime,
         };
+        let lifetimes = [lifetime, terms.map(|terms| terms.lifetime)];
+        let lifetime = lifetimes.into_iter().flatten().min();
         Ok(lifetime.map_or(u64::MAX, |lifetime| self.now + jittered(lifetime)))
     }
 
@@ -587,26 +690,32 @@ impl Shard {
         subscriber.joined.push(channel);
     }
 
-    /// Ends the held poll of the same session, if there is one.
-    fn supersede(&mut self, slot: usize, held_as: u64) {
+    /// Takes the place of what the same session held, if anything, and ends that if asked to.
+    fn supersede(&mut self, slot: usize, held_as: u64, end: bool) {
         let id = self.id_of(slot);
         let older = lock(&self.shared.sessions).insert(held_as, id);
-        if let Some(older) = older.filter(|older| *older != id) {
-            if older.shard == self.id {
-                self.superseded(older);
-            } else {
-                self.shared.mailboxes[older.shard as usize].send(Mail::Superseded(older));
-            }
+        if let Some(older) = older.filter(|older| end && *older != id) {
+            self.tell_superseded(older);
+        }
+    }
+
+    fn tell_superseded(&mut self, held: ConnectionId) {
+        if held.shard == self.id {
+            self.superseded(held);
+        } else {
+            self.shared.mailboxes[held.shard as usize].send(Mail::Superseded(held));
         }
     }
 
     pub(super) fn superseded(&mut self, id: ConnectionId) {
-        if let Some(slot) = self.slot_of(id)
-            && self.connections[slot]
-                .subscriber()
-                .is_some_and(|s| s.format == Format::Poll)
-        {
-            self.answer_poll(slot, &[]);
+        let Some(slot) = self.slot_of(id) else { return };
+        match self.connections[slot].subscriber().map(|held| held.format) {
+            None => {}
+            Some(Format::Poll) => self.answer_poll(slot, &[]),
+            Some(_) => {
+                let after = self.retry_after();
+                self.end(slot, after, code::RESTART, "superseded or released");
+            }
         }
     }
 
@@ -669,6 +778,9 @@ impl Shard {
         if let Some(expires) = subscriber.grant.expires {
             at = at.min(now + expires.saturating_sub(wall));
         }
+        if subscriber.reads_from > now {
+            at = at.min(subscriber.reads_from);
+        }
         if subscriber.format != Format::Poll {
             // Nothing more can be sent to one that is blocked: it is looked at now and then.
             let last = if blocked { now } else { subscriber.sent };
@@ -689,7 +801,12 @@ impl Shard {
         };
         let (reader, format) = (subscriber.reader, subscriber.format);
         if format == Format::Poll {
-            if subscriber.ends <= now || subscriber.grant.is_expired(wall) {
+            if subscriber.reads_from != 0
+                && subscriber.reads_from <= now
+                && !subscriber.grant.is_expired(wall)
+            {
+                self.read_poll(slot);
+            } else if subscriber.ends <= now || subscriber.grant.is_expired(wall) {
                 self.answer_poll(slot, &[]);
             } else {
                 self.schedule(slot);
@@ -855,10 +972,16 @@ impl Shard {
 
     /// Reads for a poll until there is something, or nothing left: then it is held.
     fn read_poll(&mut self, slot: usize) {
+        let now = self.now;
         let Some(subscriber) = self.connections[slot].subscriber() else {
             return;
         };
-        let (reader, limit) = (subscriber.reader, subscriber.limit);
+        let (reader, limit, is_early) = (subscriber.reader, subscriber.limit, subscriber.reads_from > now);
+        if is_early {
+            self.schedule(slot);
+            return;
+        }
+        subscriber.reads_from = 0;
         let mut steps = Vec::new();
         loop {
             let items = limit.saturating_sub(steps.len()).max(1);
@@ -887,7 +1010,6 @@ impl Shard {
                 }
             }
         }
-        let now = self.now;
         let ends = self.connections[slot]
             .subscriber()
             .map_or(0, |subscriber| subscriber.ends);
@@ -923,7 +1045,7 @@ impl Shard {
         let (reader, terms, plain) = (
             subscriber.reader,
             subscriber.terms,
-            subscriber.cors == Cors::default(),
+            subscriber.cors == Cors::default() && subscriber.retry.is_none(),
         );
         let count = self.frames.count(share);
         if count > limit {
@@ -964,7 +1086,12 @@ impl Shard {
         let mut body = Vec::with_capacity(items.len() + 96);
         body.extend_from_slice(b"{\"publications\":[");
         body.extend_from_slice(items.strip_suffix(b",").unwrap_or(items));
-        body.extend_from_slice(b"],\"cursor\":\"");
+        body.push(b']');
+        if let Some(after) = subscriber.retry {
+            body.extend_from_slice(b",\"retry_ms\":");
+            native::json_number(after, &mut body);
+        }
+        body.extend_from_slice(b",\"cursor\":\"");
         cursor.write(&mut body);
         body.extend_from_slice(b"\"}");
         let head = subscriber.cors.write(Head::new(out, subscriber.terms, 200));
@@ -1097,17 +1224,14 @@ impl Shard {
                 self.hub.leave(*channel, &member.user, self.wall);
             }
         }
-        self.release_hold(subscriber.route);
-        if let Some(held_as) = &subscriber.held_as {
-            let mut sessions = lock(&self.shared.sessions);
+        self.release_hold(subscriber.route, subscriber.gateway);
+        if let Some((held_as, holder)) = &subscriber.held_as {
             let own = ConnectionId {
                 shard: self.id,
                 slot: slot as u32,
                 generation,
             };
-            if sessions.get(held_as) == Some(&own) {
-                sessions.remove(held_as);
-            }
+            self.shared.forget_held(*held_as, *holder, own);
         }
         self.fanout.close(subscriber.reader, self.wall);
         self.count_as(slot, Transport::Http);
@@ -1153,6 +1277,20 @@ pub(super) fn target_member(target: &Target, out: &mut Vec<u8>) {
             out.extend_from_slice(b"\"pattern\":");
             native::json_string(&String::from_utf8_lossy(pattern.as_bytes()), out);
         }
+    }
+}
+
+/// The gateway through which a request comes, if it says so. One that is added behind what a client wrote counts.
+fn gateway(parameters: &Parameters<'_>) -> Result<Option<Gateway>, Refused> {
+    let named = parameters.iter().rev().find(|(name, _)| **name == *b"route");
+    let unknown = || Refused::bad("`route` is `bridge`, `cgi` or `drop-in`");
+    match named.map(|(_, word)| std::str::from_utf8(word)) {
+        None => Ok(None),
+        Some(word) => word
+            .ok()
+            .and_then(Gateway::from_word)
+            .map(Some)
+            .ok_or_else(unknown),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
 
 use cometserver_core::grant::Grant;
 use cometserver_core::hub::{Completion, PublishError, Published, Receipt};
@@ -327,7 +328,8 @@ impl Shard {
     fn handle(&mut self, slot: usize, request: &Request<'_>, out: &mut Vec<u8>) {
         let settings = self.settings.clone();
         let mut terms = Terms::from(request);
-        if self.draining || self.connections[slot].refusal.is_some() {
+        self.count_visitor(slot, request);
+        if self.draining || self.connections[slot].refused().is_some() {
             terms = terms.closing();
         }
         let cors = settings.access.origins(self.role(slot)).cors(request);
@@ -372,7 +374,7 @@ impl Shard {
                 )
             },
         })?;
-        if let Some(why) = self.connections[slot].refusal
+        if let Some(why) = self.connections[slot].refused()
             && !endpoint.is_held()
         {
             return Err(Refused::unavailable(why));
@@ -393,6 +395,13 @@ impl Shard {
             Endpoint::Poll | Endpoint::Sse | Endpoint::Stream | Endpoint::WebSocket => {
                 self.open_held(slot, endpoint, request, &parameters, grant, terms, cors, out)
             }
+            Endpoint::Release => {
+                let released = self.release_session(request, &parameters, &grant)?;
+                cors.write(Head::new(out, terms, 200))
+                    .header("Content-Type", "application/json")
+                    .body(format!("{{\"released\":{released}}}").as_bytes());
+                Ok(())
+            }
             Endpoint::Publish => {
                 let message = api::message(request, &parameters, &settings)?;
                 self.publish(slot, message, &grant, terms, cors, out)
@@ -400,6 +409,24 @@ impl Shard {
             Endpoint::Batch => self.batch(slot, request, &grant, terms, cors, out),
             _ => api::answer(endpoint, answer, &grant, request, &parameters),
         }
+    }
+
+    /// Behind a front web server a connection belongs to whose request came last on it: that is who it counts for.
+    fn count_visitor(&mut self, slot: usize, request: &Request<'_>) {
+        let is_proxied = self.settings.config.public.proxied && self.role(slot) == Role::Public;
+        let max = self.settings.config.limits.connections_per_address;
+        let (true, Some(max)) = (is_proxied, max) else {
+            return;
+        };
+        // What a client has claimed itself stands before what the front server has seen.
+        let forwarded = request.headers_all("x-forwarded-for").last();
+        let visitor = forwarded.and_then(forwarded_address);
+        let connection = &mut self.connections[slot];
+        let counted = self.shared.recount(connection.address, visitor, max);
+        (connection.address, connection.crowded) = match counted {
+            Ok(()) => (visitor, None),
+            Err(why) => (None, Some(why)),
+        };
     }
 
     /// Where no key is asked for, who can connect is all that protects us, and a browser on this machine can: a page whose
@@ -640,6 +667,16 @@ impl Shard {
             }
         }
     }
+}
+
+/// The last address of an `X-Forwarded-For`, as different front servers write it.
+fn forwarded_address(value: &[u8]) -> Option<IpAddr> {
+    let last = std::str::from_utf8(value).ok()?.rsplit(',').next()?.trim();
+    let bare = last.trim_start_matches('[').trim_end_matches(']');
+    let address = bare.parse::<IpAddr>();
+    address
+        .or_else(|_| last.parse::<SocketAddr>().map(|with_port| with_port.ip()))
+        .ok()
 }
 
 fn completion(shared: &std::sync::Arc<crate::shared::Shared>, id: ConnectionId) -> Completion {
