@@ -23,7 +23,7 @@ test("crowds", { concurrency: 2 }, async (t) => {
 });
 
 async function crowd(t, recipe) {
-  const site = await Site.open(t, recipe, { shorter: [] });
+  const site = await Site.open(t, recipe, { asIs: true });
   const channel = "public/crowd";
   const kinds = ["websocket", "sse", "poll"].filter((name) => recipe.refused?.[name] === undefined);
   const visitors = Array.from({ length: VISITORS }, (_, i) => new TRANSPORTS[kinds[i % kinds.length]](site, { channel }));

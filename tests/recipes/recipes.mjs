@@ -1,10 +1,21 @@
 // The recipes of deploy/, as data: how each is put together, and what is promised of it.
 
+import { chmod } from "node:fs/promises";
 import { join } from "node:path";
 
 import * as fronts from "./support/fronts.mjs";
 import { copy, put } from "./support/placeholders.mjs";
 import { freePort } from "./support/processes.mjs";
+
+/** What all have in common by which PHP connects browsers with the server. */
+const BRIDGE = {
+  config: "apache-htaccess/comet.toml",
+  page: "/ordinary.php",
+  crowd: true,
+  refused: { websocket: 404 },
+  // What is not for visitors is not passed on at all.
+  absent: 404,
+};
 
 /**
  * name, config (its comet.toml in deploy/), front(t, site) -> a Service;
@@ -12,6 +23,8 @@ import { freePort } from "./support/processes.mjs";
  * `crowd`: each who waits takes one of its few workers;
  * `signIn`: the page that gives a visitor a cookie, where that is shown in the place of a token; `nobody`: what it costs to
  * show nothing; `prefix`: where that visitor's channels are;
+ * `streams`: whether the bridge finds that small pieces arrive; `absent`: what is answered where administration is not
+ * passed on at all;
  * `refused`: transports that do not get through, with the status they are refused with.
  */
 export const recipes = [
@@ -36,7 +49,7 @@ export const recipes = [
       await copy("nginx-php/comet.conf", file, {
         ...only(site, "/var/lib/cometserver"),
         "/var/www/comet/authorize.php": script,
-        "/run/php/php-fpm.sock": pool.listen,
+        "unix:/run/php/php-fpm.sock": pool.listen,
       });
       return fronts.nginx(site, `include ${file}; ${phpByNginx(pool)}`);
     },
@@ -87,6 +100,76 @@ export const recipes = [
     },
   },
   {
+    name: "apache-cgi",
+    config: "apache-htaccess/comet.toml",
+    crowd: true,
+    closed: { sse: 11, poll: 11 },
+    refused: { websocket: 501 },
+    async front(_, site) {
+      const values = { ...only(site, "/var/lib/cometserver"), "/usr/local/bin/comet": await site.program() };
+      await copy("apache-cgi/comet/.htaccess", join(site.www, "comet/.htaccess"), {});
+      await copy("apache-cgi/comet/push.cgi", join(site.www, "comet/push.cgi"), values);
+      await chmod(join(site.www, "comet/push.cgi"), 0o755);
+      return fronts.apache(site, { modules: ["cgid"], lines: `ScriptSock ${site.dir}/apache/cgid.sock` });
+    },
+  },
+  {
+    name: "php-mod_php",
+    ...BRIDGE,
+    streams: true,
+    closed: { sse: 5, poll: 5 },
+    async front(_, site) {
+      await bridge(site);
+      return fronts.apache(site, await fronts.modPhp());
+    },
+  },
+  {
+    name: "php-fpm",
+    ...BRIDGE,
+    streams: false,
+    closed: { poll: 11 },
+    async front(t, site) {
+      await bridge(site);
+      const pool = await phpPool(t, site);
+      return fronts.apache(site, { modules: ["proxy", "proxy_fcgi"], lines: phpByApache(pool) });
+    },
+  },
+  {
+    name: "php-fcgid",
+    ...BRIDGE,
+    streams: false,
+    closed: { poll: 11 },
+    async front(_, site) {
+      await bridge(site);
+      return fronts.apache(site, await fronts.fcgid(site));
+    },
+  },
+  {
+    name: "php-nginx-fpm",
+    ...BRIDGE,
+    base: "/comet/bridge.php",
+    crowd: false,
+    streams: true,
+    closed: { sse: 5, poll: 5 },
+    async front(t, site) {
+      await bridge(site);
+      const pool = await phpPool(t, site);
+      return fronts.nginx(site, phpByNginx(pool));
+    },
+  },
+  {
+    name: "php-S",
+    ...BRIDGE,
+    base: "/comet/bridge.php",
+    crowd: false,
+    streams: true,
+    closed: { sse: 5, poll: 5 },
+    async front(_, site) {
+      await bridge(site);
+      return fronts.phpServer(site, site.phpWorkers);
+    },
+  },
+  {
     name: "caddy",
     closed: { websocket: 1, sse: 1, poll: 1 },
     async front(_, site) {
@@ -118,19 +201,33 @@ export const recipes = [
 ];
 
 /** PHP-FPM, up and running, and pages for it. */
-async function phpPool(t, site, listen) {
-  await put(join(site.www, "ordinary.php"), "<title>ordinary</title><?php echo '<p>an ordinary page';");
-  await put(join(site.www, "sign-in.php"), "<?php session_start(); $_SESSION['user'] = 'anna';");
-  const pool = await fronts.fpm(site, listen);
+async function phpPool(t, site) {
+  await phpPages(site);
+  const pool = await fronts.fpm(site, { children: site.phpWorkers });
   await pool.start();
   t.after(() => pool.stop());
   return pool;
+}
+
+async function phpPages(site) {
+  await put(join(site.www, "ordinary.php"), "<title>ordinary</title><?php echo '<p>an ordinary page';");
+  await put(join(site.www, "sign-in.php"), "<?php session_start(); $_SESSION['user'] = 'anna';");
+}
+
+/** The folder with the bridge: that of `.htaccess`, which falls back to it where there is no mod_proxy_http. */
+async function bridge(site) {
+  await phpPages(site);
+  await htaccess(site);
+  const values = only(site, "/var/lib/cometserver", "/etc/cometserver");
+  await copy("php/comet/comet-config.php", join(site.www, "comet/comet-config.php"), values);
 }
 
 /** What is uploaded where nothing else can be done. */
 async function htaccess(site) {
   await copy("apache-htaccess/comet/.htaccess", join(site.www, "comet/.htaccess"), only(site, "/var/lib/cometserver"));
   await copy("apache-htaccess/comet/again.php", join(site.www, "comet/again.php"), {});
+  await copy("../clients/php/bridge.php", join(site.www, "comet/bridge.php"), {});
+  await copy("../clients/php/start.php", join(site.www, "comet/start.php"), {});
 }
 
 /** A shared host's Apache: PHP by FPM, and mod_proxy for a `.htaccess` to use. */
@@ -138,16 +235,23 @@ async function sharedHost(t, site) {
   const pool = await phpPool(t, site);
   return {
     modules: ["proxy", "proxy_http", "proxy_wstunnel", "proxy_fcgi"],
-    lines: `<FilesMatch "\\.php$">\n  SetHandler "proxy:unix:${pool.listen}|fcgi://localhost"\n</FilesMatch>`,
+    lines: phpByApache(pool),
   };
+}
+
+/** What every site with PHP-FPM behind Apache has. */
+function phpByApache(pool) {
+  return `<FilesMatch "\\.php$">\n  SetHandler "proxy:${pool.listen}|fcgi://localhost"\n</FilesMatch>`;
 }
 
 /** What every site with PHP behind nginx has. */
 function phpByNginx(pool) {
-  return `location ~ \\.php$ {
-      include /etc/nginx/fastcgi_params;
+  return `location ~ \\.php(?:/|$) {
+      fastcgi_split_path_info ^(.+\\.php)(/.*)$;
+      include fastcgi_params;
+      fastcgi_param PATH_INFO $fastcgi_path_info;
       fastcgi_param SCRIPT_FILENAME $document_root$fastcgi_script_name;
-      fastcgi_pass unix:${pool.listen};
+      fastcgi_pass ${pool.listen};
     }`;
 }
 

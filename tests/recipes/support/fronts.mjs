@@ -13,6 +13,9 @@ const isRoot = process.getuid() === 0;
 /** What a master that is root hands its work to, as on a real host. */
 const AS_WEB_USER = isRoot ? "www-data" : "";
 
+/** PHP takes its folder for temporary files from here. */
+const environment = (site) => ({ ...process.env, TMPDIR: site.temp });
+
 /** nginx with these lines in its `server { … }`, and `http` beside it. */
 export async function nginx(site, lines, { http = "", where = site.where, name = "nginx" } = {}) {
   const dir = join(site.dir, name);
@@ -43,8 +46,10 @@ http {
   return new Service(["nginx", "-p", dir, "-c", join(dir, "nginx.conf"), "-e", "stderr"], { where });
 }
 
+const APACHE_MODULES = "/usr/lib/apache2/modules";
+
 /** Debian's own figures for a multi-processing module. */
-const mpm = (kind) => `LoadModule mpm_${kind}_module /usr/lib/apache2/modules/mod_mpm_${kind}.so
+const mpm = (kind) => `LoadModule mpm_${kind}_module ${APACHE_MODULES}/mod_mpm_${kind}.so
 Include /etc/apache2/mods-available/mpm_${kind}.conf`;
 
 const MODULES = "authz_core authz_host mime dir env headers setenvif alias rewrite reqtimeout deflate filter".split(" ");
@@ -56,10 +61,7 @@ const MODULES = "authz_core authz_host mime dir env headers setenvif alias rewri
 export async function apache(site, { modules = [], lines = "", kind = "event", where = site.where } = {}) {
   const dir = join(site.dir, "apache");
   await mkdir(dir, { mode: 0o755 });
-  const load = [...MODULES, ...modules].map((name) => {
-    const file = name.startsWith("php") ? `lib${name}` : `mod_${name}`;
-    return `LoadModule ${name.replace(/^php.*/, "php")}_module /usr/lib/apache2/modules/${file}.so`;
-  });
+  const load = [...MODULES, ...modules].map((name) => `LoadModule ${name}_module ${APACHE_MODULES}/mod_${name}.so`);
   await put(
     join(dir, "apache.conf"),
     `ServerRoot ${dir}
@@ -88,11 +90,47 @@ DocumentRoot ${site.www}
 ${lines}
 `,
   );
-  return new Service(["apache2", "-f", join(dir, "apache.conf"), "-D", "FOREGROUND"], { where });
+  return new Service(["apache2", "-f", join(dir, "apache.conf"), "-D", "FOREGROUND"], { where, env: environment(site) });
 }
 
-/** PHP-FPM with Debian's own pool of five; `listen`: a path or an address. */
-export async function fpm(site, listen = join(site.dir, "fpm/php.sock")) {
+/** PHP inside Apache's processes, which are then one for each visitor. */
+export async function modPhp() {
+  const file = (await readdir(APACHE_MODULES)).filter((name) => /^libphp.*\.so$/.test(name)).sort().at(-1);
+  return {
+    kind: "prefork",
+    lines: `LoadModule php_module ${APACHE_MODULES}/${file}
+<FilesMatch "\\.php$">
+  SetHandler application/x-httpd-php
+</FilesMatch>`,
+  };
+}
+
+/** PHP by mod_fcgid, as hosting panels have it. */
+export async function fcgid(site) {
+  const dir = join(site.dir, "fcgid");
+  await mkdir(dir);
+  await chmod(dir, 0o1777);
+  return {
+    modules: ["fcgid"],
+    lines: `FcgidIPCDir ${dir}
+FcgidProcessTableFile ${dir}/table
+FcgidMaxRequestLen 4194304
+<Directory ${site.www}>
+  Options +ExecCGI
+  AddHandler fcgid-script .php
+  FcgidWrapper /usr/bin/php-cgi .php
+</Directory>`,
+  };
+}
+
+/** PHP's own server, with so many visitors at a time. */
+export function phpServer(site, workers) {
+  const env = { ...environment(site), PHP_CLI_SERVER_WORKERS: String(workers) };
+  return new Service(["php", "-S", `127.0.0.1:${site.where.port}`, "-t", site.www], { where: site.where, env });
+}
+
+/** PHP-FPM as Debian has it, with a pool of so many; `listen`: a path or an address. */
+export async function fpm(site, { children = 5, listen = join(site.dir, "fpm/php.sock") } = {}) {
   const dir = join(site.dir, "fpm");
   await mkdir(dir, { mode: 0o755 });
   const user = isRoot ? `user = www-data\ngroup = www-data\nlisten.owner = www-data\nlisten.group = www-data` : "";
@@ -106,19 +144,18 @@ daemonize = no
 ${user}
 listen = ${listen}
 pm = dynamic
-pm.max_children = 5
+pm.max_children = ${children}
 pm.start_servers = 2
 pm.min_spare_servers = 1
 pm.max_spare_servers = 3
-php_admin_value[session.save_path] = ${dir}/sessions
+php_admin_value[session.save_path] = ${site.temp}
+env[TMPDIR] = ${site.temp}
 `,
   );
-  await mkdir(join(dir, "sessions"));
-  await chmod(join(dir, "sessions"), 0o1777);
   const [host, port] = listen.split(":");
   const where = port === undefined ? { path: listen } : { host, port: Number(port) };
-  const service = new Service([await phpFpm(), "-y", join(dir, "fpm.conf"), "-F", "-R"].filter((arg) => isRoot || arg !== "-R"), { where });
-  service.listen = listen;
+  const service = new Service([await phpFpm(), "-y", join(dir, "fpm.conf"), "-F"], { where, env: environment(site) });
+  service.listen = listen.startsWith("/") ? `unix:${listen}` : listen;
   return service;
 }
 
@@ -130,7 +167,7 @@ async function phpFpm() {
 export async function caddy(site, file) {
   const dir = join(site.dir, "caddy");
   await mkdir(dir, { mode: 0o755 });
-  const env = { ...process.env, HOME: dir, XDG_DATA_HOME: dir, XDG_CONFIG_HOME: dir };
+  const env = { ...environment(site), HOME: dir, XDG_DATA_HOME: dir, XDG_CONFIG_HOME: dir };
   return new Service(["caddy", "run", "--config", file, "--adapter", "caddyfile"], { where: site.where, env });
 }
 

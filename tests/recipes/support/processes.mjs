@@ -14,9 +14,17 @@ const PORTS = { first: 20_000, count: 12_000 };
 const LOOK_MS = 25;
 
 const running = new Set();
-process.on("exit", () => {
-  for (const child of running) child.kill("SIGKILL");
-});
+process.on("exit", () => running.forEach(killAll));
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.once(signal, () => process.exit(1));
+
+/** Ends a child with all that it has started and not led away. */
+function killAll(child) {
+  try {
+    process.kill(-child.pid, "SIGKILL");
+  } catch {
+    // Nobody is left.
+  }
+}
 
 /** Settles with what `look` returns, once that is true. */
 export async function until(what, look, deadline = DEADLINE_MS) {
@@ -77,13 +85,16 @@ export class Service {
 
   async start() {
     const [program, ...args] = this.#command;
-    const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"], ...this.#options });
+    // A group of its own: Apache's prefork ends the whole group that it is in, which would be ours.
+    const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"], detached: true, ...this.#options });
     this.#child = child;
     running.add(child);
     let ended = null;
     child.on("error", (error) => (ended = error.message));
     child.on("exit", (code, signal) => {
       running.delete(child);
+      // The workers of PHP's own server stay behind.
+      killAll(child);
       ended = `ended with ${signal ?? code}`;
     });
     for (const stream of [child.stdout, child.stderr]) stream.setEncoding("utf8").on("data", (text) => (this.said += text));

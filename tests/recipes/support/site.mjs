@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { createHmac, randomBytes } from "node:crypto";
-import { chmod, mkdtemp, rm } from "node:fs/promises";
+import { chmod, copyFile, link, mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -15,6 +15,12 @@ const BINARY = process.env.COMET_BINARY ?? fileURLToPath(new URL("../../../targe
 
 /** Times that a person would not want, but that a test would have to sit out. Nothing else of a recipe's is changed. */
 const SHORTER = ["shutdown.spread=200ms", "held.retry=300ms"];
+
+/** Room for all transports at once, which the few workers of a real PHP do not have. */
+const ROOMIER = { settings: ["held.bridge.max=12", "held.cgi.max=12"], phpWorkers: 16 };
+
+/** As Debian's PHP-FPM has it. */
+const USUAL_PHP_WORKERS = 5;
 
 /** Files and sockets are for other users than the one that runs the tests. */
 const isRoot = process.getuid() === 0;
@@ -29,19 +35,22 @@ export class Site {
   recipe;
   key = randomBytes(32).toString("hex");
   tokensKey = randomBytes(32).toString("hex");
-  #shorter;
+  #settings;
   #comet;
   #front;
 
-  /** Everything a recipe needs, up and running; gone after the test. `shorter`: settings in the place of the recipe's. */
-  static async open(t, recipe, { shorter = SHORTER } = {}) {
+  /** Everything a recipe needs, up and running; gone after the test. `asIs`: with the recipe's own times and bounds. */
+  static async open(t, recipe, { asIs = false } = {}) {
     const site = new Site();
     site.recipe = recipe;
-    site.#shorter = shorter;
+    site.phpWorkers = asIs ? USUAL_PHP_WORKERS : ROOMIER.phpWorkers;
+    site.#settings = asIs ? [] : [...SHORTER, ...ROOMIER.settings];
     site.base = recipe.base ?? "/comet";
     site.dir = await mkdtemp(join(tmpdir(), "comet-"));
     t.after(() => rm(site.dir, { recursive: true, force: true }));
     await chmod(site.dir, 0o711);
+    await mkdir(site.temp);
+    await chmod(site.temp, 0o1777);
     await put(join(site.dir, "etc/site.key"), site.key, 0o640);
     await put(join(site.dir, "etc/tokens.key"), `${site.tokensKey}\n`);
     await put(join(site.www, "ordinary.html"), "<!doctype html><title>ordinary</title><p>an ordinary page");
@@ -57,6 +66,11 @@ export class Site {
 
   get www() {
     return join(this.dir, "www");
+  }
+
+  /** Where any user may leave temporary files. */
+  get temp() {
+    return join(this.dir, "tmp");
   }
 
   get origin() {
@@ -84,9 +98,17 @@ export class Site {
     await copy(this.recipe.config ?? "comet.toml", this.#config, values);
   }
 
+  /** The server's program, where any user may run it. */
+  async program() {
+    const path = join(this.dir, "bin/comet");
+    await mkdir(join(this.dir, "bin"), { mode: 0o755 });
+    await link(BINARY, path).catch(() => copyFile(BINARY, path));
+    return path;
+  }
+
   async startComet() {
     const args = ["serve", "--config", this.#config];
-    for (const setting of this.#shorter) args.push("--set", setting);
+    for (const setting of this.#settings) args.push("--set", setting);
     this.#comet ??= new Service([BINARY, ...args], { where: { path: this.backend.socketPath } });
     await this.#comet.start();
   }
