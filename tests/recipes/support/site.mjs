@@ -11,7 +11,7 @@ import { ask } from "./http.mjs";
 import { Service, freePort } from "./processes.mjs";
 import { copy, put } from "./placeholders.mjs";
 
-const BINARY = process.env.COMET_BINARY ?? fileURLToPath(new URL("../../../target/debug/comet", import.meta.url));
+export const BINARY = process.env.COMET_BINARY ?? fileURLToPath(new URL("../../../target/debug/comet", import.meta.url));
 
 /** Times that a person would not want, but that a test would have to sit out. Nothing else of a recipe's is changed. */
 const SHORTER = ["shutdown.spread=200ms", "held.retry=300ms"];
@@ -25,8 +25,16 @@ const USUAL_PHP_WORKERS = 5;
 /** Files and sockets are for other users than the one that runs the tests. */
 const isRoot = process.getuid() === 0;
 
+/** A folder that other users may pass, gone after the test. Short: a Unix socket's path has to fit into 107 bytes. */
+export async function folder(t) {
+  const dir = await mkdtemp(join(tmpdir(), "comet-"));
+  t.after(() => rm(dir, { recursive: true, force: true }));
+  await chmod(dir, 0o711);
+  return dir;
+}
+
 export class Site {
-  /** A folder that other users may pass. Its path is short: that of a Unix socket has to fit into 107 bytes. */
+  /** All that it has is in here. */
   dir;
   /** Where browsers come in: `{ port }`. */
   where;
@@ -46,9 +54,7 @@ export class Site {
     site.phpWorkers = asIs ? USUAL_PHP_WORKERS : ROOMIER.phpWorkers;
     site.#settings = asIs ? [] : [...SHORTER, ...ROOMIER.settings];
     site.base = recipe.base ?? "/comet";
-    site.dir = await mkdtemp(join(tmpdir(), "comet-"));
-    t.after(() => rm(site.dir, { recursive: true, force: true }));
-    await chmod(site.dir, 0o711);
+    site.dir = await folder(t);
     await mkdir(site.temp);
     await chmod(site.temp, 0o1777);
     await put(join(site.dir, "etc/site.key"), site.key, 0o640);
