@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { recipes } from "./recipes.mjs";
-import { EventSourceListener, openPage } from "./support/chromium.mjs";
+import { ClientListener, EventSourceListener, openPage } from "./support/chromium.mjs";
 import { ask, stream, webSocket } from "./support/http.mjs";
 import { TRANSPORTS } from "./support/listeners.mjs";
 import { until } from "./support/processes.mjs";
@@ -42,6 +42,10 @@ async function matrix(t, recipe) {
   t.after(() => listeners.forEach((listener) => listener.close()));
   const page = await openPage(t, site);
   if (!isRefused("sse")) listeners.set("Chromium's EventSource", new EventSourceListener(page, site, query));
+  const best = ["websocket", "sse", "poll"].filter((name) => !isRefused(name));
+  for (const name of best) listeners.set(`our client by ${name}`, new ClientListener(page, site, query, name, [name]));
+  const ownClient = new ClientListener(page, site, query, best[0]);
+  listeners.set("our client by its own choice", ownClient);
   const told = [];
   const publish = async (...texts) => {
     for (const text of texts) {
@@ -63,8 +67,8 @@ async function matrix(t, recipe) {
 
   /** Everybody has come to a closed door once, or waits before it. */
   const allTried = async () => {
-    const before = new Map([...listeners].map(([name, listener]) => [name, listener.returns]));
-    const waiting = () => [...listeners].filter(([name, listener]) => listener.returns <= before.get(name)).map(([name]) => name);
+    const before = [...listeners].map(([name, { returns }]) => [name, returns]).filter(([, returns]) => returns !== Infinity);
+    const waiting = () => before.filter(([name, returns]) => listeners.get(name).returns <= returns).map(([name]) => name);
     await until(() => `${waiting()} to come back`, () => waiting().length === 0);
   };
 
@@ -84,6 +88,8 @@ async function matrix(t, recipe) {
   await site.startComet();
   await publish("7", "8");
   await all(t, "resumes after our server restarts");
+
+  await t.test(`our client finds that ${best[0]} is best`, async () => assert.equal(await ownClient.transport(), best[0]));
 
   await t.test("a closed tab frees everything within its limit", { concurrency: true }, async (t) => {
     const held = Object.keys(recipe.closed).map((transport) => {
@@ -113,7 +119,7 @@ async function closes(site, transport, listeners) {
 /** Through the front server nobody may do what their token does not say; nor is it silently done. */
 async function authorization(site, channel, token) {
   const name = new URLSearchParams({ channel });
-  const { nobody = 401, absent } = site.recipe;
+  const { nobody = 401, absent, streams } = site.recipe;
   const bearer = (credential) => ({ Authorization: `Bearer ${credential}` });
   const body = "nobody may say this";
   const cases = [
@@ -127,7 +133,7 @@ async function authorization(site, channel, token) {
     [401, "GET", `/v1/history?${name}`, {}],
     [403, "GET", `/v1/history?${name}`, { headers: bearer(token) }],
     [nobody, "GET", `/v1/poll?${name}&wait_ms=0`, {}],
-    [nobody, "GET", `/v1/sse?${name}`, {}],
+    [streams === false ? 501 : nobody, "GET", `/v1/sse?${name}`, {}],
     [absent ?? 401, "GET", "/v1/stats", {}],
   ];
   for (const [status, method, path, options] of cases) {

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import * as fronts from "./support/fronts.mjs";
 import { copy, put } from "./support/placeholders.mjs";
 import { freePort } from "./support/processes.mjs";
+import { programFor } from "./support/site.mjs";
 
 /** What all have in common by which PHP connects browsers with the server. */
 const BRIDGE = {
@@ -106,7 +107,7 @@ export const recipes = [
     closed: { sse: 11, poll: 11 },
     refused: { websocket: 501 },
     async front(_, site) {
-      const values = { ...only(site, "/var/lib/cometserver"), "/usr/local/bin/comet": await site.program() };
+      const values = { ...only(site, "/var/lib/cometserver"), "/usr/local/bin/comet": await programFor(site.dir) };
       await copy("apache-cgi/comet/.htaccess", join(site.www, "comet/.htaccess"), {});
       await copy("apache-cgi/comet/push.cgi", join(site.www, "comet/push.cgi"), values);
       await chmod(join(site.www, "comet/push.cgi"), 0o755);
@@ -240,8 +241,8 @@ async function sharedHost(t, site) {
 }
 
 /** What every site with PHP-FPM behind Apache has. */
-function phpByApache(pool) {
-  return `<FilesMatch "\\.php$">\n  SetHandler "proxy:${pool.listen}|fcgi://localhost"\n</FilesMatch>`;
+export function phpByApache(pool) {
+  return `<FilesMatch "\\.php$">\n  SetHandler "proxy:${pool.handler}"\n</FilesMatch>`;
 }
 
 /** What every site with PHP behind nginx has. */

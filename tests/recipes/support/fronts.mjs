@@ -155,7 +155,9 @@ env[TMPDIR] = ${site.temp}
   const [host, port] = listen.split(":");
   const where = port === undefined ? { path: listen } : { host, port: Number(port) };
   const service = new Service([await phpFpm(), "-y", join(dir, "fpm.conf"), "-F"], { where, env: environment(site) });
-  service.listen = listen.startsWith("/") ? `unix:${listen}` : listen;
+  // As nginx and as Apache call it.
+  service.listen = port === undefined ? `unix:${listen}` : listen;
+  service.handler = port === undefined ? `unix:${listen}|fcgi://localhost` : `fcgi://${listen}`;
   return service;
 }
 

@@ -33,6 +33,15 @@ export async function folder(t) {
   return dir;
 }
 
+/** The server's program, below a folder where any user may run it. */
+export async function programFor(dir) {
+  const path = join(dir, "bin/comet");
+  await mkdir(join(dir, "bin"), { mode: 0o755 });
+  await link(BINARY, path).catch(() => copyFile(BINARY, path));
+  await chmod(path, 0o755);
+  return path;
+}
+
 export class Site {
   /** All that it has is in here. */
   dir;
@@ -102,14 +111,6 @@ export class Site {
     // Whoever is not root cannot give a socket to another group.
     if (!isRoot) values["www-data"] = String(process.getgid());
     await copy(this.recipe.config ?? "comet.toml", this.#config, values);
-  }
-
-  /** The server's program, where any user may run it. */
-  async program() {
-    const path = join(this.dir, "bin/comet");
-    await mkdir(join(this.dir, "bin"), { mode: 0o755 });
-    await link(BINARY, path).catch(() => copyFile(BINARY, path));
-    return path;
   }
 
   async startComet() {
