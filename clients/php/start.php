@@ -22,6 +22,9 @@ if (!class_exists('CometServerStart', false)) {
         /** How much of a failed start's output is told. */
         const OUTPUT = 2000;
 
+        /** What stands before the exit code in that output. */
+        const ENDED = 'comet start ended with';
+
         /**
          * Makes sure that a server answers.
          *
@@ -140,8 +143,9 @@ if (!class_exists('CometServerStart', false)) {
             if (@is_file($binary) && !@is_executable($binary)) {
                 @chmod($binary, 0755);
             }
+            @unlink($output);
             self::run($way, $config, $binary, $output);
-            if (self::wait($config['socket'], self::LIMIT)) {
+            if (self::wait($config['socket'], self::LIMIT, $output)) {
                 return self::result(true, true, '');
             }
             $said = trim((string) @file_get_contents($output, false, null, 0, self::OUTPUT));
@@ -157,7 +161,7 @@ if (!class_exists('CometServerStart', false)) {
         private static function run($way, array $config, $binary, $output)
         {
             $clean = 'env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=' . escapeshellarg(self::home());
-            $line = '$(command -v setsid) ' . $clean . ' ' . self::command($config, $binary)
+            $line = '( $(command -v setsid) ' . $clean . ' ' . self::command($config, $binary) . '; echo "' . self::ENDED . ' $?" )'
                 . ' </dev/null >' . escapeshellarg($output) . ' 2>&1 &';
             switch ($way) {
                 case 'exec':
@@ -231,15 +235,18 @@ if (!class_exists('CometServerStart', false)) {
             return $home === false || $home === '' ? '/' : $home;
         }
 
-        private static function wait($socket, $seconds)
+        /** Waits until it answers, or, with an output, until the program has failed. */
+        private static function wait($socket, $seconds, $output = null)
         {
             $until = microtime(true) + $seconds;
             do {
+                // Before the connection is tried: what had ended well by then has a server that answers.
+                $ended = $output !== null && strpos((string) @file_get_contents($output, false, null, 0, self::OUTPUT), self::ENDED) !== false;
                 if (self::connect($socket) === 0) {
                     return true;
                 }
                 usleep(self::LOOK_EVERY);
-            } while (microtime(true) < $until);
+            } while (!$ended && microtime(true) < $until);
             return false;
         }
 

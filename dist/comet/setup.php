@@ -190,7 +190,7 @@ final class CometSetup
         }
         $this->keep();
         $checks[] = self::check(true, 'Data and secrets have a folder', $data . ($url === null
-            ? ', outside of what the web server serves' : ', closed to browsers by its own .htaccess'));
+            ? ', outside of what the web server serves' : ', within what the web server serves: whether it is closed is tried next'));
         return array('checks' => $checks, 'canary' => $canary);
     }
 

@@ -18,7 +18,7 @@ use cometserver_core::{Cursor, Position, Time};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::endpoint::{DEMO, Endpoint};
+use crate::endpoint::{CLIENT, DEMO, Endpoint};
 use crate::http::Request;
 use crate::http::cors::Cors;
 use crate::http::problem::Problem;
@@ -505,6 +505,7 @@ pub fn answer(
         }
         Endpoint::Reload => reload(answer)?,
         Endpoint::Demo(file) => demo(answer, file),
+        Endpoint::Client(file) => client(answer, file, request),
         Endpoint::Poll
         | Endpoint::Sse
         | Endpoint::Stream
@@ -748,6 +749,29 @@ fn reload(answer: Answer<'_>) -> Result<(), Refused> {
     let body = serde_json::json!({"reloaded": true, "needs_restart": waiting});
     answer.json(200, body.to_string().as_bytes());
     Ok(())
+}
+
+/// The same for everybody, whatever the origins that may call us.
+fn client(answer: Answer<'_>, file: usize, request: &Request<'_>) {
+    let (_, content, hash) = CLIENT[file];
+    let tag = format!("\"{hash:016x}\"");
+    let known = request
+        .header_str("if-none-match")
+        .is_some_and(|tags| tags.contains(&tag));
+    let status = if known { 304 } else { 200 };
+    let head = Head::new(answer.out, answer.terms, status)
+        .header("ETag", &tag)
+        // An update reaches every page within the hour.
+        .header("Cache-Control", "public, max-age=3600")
+        .header("Access-Control-Allow-Origin", "*")
+        .header("Cross-Origin-Resource-Policy", "cross-origin");
+    if known {
+        head.no_body();
+    } else {
+        head.header("Content-Type", "text/javascript; charset=utf-8")
+            .header("X-Content-Type-Options", "nosniff")
+            .body(content);
+    }
 }
 
 fn demo(answer: Answer<'_>, file: usize) {

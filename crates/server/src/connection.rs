@@ -94,6 +94,8 @@ pub struct Subscriber {
     pub reads_from: u64,
     /// Polls that found no place: when to come back, in milliseconds.
     pub retry: Option<u64>,
+    /// Milliseconds after which a stream wants its first heartbeat; 0: that is past, or it wants none earlier.
+    pub preamble: u32,
     /// Polls: answered 304 if there is nothing new.
     pub conditional: bool,
     /// The store has been asked for something.

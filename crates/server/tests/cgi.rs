@@ -261,6 +261,44 @@ fn many_visitors_at_once_start_one_server_and_all_are_served() {
 }
 
 #[test]
+fn a_server_that_ended_for_want_of_visitors_is_started_again_by_the_next() {
+    let home = Home::new();
+    let config = home.file(
+        "comet.toml",
+        "exit_when_idle = \"1s\"\nnamespace_default = { public = true, history = { count = 5 } }\n",
+    );
+    let visit = || {
+        let mut command = cgi(&home, "GET", "/v1/poll", "channel=news&wait_ms=0");
+        command
+            .env("COMETSERVER_CGI_START", "1")
+            .env("COMETSERVER_CONFIG", &config);
+        answer(&mut command)
+    };
+    let mut pids = Vec::new();
+    for _ in 0..2 {
+        assert_eq!(visit().status, 200);
+        let pid = home.pid().unwrap();
+        wait_for_end(pid);
+        assert!(!home.socket().exists() && home.pid().is_none());
+        pids.push(pid);
+    }
+    assert_ne!(pids[0], pids[1]);
+    // Whoever waits keeps it running.
+    let held = Waiting::of({
+        let mut command = cgi(&home, "GET", "/v1/poll", "channel=news&wait_ms=60000");
+        command
+            .env("COMETSERVER_CGI_START", "1")
+            .env("COMETSERVER_CONFIG", &config);
+        command
+    });
+    let pid = until("it is started", || home.pid());
+    until("it is held", || (holds(&home) == 1).then_some(()));
+    publish(&home, "news", "news");
+    wait_for_end(held.child.id());
+    wait_for_end(pid);
+}
+
+#[test]
 fn a_start_that_fails_is_not_tried_for_every_visitor() {
     let home = Home::new();
     std::fs::create_dir(home.data()).unwrap();

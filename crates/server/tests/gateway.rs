@@ -9,10 +9,11 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use daemon_support::{Home, Server, connect_tcp, http, until};
+use daemon_support::{Answer, Home, Server, connect_tcp, exchange, until};
 
 const MODULES: &str = "/usr/lib/apache2/modules";
 const SETTINGS: &[&str] = &[
@@ -30,7 +31,8 @@ struct Web {
 
 impl Web {
     fn start(mut command: Command, address: SocketAddr) -> Self {
-        let child = command.spawn().unwrap();
+        // Apache ends its whole process group, which must not be ours.
+        let child = command.process_group(0).spawn().unwrap();
         until("the web server answers", || TcpStream::connect(address).ok());
         Self {
             child,
@@ -43,7 +45,7 @@ impl Web {
         connect_tcp(self.address)
     }
 
-    fn get(&self, path: &str) -> daemon_support::Answer {
+    fn get(&self, path: &str) -> Answer {
         http(self.connect(), "GET", path, "", "")
     }
 
@@ -65,6 +67,14 @@ impl Drop for Web {
             let _ = responder.wait();
         }
     }
+}
+
+/// One request, of HTTP/1.0: web servers put what comes in pieces into chunks otherwise.
+fn http(stream: TcpStream, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+    let length = body.len();
+    let request =
+        format!("{method} {path} HTTP/1.0\r\nHost: comet\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
+    Answer::of(&exchange(stream, request))
 }
 
 fn line_with(stream: &mut impl BufRead, text: &str) -> String {

@@ -9,7 +9,7 @@ use cometserver_core::hub::{ListenError, ReadLimits, Start};
 use cometserver_core::namespace::Namespace;
 use cometserver_core::protocol::native;
 use cometserver_core::{ChannelName, Cursor, Position};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::Shard;
@@ -40,6 +40,9 @@ const MOST_OWED: usize = 1000;
 /// The bounds and the default of a poll's `limit`.
 const POLL_LIMIT: (u64, u64) = (256, 1000);
 
+/// The least that a stream may ask to wait for its first heartbeat: earlier ones travel with the opening.
+const LEAST_PREAMBLE_MS: u64 = 100;
+
 /// The longest name of a session.
 const MAX_SESSION: usize = 64;
 
@@ -62,7 +65,7 @@ impl Answer {
 
 /// What a client that wants to listen asks for.
 struct Wish {
-    channels: Vec<ChannelName>,
+    channels: Vec<Listening>,
     patterns: Vec<Arc<cometserver_core::pattern::Pattern>>,
     begin: Begin,
     /// The cursor that the client came with: whoever is sent away before it was told of a loss keeps that.
@@ -73,12 +76,28 @@ struct Wish {
     info: Option<bytes::Bytes>,
     session: Option<Box<str>>,
     binary: bool,
+    preamble: u32,
+}
+
+/// A channel that is to be listened to, and whether its members are to be seen, and joined.
+struct Listening {
+    name: ChannelName,
+    watch: bool,
+    join: bool,
 }
 
 impl Wish {
+    fn is_member(&self) -> bool {
+        self.join || self.channels.iter().any(|channel| channel.join)
+    }
+
     /// Whose poll this is, and of what: only another one of the same may take its place.
     fn identity<'a>(&'a self, grant: &'a Grant) -> impl std::hash::Hash + use<'a> {
-        let mut channels: Vec<_> = self.channels.iter().map(ChannelName::as_bytes).collect();
+        let mut channels: Vec<_> = self
+            .channels
+            .iter()
+            .map(|channel| channel.name.as_bytes())
+            .collect();
         let mut patterns: Vec<_> = self.patterns.iter().map(|pattern| pattern.as_bytes()).collect();
         channels.sort_unstable();
         patterns.sort_unstable();
@@ -125,8 +144,8 @@ impl Shard {
             _ => None,
         };
         self.authorize(&wish, &grant)?;
-        for name in &wish.channels {
-            self.shared.static_files.follow(name);
+        for channel in &wish.channels {
+            self.shared.static_files.follow(&channel.name);
         }
         if terms.head_only {
             self.stream_head(endpoint, terms, cors, out);
@@ -203,10 +222,11 @@ impl Shard {
                 self.holder(&grant, session),
             )),
         };
-        let watched = match (&accept, wish.watch) {
-            (Some(_), true) => self.fanout.channels(reader).map(|channel| channel.id).collect(),
-            _ => Vec::new(),
+        let watched = match accept {
+            Some(_) => self.channels_of(reader, wish.channels.iter().filter(|channel| channel.watch)),
+            None => Vec::new(),
         };
+        let joined = self.channels_of(reader, wish.channels.iter().filter(|channel| channel.join));
         let patterns = accept.iter().flat_map(|_| &wish.patterns);
         let patterns = patterns.map(|pattern| (pattern.clone(), wish.wants(pattern, &grant)));
         let patterns = patterns.collect();
@@ -224,6 +244,7 @@ impl Shard {
             held_as,
             ends,
             sent: self.now,
+            preamble: wish.preamble,
             unopened: None,
             limit: usize::try_from(limit).unwrap_or(1),
             reads_from: if min_hold > 0 {
@@ -258,8 +279,8 @@ impl Shard {
         }
         self.connections[slot].state = State::Reading(Box::new(subscriber));
         self.count_as(slot, transport(endpoint));
-        if wish.join {
-            self.join_all(slot);
+        for channel in joined {
+            self.join(slot, channel);
         }
         if let Some((held_as, holder)) = held_as {
             let id = self.id_of(slot);
@@ -326,8 +347,14 @@ impl Shard {
                 .filter(move |(own, _)| **own == *name)
                 .map(|(_, value)| value)
         };
+        let (join, watch) = presence_wish(api::text(parameters, "presence"))?;
+        let listening = |name, watch, join| {
+            native::command::channel_name(name, &limits).map(|name| Listening { name, watch, join })
+        };
         let channels = named(b"channel")
-            .map(|name| native::command::channel_name(name, &limits))
+            .map(|name| listening(name, watch, join))
+            .chain(named(b"watch").map(|name| listening(name, true, join)))
+            .chain(named(b"join").map(|name| listening(name, true, true)))
             .collect::<Result<Vec<_>, _>>()?;
         let patterns = named(b"pattern")
             .map(|text| api::pattern(text, &self.settings).map(Arc::new))
@@ -340,7 +367,6 @@ impl Shard {
                 "name at least one `channel` or `pattern` to listen to",
             ));
         }
-        let (join, watch) = presence_wish(api::text(parameters, "presence"))?;
         let info = match api::text(parameters, "info") {
             None => None,
             Some(info) => Some(self.member_info(info)?),
@@ -354,6 +380,13 @@ impl Shard {
         let (begin, cursor) = self.where_to_begin(endpoint, request, parameters)?;
         let retained = !matches!(api::bytes(parameters, "retained"), Some(b"0" | b"false" | b"no"));
         let binary = endpoint == Endpoint::WebSocket && api::text(parameters, "format") == Some("binary");
+        let preamble = match endpoint {
+            Endpoint::Sse | Endpoint::Stream => api::number(parameters, "preamble_ms")?,
+            _ => None,
+        };
+        let preamble = preamble.map_or(0, |wish| {
+            u32::try_from(wish.max(LEAST_PREAMBLE_MS)).unwrap_or(u32::MAX)
+        });
         Ok(Wish {
             channels,
             patterns,
@@ -365,6 +398,7 @@ impl Shard {
             info,
             session,
             binary,
+            preamble,
         })
     }
 
@@ -433,8 +467,8 @@ impl Shard {
     }
 
     fn authorize(&self, wish: &Wish, grant: &Grant) -> Result<(), Refused> {
-        for name in &wish.channels {
-            self.authorize_channel(name, grant, wish.watch)?;
+        for channel in &wish.channels {
+            self.authorize_channel(&channel.name, grant, channel.watch)?;
         }
         self.authorize_pattern_presence(&wish.patterns, grant, wish.watch)
     }
@@ -485,13 +519,13 @@ impl Shard {
         wish: &Wish,
         grant: &Grant,
     ) -> Result<(), ListenError> {
-        let wants = Wants {
-            presence: wish.watch,
-            retained: wish.retained,
-            public_only: false,
-        };
-        for name in &wish.channels {
-            self.fanout.add(reader, name, wants, self.wall)?;
+        for channel in &wish.channels {
+            let wants = Wants {
+                presence: channel.watch,
+                retained: wish.retained,
+                public_only: false,
+            };
+            self.fanout.add(reader, &channel.name, wants, self.wall)?;
         }
         for pattern in &wish.patterns {
             self.fanout
@@ -640,7 +674,7 @@ impl Shard {
 
     /// A member's name: the grant's user, or one made up for the life of the connection.
     fn membership(&mut self, slot: usize, wish: &Wish, grant: &Grant) -> Option<Box<Membership>> {
-        wish.join
+        wish.is_member()
             .then(|| self.new_membership(slot, grant, wish.session.as_deref(), wish.info.clone()))
     }
 
@@ -666,15 +700,19 @@ impl Shard {
         Box::new(Membership { user, info })
     }
 
-    /// Becomes a member of all channels subscribed to.
-    fn join_all(&mut self, slot: usize) {
-        let Some(reader) = self.reader_of(slot) else {
-            return;
-        };
-        let channels: Vec<_> = self.fanout.channels(reader).map(|channel| channel.id).collect();
-        for channel in channels {
-            self.join(slot, channel);
+    /// Those of a reader's channels that are among these.
+    fn channels_of<'w>(
+        &self,
+        reader: cometserver_core::fanout::ReaderId,
+        among: impl Iterator<Item = &'w Listening>,
+    ) -> Vec<cometserver_core::ChannelId> {
+        let names: HashSet<_> = among.map(|channel| channel.name.as_bytes()).collect();
+        if names.is_empty() {
+            return Vec::new();
         }
+        let channels = self.fanout.channels(reader);
+        let channels = channels.filter(|channel| names.contains(channel.name.as_bytes()));
+        channels.map(|channel| channel.id).collect()
     }
 
     pub(super) fn join(&mut self, slot: usize, channel: cometserver_core::ChannelId) {
@@ -774,6 +812,7 @@ impl Shard {
         let Some(subscriber) = self.connections[slot].subscriber() else {
             return;
         };
+        let quiet = quiet_time(subscriber, heartbeat);
         let mut at = subscriber.ends;
         if let Some(expires) = subscriber.grant.expires {
             at = at.min(now + expires.saturating_sub(wall));
@@ -784,7 +823,7 @@ impl Shard {
         if subscriber.format != Format::Poll {
             // Nothing more can be sent to one that is blocked: it is looked at now and then.
             let last = if blocked { now } else { subscriber.sent };
-            at = at.min(last + heartbeat);
+            at = at.min(last + quiet);
         }
         if stuck != 0 {
             at = at.min(stuck + super::STUCK);
@@ -831,9 +870,12 @@ impl Shard {
             self.drop_for(slot, DropReason::Timeout);
             return;
         }
-        let is_due = now >= subscriber.sent + heartbeat;
+        let is_due = now >= subscriber.sent + quiet_time(subscriber, heartbeat);
         // A client that only listens says nothing unless it is pinged, however much it is sent.
         let is_silent = silent >= heartbeat;
+        if is_due {
+            subscriber.preamble = 0;
+        }
         if is_due && blocked {
             // Who takes nothing gets nothing on top; it is looked at again after as long.
             subscriber.sent = now;
@@ -1235,6 +1277,14 @@ impl Shard {
         }
         self.fanout.close(subscriber.reader, self.wall);
         self.count_as(slot, Transport::Http);
+    }
+}
+
+/// How long a stream may be silent.
+fn quiet_time(subscriber: &Subscriber, heartbeat: u64) -> u64 {
+    match subscriber.preamble {
+        0 => heartbeat,
+        preamble => heartbeat.min(u64::from(preamble)),
     }
 }
 

@@ -1,0 +1,90 @@
+// Our client over each transport, alone: what comes, once and in order, whatever happens to the connection.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { CHANNEL, OPEN, events, held, listen, live, openSite, received, receivedAll } from "./support/client.mjs";
+import { Comet } from "./support/comet.mjs";
+
+const TRANSPORTS = ["websocket", "sse", "poll", "interval"];
+
+/** An interval poll that no test has to wait for. */
+const quick = (transport, more) => ({ transports: [transport], interval: 100, share: false, ...more });
+const numbers = (from, to) => Array.from({ length: to - from + 1 }, (_, index) => from + index);
+
+for (const transport of TRANSPORTS) {
+  test(`${transport}: what is cut off in the middle of a burst comes all the same, once and in order`, async (t) => {
+    const { comet, site, page } = await openSite(t);
+    await listen(page, CHANNEL, quick(transport));
+    await live(page, transport);
+    const sent = [];
+    for (let cuts = 0; cuts < 2; cuts++) {
+      for (const number of numbers(1, 30)) {
+        sent.push(`${cuts}.${number}`);
+        await comet.publish(CHANNEL, sent.at(-1));
+        if (number === 15) site.cut();
+      }
+      await received(page, sent.length);
+    }
+    await receivedAll(comet, CHANNEL, page, sent);
+    assert.deepEqual(await events(page, "gap"), []);
+  });
+
+  test(`${transport}: a server that restarts is found again; what it forgot is announced, what follows is complete`, async (t) => {
+    const { comet, site, page } = await openSite(t);
+    await listen(page, CHANNEL, quick(transport));
+    await live(page, transport);
+    for (const number of numbers(1, 5)) await comet.publish(CHANNEL, `${number}`);
+    await received(page, 5);
+    await comet.stop();
+    const next = await Comet.serve(t, OPEN);
+    for (const number of numbers(6, 9)) await next.publish(CHANNEL, `${number}`);
+    site.target = next.origin;
+    await events(page, "gap", 1);
+    await receivedAll(next, CHANNEL, page, numbers(1, 9).map(String));
+  });
+
+  test(`${transport}: subscriptions come and go, and several share the connection`, async (t) => {
+    const { comet, page } = await openSite(t);
+    const retained = await fetch(`${comet.origin}/v1/publish?channel=kept&retain=1`, { method: "POST", body: "kept value" });
+    assert.equal(retained.status, 200);
+    await comet.publish("old", "before");
+    await listen(page, [["one"], [{ pattern: "many/*" }]], quick(transport));
+    await live(page, transport);
+    await page.evaluate(() => {
+      const take = (data) => globalThis.received.push(data);
+      globalThis.comet.subscribe("kept", take);
+      globalThis.comet.subscribe("old", take, { since: "earliest" });
+    });
+    await page.waitForFunction(() => globalThis.received.length === 2);
+    assert.deepEqual((await received(page, 2)).sort(), ["before", "kept value"]);
+    await events(page, "subscribed", 4);
+    const connections = Object.values(await held(comet)).reduce((sum, count) => sum + count, 0);
+    assert.ok(connections <= 1, `${connections} connections`);
+    const unwanted = await page.evaluate(() => {
+      globalThis.received.length = 0;
+      globalThis.subscriptions[0].unsubscribe();
+      return globalThis.subscriptions[0].channel;
+    });
+    await comet.publish(unwanted, "nobody wants this");
+    await comet.publish("many/é", "by pattern");
+    await comet.publish("many/a/b", "of no pattern");
+    await comet.publish("kept", "the end");
+    assert.deepEqual(await received(page, 2), ["by pattern", "the end"]);
+  });
+
+  test(`${transport}: presence in one channel does not need it in the others`, async (t) => {
+    const { comet, page } = await openSite(t);
+    await listen(page, [["room", { presence: "join" }], ["plain/text"]], quick(transport));
+    await live(page, transport);
+    const other = await page.context().newPage();
+    await other.goto(page.url());
+    await listen(other, [["room", { presence: "join" }]], quick("websocket"));
+    const [join] = await events(page, "presence", 1);
+    assert.deepEqual([join.type, join.channel], ["join", "room"]);
+    // Who polls is away for a moment with each answer.
+    await page.waitForFunction(async () => (await globalThis.comet.presence("room")).count === 2);
+    await comet.publish("plain/text", "without members");
+    assert.deepEqual(await received(page, 1), ["without members"]);
+    assert.deepEqual(await events(page, "error"), []);
+  });
+}
