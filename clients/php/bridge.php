@@ -178,13 +178,19 @@ final class CometBridge
             if (strpos($accept, 'text/event-stream') === false) {
                 throw new CometBridgeFault(501, 'bad_request', 'small pieces are not known to arrive through this web server: poll, or let ?probe=page find out');
             }
-            // A browser's EventSource gives up for ever after anything but a stream.
-            $this->streamHead();
-            echo 'retry: ', self::DOWN_RETRY, "\n\n";
+            $this->streamLater();
             return;
         }
-        $this->ask('GET', 'sse', array_merge(self::chosen('sse', $pairs), array(array('route', 'bridge'))), '');
-        $head = $this->head(microtime(true) + self::ANSWER_TIME);
+        try {
+            $this->ask('GET', 'sse', array_merge(self::chosen('sse', $pairs), array(array('route', 'bridge'))), '');
+            $head = $this->head(microtime(true) + self::ANSWER_TIME);
+        } catch (CometBridgeFault $fault) {
+            if ($fault->status !== 503) {
+                throw $fault;
+            }
+            $this->streamLater();
+            return;
+        }
         if ($head['status'] !== 200) {
             $this->pass($head, microtime(true) + self::ANSWER_TIME);
             return;
@@ -444,6 +450,13 @@ final class CometBridge
         header('Content-Type: text/event-stream');
         header('Cache-Control: no-cache, no-store, no-transform');
         header('X-Accel-Buffering: no');
+    }
+
+    /** A stream that only says when to come back: a browser's EventSource gives up for ever after anything else. */
+    private function streamLater()
+    {
+        $this->streamHead();
+        echo 'retry: ', self::DOWN_RETRY, "\n\n";
     }
 
     private function refuse(CometBridgeFault $fault)

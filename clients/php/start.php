@@ -42,6 +42,10 @@ if (!class_exists('CometServerStart', false)) {
             if ($errno === 13) {
                 return self::result(false, false, 'the socket ' . $config['socket'] . ' is not open to this user: see socket_mode and socket_group');
             }
+            // First, so that all who come at once meet at the same lock. The mode is the one that the server gives it.
+            if (!empty($config['data_dir']) && !@is_dir($config['data_dir']) && @mkdir($config['data_dir'], 0711, true)) {
+                @chmod($config['data_dir'], 0711);
+            }
             $state = self::stateFolder($config);
             $name = $state === null ? null : $state . '/start-' . md5($config['socket']);
             $failed = $name === null ? null : self::remembered($name . '.failed');

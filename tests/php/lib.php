@@ -340,38 +340,21 @@ function http(string $target, string $method, string $path, array $headers = [],
     return (new Pending($target, $method, $path, $headers, $body))->answer();
 }
 
-/** PHP with a web server: `php -S` with some workers. */
-final class Web
+/** PHP's own web server, for one request at a time: a worker of it may take two connections and answer the second late. */
+final class CliServer
 {
     public string $target;
     public string $root;
     public Process $process;
 
-    /** @param string[] $settings `-d` of PHP */
-    public function __construct(string $root, array $environment = [], array $settings = [], int $workers = 8)
+    public function __construct(string $root, array $environment = [])
     {
         $address = freeAddress();
         $this->root = $root;
         $this->target = "tcp://$address";
-        $command = array_merge([PHP_BINARY, '-n'], self::extensions(), ['-d', 'error_reporting=32767', '-d', 'display_errors=1', '-d', 'html_errors=0', '-d', 'variables_order=EGPCS']);
-        foreach ($settings as $setting) {
-            array_push($command, '-d', $setting);
-        }
-        array_push($command, '-S', $address, '-t', $root);
-        $this->process = new Process($command, $environment + ['PHP_CLI_SERVER_WORKERS' => (string) $workers], $root);
+        $command = [PHP_BINARY, '-d', 'error_reporting=32767', '-d', 'display_errors=1', '-d', 'html_errors=0', '-S', $address, '-t', $root];
+        $this->process = new Process($command, $environment + ['PHP_CLI_SERVER_WORKERS' => '4'], $root);
         until('php -S answers', fn (): bool => answers($address));
-    }
-
-    /** What `-n` leaves out and the tests use. */
-    public static function extensions(): array
-    {
-        $wanted = [];
-        foreach (['posix'] as $name) {
-            if (is_file(ini_get('extension_dir') . "/$name.so")) {
-                array_push($wanted, '-d', "extension=$name");
-            }
-        }
-        return $wanted;
     }
 
     public function get(string $path, array $headers = []): array
@@ -390,8 +373,8 @@ final class Web
     }
 }
 
-/** PHP-FPM with a few workers, asked over FastCGI as a front web server does. */
-final class Fpm
+/** A site in PHP-FPM, asked over FastCGI as a front web server does. */
+final class Web
 {
     public string $address;
     public string $root;
@@ -404,10 +387,10 @@ final class Fpm
         return $found === [] ? null : end($found);
     }
 
-    public function __construct(string $root, int $workers, ?string $address = null)
+    /** @param string[] $settings of php.ini */
+    public function __construct(string $root, array $settings = [], int $workers = 8, ?string $address = null)
     {
-        $binary = self::binary();
-        if ($binary === null) {
+        if (self::binary() === null) {
             throw new Skipped('php-fpm is not installed');
         }
         $folder = folder();
@@ -415,8 +398,13 @@ final class Fpm
         $this->address = $address ?? "$folder/fpm.sock";
         $user = posix_geteuid() === 0 ? "user = root\ngroup = root\n" : '';
         $this->config = "$folder/fpm.conf";
-        file_put_contents($this->config, "[global]\nerror_log = $folder/fpm.log\ndaemonize = no\n[www]\n$user"
-            . "listen = $this->address\npm = static\npm.max_children = $workers\nphp_admin_value[display_errors] = 1\nphp_admin_value[html_errors] = 0\n");
+        $lines = "[global]\nerror_log = $folder/fpm.log\ndaemonize = no\n[www]\n{$user}listen = $this->address\npm = static\npm.max_children = $workers\n"
+            . "php_admin_value[display_errors] = 1\nphp_admin_value[html_errors] = 0\nphp_admin_value[error_reporting] = 32767\n";
+        foreach ($settings as $setting) {
+            [$name, $value] = explode('=', $setting, 2);
+            $lines .= "php_admin_value[$name] = $value\n";
+        }
+        file_put_contents($this->config, $lines);
         $this->start();
     }
 
@@ -433,49 +421,82 @@ final class Fpm
         });
     }
 
-    public function begin(string $script, string $query = '', array $more = []): FastCgi
+    public function begin(string $path, array $headers = [], string $method = 'GET', string $body = ''): FastCgi
     {
-        return new FastCgi($this->address, $more + [
-            'SCRIPT_FILENAME' => "$this->root/$script",
-            'SCRIPT_NAME' => "/$script",
-            'REQUEST_URI' => "/$script" . ($query === '' ? '' : "?$query"),
+        [$file, $query] = explode('?', $path, 2) + [1 => ''];
+        $end = strpos($file, '.php');
+        $script = substr($file, 0, $end + 4);
+        $parameters = [
+            'SCRIPT_FILENAME' => $this->root . $script,
+            'SCRIPT_NAME' => $script,
+            'PATH_INFO' => substr($file, $end + 4),
+            'REQUEST_URI' => $path,
             'DOCUMENT_ROOT' => $this->root,
             'QUERY_STRING' => $query,
-            'REQUEST_METHOD' => 'GET',
+            'REQUEST_METHOD' => $method,
             'REMOTE_ADDR' => '192.0.2.1',
             'SERVER_PROTOCOL' => 'HTTP/1.1',
-            'HTTP_HOST' => 'site.example',
-        ]);
+            'HTTP_HOST' => 'localhost',
+        ];
+        if ($method === 'POST') {
+            $parameters['CONTENT_LENGTH'] = (string) strlen($body);
+        }
+        foreach ($headers as $name => $value) {
+            $name = strtoupper(strtr($name, '-', '_'));
+            $parameters[$name === 'CONTENT_TYPE' ? $name : "HTTP_$name"] = $value;
+        }
+        return new FastCgi($this->address, array_filter($parameters, static fn (string $value): bool => $value !== ''), $body);
     }
 
-    public function get(string $script, string $query = ''): array
+    public function get(string $path, array $headers = []): array
     {
-        return $this->begin($script, $query)->answer();
+        return $this->begin($path, $headers)->answer();
+    }
+
+    public function ask(string $method, string $path): array
+    {
+        return $this->begin($path, [], $method)->answer();
+    }
+
+    public function post(string $path, string $body, array $headers = []): array
+    {
+        return $this->begin($path, $headers + ['Content-Type' => 'application/x-www-form-urlencoded'], 'POST', $body)->answer();
     }
 }
 
-/** One FastCGI request, without a body. */
+/** One FastCGI request. */
 final class FastCgi
 {
     /** @var resource */
     private $stream;
     private string $buffer = '';
-    private string $output = '';
+    public string $bytes = '';
     private bool $over = false;
 
-    public function __construct(string $address, array $parameters)
+    public function __construct(string $address, array $parameters, string $body = '')
     {
         $this->stream = stream_socket_client(strpos($address, '/') === 0 ? "unix://$address" : "tcp://$address", $errno, $error, PATIENCE);
         $record = static fn (int $type, string $content): string => pack('CCnnCC', 1, $type, 1, strlen($content), 0, 0) . $content;
-        $pairs = '';
+        $bytes = $record(1, pack('nCx5', 1, 0));
         $size = static fn (int $length): string => $length < 128 ? chr($length) : pack('N', $length | 0x80000000);
         foreach ($parameters as $name => $value) {
-            $pairs .= $size(strlen($name)) . $size(strlen($value)) . $name . $value;
+            $bytes .= $record(4, $size(strlen($name)) . $size(strlen($value)) . $name . $value);
         }
-        fwrite($this->stream, $record(1, pack('nCx5', 1, 0)) . $record(4, $pairs) . $record(4, '') . $record(5, ''));
+        $bytes .= $record(4, '');
+        foreach ($body === '' ? [] : str_split($body, 60000) as $piece) {
+            $bytes .= $record(5, $piece);
+        }
+        $bytes .= $record(5, '');
         stream_set_blocking($this->stream, false);
+        until('the request is sent', function () use (&$bytes): bool {
+            $this->ended();
+            $sent = $this->over ? strlen($bytes) : (int) @fwrite($this->stream, $bytes);
+            $bytes = (string) substr($bytes, $sent);
+            return $bytes === '';
+        });
     }
 
+    /** Reads what has come; true at the end. */
     public function ended(): bool
     {
         while (!$this->over) {
@@ -491,7 +512,7 @@ final class FastCgi
                     break;
                 }
                 if ($head['type'] === 6) {
-                    $this->output .= substr($this->buffer, 8, $head['length']);
+                    $this->bytes .= substr($this->buffer, 8, $head['length']);
                 }
                 $this->over = $this->over || $head['type'] === 3;
                 $this->buffer = (string) substr($this->buffer, 8 + $head['length'] + $head['padding']);
@@ -503,7 +524,12 @@ final class FastCgi
     public function answer(): array
     {
         until('the answer of FPM', fn (): bool => $this->ended());
-        return cgiAnswer($this->output);
+        return cgiAnswer($this->bytes);
+    }
+
+    public function hangUp(): void
+    {
+        fclose($this->stream);
     }
 }
 

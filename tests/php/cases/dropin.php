@@ -68,7 +68,7 @@ final class Page
     private ?string $cursor;
     private array $cookies = [];
     private ?string $time = null;
-    private ?Pending $pending = null;
+    private ?FastCgi $pending = null;
     private float $again = 0;
 
     public function __construct(Web $web, string $path, bool $ours)
@@ -234,7 +234,8 @@ foreach (['v1', 'v2'] as $version) {
         same('value: x', $out);
     });
 
-    test("$version: pages with our script show every message once and in order", function () use ($version, $server): void {
+    test("$version: pages with our script show every message once and in order", function () use ($version): void {
+        $server = new Server();
         $web = new Web(site($server));
         $path = "/comet/exemples/$version/read.php";
         $write = static fn (string $text): string => $web->post("/comet/exemples/$version/write.php", 'comet-text=' . urlencode($text))['body'];
@@ -267,7 +268,8 @@ foreach (['v1', 'v2'] as $version) {
         }
     });
 
-    test("$version: a page with the older script shows at least the last message, and nothing twice", function () use ($version, $server): void {
+    test("$version: a page with the older script shows at least the last message, and nothing twice", function () use ($version): void {
+        $server = new Server();
         $web = new Web(site($server));
         $page = new Page($web, "/comet/exemples/$version/read.php", false);
         $web->post("/comet/exemples/$version/write.php", 'comet-text=old');
@@ -317,14 +319,15 @@ foreach (['v1', 'v2'] as $version) {
         $out = script(['v1' => 'lib/CometAutoloader.class.php', 'v2' => 'config/bootstrap.php'][$version], "var_dump($helper::create()->renderJsTag('\"></script><b>', 'a&\"b'));", $server);
         yes(strpos($out, 'data-comet-url="&quot;&gt;&lt;/script&gt;&lt;b&gt;" data-comet-function="a&amp;&quot;b"') !== false, $out);
         yes(substr($out, -5) === "NULL\n", 'it prints and gives nothing');
+        is_dir("$web->root/comet/js") || mkdir("$web->root/comet/js");
         file_put_contents($web->root . '/comet/js/seed-helper.js', '// the script');
         $body = $web->get("/comet/exemples/$version/index.php")['body'];
         yes(strpos($body, ' src="/comet/js/seed-helper.js"') !== false, $body);
-        same('// the script', $web->get('/comet/js/seed-helper.js')['body']);
     });
 
-    test("$version: a session does not make the visitor's next page wait", function () use ($version, $server): void {
-        $web = new Web(site($server), [], ['session.save_path=' . folder()]);
+    test("$version: a session does not make the visitor's next page wait", function () use ($version): void {
+        $server = new Server();
+        $web = new Web(site($server), ['session.save_path=' . folder()]);
         $cookie = ['Cookie' => 'PHPSESSID=abcdefabcdefabcdefabcdef01'];
         $waiting = $web->begin("/comet/exemples/$version/wait.php", $cookie);
         until('it waits', fn (): bool => $server->held() > 0);
@@ -353,7 +356,8 @@ function wire(Server $server, string $request): string
     return stream_get_contents($stream);
 }
 
-test('the XML is the older one to the byte, with a time that every write has for itself', function () use ($server): void {
+test('the XML is the older one to the byte, with a time that every write has for itself', function (): void {
+    $server = new Server();
     $web = new Web(site($server));
     $waiting = $web->begin('/comet/exemples/v1/read.php');
     until('it waits', fn (): bool => $server->held() > 0);
@@ -377,7 +381,8 @@ test('the XML is the older one to the byte, with a time that every write has for
     same($times, array_unique($times));
 });
 
-test('a cursor that no server gave begins anew instead of failing for ever', function () use ($server): void {
+test('a cursor that no server gave begins anew instead of failing for ever', function (): void {
+    $server = new Server();
     $web = new Web(site($server));
     $answer = $web->get('/comet/exemples/v2/read.php?comet_cursor=rubbish');
     same(200, $answer['status']);
@@ -388,7 +393,8 @@ test('a cursor that no server gave begins anew instead of failing for ever', fun
     yes(strpos($waiting->answer()['body'], 'value: fine') !== false, 'neither does an odd parameter');
 });
 
-test('the same session asking anew ends the older request, and a page that leaves gives its place back', function () use ($server): void {
+test('the same session asking anew ends the older request, and a page that leaves gives its place back', function (): void {
+    $server = new Server();
     $web = new Web(site($server));
     $path = '/comet/exemples/v1/read.php?comet_cursor=&comet_session=abc';
     $old = $web->begin($path);
@@ -402,6 +408,48 @@ test('the same session asking anew ends the older request, and a page that leave
     $web->post('/comet/exemples/v1/read.php?comet_release=abc', '');
     $new->answer();
     until('nobody waits', fn (): bool => $server->held() === 0);
+});
+
+test('a refresh that falls between other writes never leaves the older value', function () use ($server): void {
+    require_once ROOT . '/clients/php/drop-in/lib/Comet/Loader/ClassLoader.php';
+    Comet\Loader\ClassLoader::own();
+    putenv("COMETSERVER_DATA_DIR=$server->data");
+    // Four refresh, one writes: whatever the order, what was written last is there at the end.
+    for ($round = 0; $round < 5; $round++) {
+        for ($n = 0; $n < 4; $n++) {
+            beside(static function () use ($round): void {
+                $hub = new Comet\Internal\Hub();
+                for ($i = 0; $i < 20; $i++) {
+                    $hub->repeat("raced-$round");
+                }
+            });
+        }
+        $hub = new Comet\Internal\Hub();
+        for ($i = 0; $i < 20; $i++) {
+            $hub->write("raced-$round", "text $i", 'web');
+        }
+        join_all();
+        same('text 19', Comet\Internal\Value::text($hub->retained("raced-$round")));
+    }
+    // What was published otherwise stays what it is.
+    http("unix://$server->socket", 'POST', '/v1/publish', ['Content-Type' => 'application/json'], '{"channel":"json","data":{"a":"é/"},"retain":true}');
+    $hub->repeat('json');
+    $publications = json_decode(http("unix://$server->socket", 'GET', '/v1/history?channel=json')['body'], true)['publications'];
+    same([['a' => 'é/'], ['a' => 'é/']], array_column($publications, 'data'));
+});
+
+test("PHP's own web server serves it all the same", function () use ($server): void {
+    $web = new CliServer(site($server));
+    is_dir("$web->root/comet/js") || mkdir("$web->root/comet/js");
+    file_put_contents($web->root . '/comet/js/seed-helper.js', '// the script');
+    same('// the script', $web->get('/comet/js/seed-helper.js')['body']);
+    foreach (['v1', 'v2'] as $version) {
+        yes(preg_match('~data-comet-cursor="([\w-]+)"~', $web->get("/comet/exemples/$version/index.php")['body'], $match), 'a cursor');
+        same('[]', $web->post("/comet/exemples/$version/write.php", 'comet-text=built+in')['body']);
+        $answer = $web->get("/comet/exemples/$version/read.php?comet_cursor=$match[1]");
+        same('value: built in', element(parsed($answer['body'])->documentElement, 'data'));
+        same('text/xml', explode(';', $answer['headers']['content-type'])[0]);
+    }
 });
 
 test('the classes for the command line do as they did', function () use ($server): void {
@@ -455,7 +503,7 @@ foreach (['v1', 'v2'] as $version) {
             throw new Skipped('this server has no held.drop_in.max');
         }
         $server = new Server();
-        $fpm = new Fpm(site($server), 5);
+        $fpm = new Web(site($server), [], 5);
         $visitors = array_fill(0, 30, null);
         $cursors = array_fill(0, 30, '');
         $due = array_fill(0, 30, 0.0);
@@ -464,7 +512,7 @@ foreach (['v1', 'v2'] as $version) {
         $turn = static function () use (&$visitors, &$cursors, &$due, &$got, $fpm, $version): void {
             foreach ($visitors as $i => $visitor) {
                 if ($visitor === null && microtime(true) >= $due[$i] && !isset($got[$i])) {
-                    $visitors[$i] = $fpm->begin("comet/exemples/$version/read.php", 'comet_cursor=' . $cursors[$i]);
+                    $visitors[$i] = $fpm->begin("/comet/exemples/$version/read.php?comet_cursor=$cursors[$i]");
                 } elseif ($visitor !== null && $visitor->ended()) {
                     $answer = $visitor->answer();
                     $visitors[$i] = null;
@@ -485,7 +533,7 @@ foreach (['v1', 'v2'] as $version) {
         });
         for ($n = 0; $n < 5; $n++) {
             $began = microtime(true);
-            same('an ordinary page', $fpm->get('page.php')['body']);
+            same('an ordinary page', $fpm->get('/page.php')['body']);
             $slowest = max($slowest, microtime(true) - $began);
             $turn();
         }

@@ -155,14 +155,14 @@ test('FPM on a port starts again after the bridge has started the server', funct
     copy(ROOT . '/clients/php/bridge.php', "$root/bridge.php");
     copy(ROOT . '/clients/php/start.php', "$root/start.php");
     file_put_contents("$root/comet-config.php", '<?php return ' . var_export($config, true) . ';');
-    $fpm = new Fpm($root, 2, freeAddress());
-    $answer = $fpm->get('bridge.php', 'call=now');
+    $fpm = new Web($root, [], 2, freeAddress());
+    $answer = $fpm->get('/bridge.php?call=now');
     same(200, $answer['status'], shown($answer));
     yes(answers($config['socket']), 'the server runs');
     $fpm->process->end();
     until('the port is free', static fn (): bool => !answers($fpm->address));
     $fpm->start();
-    yes($fpm->get('bridge.php', 'call=now')['status'] > 0, 'and it answers');
+    yes($fpm->get('/bridge.php?call=now')['status'] > 0, 'and it answers');
     $fpm->process->end();
     yes(answers($config['socket']), 'the server runs on');
     stop($config);

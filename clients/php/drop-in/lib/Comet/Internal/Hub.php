@@ -21,6 +21,12 @@ class Hub
     /** The most an answer may have. */
     const MAX_ANSWER = 67108864;
 
+    /** How often a refresh makes good that it came between others' writes. */
+    const REPEATS = 5;
+
+    /** By which event a refresh is told from a new value. */
+    const REFRESH = 'refresh';
+
     /** The data folder of a server that root runs. */
     const ROOT_DATA_DIR = '/var/lib/cometserver';
 
@@ -63,29 +69,26 @@ class Hub
      */
     public function write($key, $text, $depth)
     {
-        $kind = self::isUtf8($text) ? 'text' : 'binary';
-        $this->demand('POST', '/v1/publish', array(
-            'channel' => $key,
-            'kind' => $kind,
-            'retain' => '1',
-            'seed_depth' => $depth,
-            'idempotency_key' => self::randomName(),
-        ), $text);
+        $this->publish($key, $text, self::isUtf8($text) ? 'text' : 'binary', $depth, array());
     }
 
     /** Shows the value of a key once more to everybody who listens. Nothing happens if there is none. */
     public function repeat($key)
     {
-        // In one step, if the server knows how: else a value written meanwhile could be overwritten by the older one.
-        $query = array('channel' => $key, 'again' => '1', 'kind' => 'json', 'idempotency_key' => self::randomName());
-        $answer = $this->ask('POST', '/v1/publish', $query, '');
-        if ($answer['status'] === 400) {
-            $value = $this->retained($key);
-            if ($value !== null) {
-                $this->write($key, Value::text($value), 'web');
+        $value = $this->retained($key);
+        for ($tries = 0; $value !== null && $tries < self::REPEATS; $tries++) {
+            $last = $tries === 0 ? (int) $value['offset'] : $offset;
+            $text = Value::text($value);
+            $kind = isset($value['seed_token']) ? 'text' : (isset($value['kind']) ? $value['kind'] : 'json');
+            $offset = $this->publish($key, $text, $kind, 'web', array('event' => self::REFRESH));
+            if ($offset <= $last + 1) {
+                return;
             }
-        } elseif ($answer['status'] !== 404) {
-            self::check($answer);
+            // Somebody has written between our look and our writing: was it a newer value, which ours has overwritten?
+            $value = $this->newest($key);
+            if ($value === null || Value::text($value) === $text) {
+                return;
+            }
         }
     }
 
@@ -174,6 +177,33 @@ class Hub
     public static function isUtf8($text)
     {
         return preg_match('//u', $text) === 1;
+    }
+
+    /** Gives its number among what was written under the key. */
+    private function publish($key, $text, $kind, $depth, array $more)
+    {
+        // What is no UTF-8 came over the old wire.
+        $kind = $kind === 'text' && !self::isUtf8($text) ? 'binary' : $kind;
+        $answer = $this->demand('POST', '/v1/publish', $more + array(
+            'channel' => $key,
+            'kind' => $kind,
+            'retain' => '1',
+            'seed_depth' => $depth,
+            'idempotency_key' => self::randomName(),
+        ), $text);
+        return isset($answer['channels'][0]['offset']) ? (int) $answer['channels'][0]['offset'] : 0;
+    }
+
+    /** What was written last, refreshes left out, if it was kept. */
+    private function newest($key)
+    {
+        $history = $this->demand('GET', '/v1/history', array('channel' => $key, 'limit' => '100', 'reverse' => '1'));
+        foreach ($history['publications'] as $publication) {
+            if (!isset($publication['event']) || $publication['event'] !== self::REFRESH) {
+                return $publication;
+            }
+        }
+        return null;
     }
 
     /** As `ask()`, but anything but success is an exception with the reason. */
