@@ -15,11 +15,12 @@ use broker::TestBroker;
 use cometserver_core::broker::{BrokerError, Committed, Outcome};
 use cometserver_core::fanout::{Begin, Wants};
 use cometserver_core::hub::{Answer, Delete, HistoryQuery, Hub, Options, PublishError, Published, Start};
+use cometserver_core::namespace::{Durability, Namespaces};
 use cometserver_core::publication::{Message, Publication};
 use store::{
     ask, commit, delete, history, open, read, restart, send, store, store_value, stored_options, words,
 };
-use support::{name, pattern, publish, shard, word};
+use support::{name, namespace, pattern, publish, shard, word};
 
 fn texts(publications: &[Arc<Publication>]) -> Vec<String> {
     publications.iter().map(|publication| word(publication)).collect()
@@ -390,14 +391,29 @@ fn what_was_committed_without_the_hub_knowing_of_it_is_read_from_the_store() {
 
 #[test]
 fn without_a_store_everything_is_kept_in_memory() {
-    let hub = Arc::new(Hub::new(stored_options(1)));
-    hub.set_namespaces(stored_options(1).namespaces);
-    for n in 1..=3 {
-        publish(&hub, "d", &n.to_string(), 10);
+    for reloaded in [false, true] {
+        let hub = Arc::new(Hub::new(stored_options(1)));
+        if reloaded {
+            hub.set_namespaces(stored_options(1).namespaces);
+        }
+        for n in 1..=3 {
+            publish(&hub, "d", &n.to_string(), 10);
+        }
+        hub.tick(1_000);
+        hub.tick(2_000);
+        let kept = support::history(&hub, "d", HistoryQuery::default(), 2_000).unwrap();
+        assert_eq!(texts(&kept.publications), ["1", "2", "3"]);
+        assert_eq!(support::delete(&hub, "d", Delete::History, 2_000), 3);
     }
-    hub.tick(1_000);
-    hub.tick(2_000);
-    let kept = support::history(&hub, "d", HistoryQuery::default(), 2_000).unwrap();
-    assert_eq!(texts(&kept.publications), ["1", "2", "3"]);
-    assert_eq!(support::delete(&hub, "d", Delete::History, 2_000), 3);
+}
+
+#[test]
+fn the_store_is_told_of_other_bounds() {
+    let broker = TestBroker::new(9);
+    let hub = open(&broker, 1);
+    numbers(&hub, &broker, "d", 4);
+    hub.set_namespaces(Namespaces::uniform(namespace(2, Durability::Committed)));
+    store(&hub, &broker, "d", "5");
+    let kept = history(&hub, &broker, "d", HistoryQuery::default());
+    assert_eq!(texts(&kept.publications), ["4", "5"]);
 }

@@ -2,13 +2,14 @@
 
 #![allow(dead_code, reason = "each test uses its part")]
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cometserver::broker::disk::io::{Disk, RealDisk};
-use cometserver::broker::disk::{DiskLog, DiskOptions};
+use cometserver::broker::disk::io::{Disk, DiskFile, Held, RealDisk};
+use cometserver::broker::disk::{DiskLog, DiskOptions, LockError};
 use cometserver_core::broker::{
     Broker, BrokerError, Committed, Delete, Deletion, Fetch, Outcome, Page, Submission, Want,
 };
@@ -60,7 +61,7 @@ impl Log {
     pub(crate) fn new(options: DiskOptions, namespaces: Namespaces) -> Self {
         let temporary = tempfile::tempdir().unwrap();
         let folder = temporary.path().join("log");
-        let mut log = Self::on(Arc::new(RealDisk), &folder, options, namespaces);
+        let mut log = Self::on(Arc::new(Unsynced), &folder, options, namespaces);
         log._temporary = Some(temporary);
         log
     }
@@ -285,4 +286,61 @@ pub(crate) fn segments(folder: &Path) -> Vec<PathBuf> {
         .collect();
     files.sort();
     files
+}
+
+/// The disk of this machine, which need not make anything safe: no test stops the machine.
+struct Unsynced;
+
+struct UnsyncedFile(Arc<dyn DiskFile>);
+
+impl Disk for Unsynced {
+    fn make_folder(&self, folder: &Path) -> io::Result<()> {
+        RealDisk.make_folder(folder)
+    }
+
+    fn lock(&self, folder: &Path) -> Result<Held, LockError> {
+        RealDisk.lock(folder)
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+        RealDisk.list(folder)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(UnsyncedFile(RealDisk.create(path)?)))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(UnsyncedFile(RealDisk.open(path)?)))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+
+    fn sync_folder(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl DiskFile for UnsyncedFile {
+    fn length(&self) -> io::Result<u64> {
+        self.0.length()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn truncate(&self, length: u64) -> io::Result<()> {
+        self.0.truncate(length)
+    }
 }

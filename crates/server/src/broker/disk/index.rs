@@ -4,11 +4,10 @@
 //! publications; whatever else changes it (age, ceilings, compaction, damage) only takes away or moves.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
 use cometserver_core::Time;
-use cometserver_core::broker::{Known, StoredChannel};
 use cometserver_core::channel::{ChannelName, Realm};
 use cometserver_core::namespace::Namespaces;
 use slab::Slab;
@@ -16,7 +15,9 @@ use slab::Slab;
 use super::io::DiskFile;
 
 pub(crate) mod channel;
+mod known;
 mod names;
+mod restore;
 
 pub(crate) use channel::{Channel, Entry};
 use names::Names;
@@ -216,87 +217,6 @@ impl Index {
         self.channels.remove(slot as usize);
     }
 
-    /// The hub has the channel from now on.
-    pub(crate) fn open(&mut self, name: &ChannelName) -> Known {
-        let slot = self.ensure(name.realm(), name.as_bytes(), None);
-        let channel = &mut self.channels[slot as usize];
-        channel.open = true;
-        let known = Known {
-            epoch: channel.epoch,
-            offset: channel.offset,
-            position: if channel.offset == 0 {
-                channel.gone
-            } else {
-                channel.last
-            },
-            retained: channel.retained.map_or(0, |entry| entry.position),
-        };
-        self.idle.remove(&(channel.last, slot));
-        known
-    }
-
-    /// The hub no longer has it. If it never published, nothing remembers it.
-    pub(crate) fn close(&mut self, name: &ChannelName) {
-        let Some(slot) = self.find(name.realm(), name.as_bytes()) else {
-            return;
-        };
-        self.channels[slot as usize].open = false;
-        self.settle_idle(slot);
-    }
-
-    /// A closed channel with nothing kept waits to be forgotten; one that never published is forgotten at once.
-    pub(crate) fn settle_idle(&mut self, slot: Slot) {
-        let Some(channel) = self.channels.get(slot as usize) else {
-            return;
-        };
-        if !channel.is_idle() {
-            return;
-        }
-        if channel.offset == 0 && channel.last == 0 {
-            self.forget(slot);
-        } else {
-            self.idle.insert((channel.last, slot));
-        }
-    }
-
-    /// Forgets the idle channels beyond `limit`, those first that have been quiet for longest, at most `steps` of them.
-    /// Are there more?
-    pub(crate) fn bound_idle(&mut self, limit: usize, steps: usize) -> bool {
-        for _ in 0..steps {
-            if self.idle.len() <= limit {
-                return false;
-            }
-            let Some((_, slot)) = self.idle.pop_first() else {
-                return false;
-            };
-            self.forget(slot);
-        }
-        true
-    }
-
-    /// What the operator sees of a channel.
-    pub(crate) fn stored(&self, name: &ChannelName) -> Option<StoredChannel> {
-        let slot = self.find(name.realm(), name.as_bytes())?;
-        self.get(slot).map(Channel::stored)
-    }
-
-    /// The channels that keep something, in the order in which they were made.
-    pub(crate) fn list(&self, after: u64, limit: usize) -> (Vec<StoredChannel>, Option<u64>) {
-        let (mut found, mut reached) = (Vec::new(), after);
-        for (made, slot) in self.by_made.range(after + 1..) {
-            let channel = &self.channels[*slot as usize];
-            if channel.keeps_nothing() {
-                continue;
-            }
-            if found.len() == limit.max(1) {
-                return (found, Some(reached));
-            }
-            found.push(channel.stored());
-            reached = *made;
-        }
-        (found, None)
-    }
-
     /// Channels whose newest publication lies behind (`last`, `slot`) in the order of positions, at most `limit`.
     pub(crate) fn changed_since(
         &self,
@@ -346,63 +266,6 @@ impl Index {
             return;
         }
         self.idle.remove(&(self.channels[slot as usize].last, slot));
-    }
-
-    /// Puts a publication among a channel's history again while the log is being read; [`Index::finish`] sorts.
-    pub(crate) fn restore(&mut self, slot: Slot, entry: Entry) {
-        self.count(&entry);
-        self.channels[slot as usize].push(entry);
-        self.publications += 1;
-    }
-
-    /// What was restored is in order from now on, each publication once (where it was found last), and nothing of it in one
-    /// of the segments `removed`.
-    pub(crate) fn finish(&mut self, slot: Slot, removed: &BTreeSet<u32>) {
-        let mut entries = std::mem::take(&mut self.channels[slot as usize].entries);
-        let is_sorted = entries.iter().is_sorted_by(|a, b| a.position < b.position);
-        if !is_sorted || !removed.is_empty() {
-            entries
-                .make_contiguous()
-                .sort_by_key(|entry| (entry.position, entry.segment, entry.offset));
-            let mut gone: Vec<u64> = Vec::new();
-            let mut kept: VecDeque<Entry> = VecDeque::with_capacity(entries.len());
-            for entry in entries {
-                if removed.contains(&entry.segment) {
-                    gone.push(entry.position);
-                    self.uncount(&entry);
-                    self.publications -= 1;
-                    continue;
-                }
-                // Copied forward, so not gone.
-                gone.pop_if(|last| *last == entry.position);
-                if kept.back().is_some_and(|last| last.position == entry.position)
-                    && let Some(older) = kept.pop_back()
-                {
-                    self.uncount(&older);
-                    self.publications -= 1;
-                }
-                kept.push_back(entry);
-            }
-            entries = kept;
-            let channel = &mut self.channels[slot as usize];
-            channel.gone = gone.last().copied().unwrap_or(0).max(channel.gone);
-        }
-        let channel = &mut self.channels[slot as usize];
-        channel.retained.take_if(|entry| removed.contains(&entry.segment));
-        channel.entries = entries;
-        channel.recount();
-        if let Some(retained) = channel.retained.take() {
-            // A copy of it may have been found later.
-            let found = channel.entry(retained.position).copied();
-            match found {
-                Some(entry) => channel.retained = Some(entry),
-                None => {
-                    channel.retained = Some(retained);
-                    self.count(&retained);
-                }
-            }
-        }
-        self.schedule(slot);
     }
 
     /// Trims a channel to its bounds. Returns how many publications are gone.

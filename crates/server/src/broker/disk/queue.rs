@@ -101,8 +101,12 @@ impl Queue {
         if waiting.is_closed {
             return Err(BrokerError::Unavailable("it is being closed".into()));
         }
-        // One that is larger than the limit is taken when nothing else waits.
-        if waiting.bytes > 0 && waiting.bytes + payload + OVERHEAD > self.limit {
+        // One that is larger than the limit is taken when nothing else waits. A deletion makes room: it may still come.
+        let limit = match &request {
+            Request::Publish(_) => self.limit,
+            Request::Delete(_) => self.limit.saturating_mul(2),
+        };
+        if waiting.bytes > 0 && waiting.bytes + payload + OVERHEAD > limit {
             return Err(BrokerError::Unavailable(format!(
                 "{} bytes wait to be written already",
                 waiting.bytes
