@@ -430,6 +430,14 @@ fn subscribers(stage: &Stage, front: &Proxy) -> Vec<(&'static str, subscriber::H
             habits(Transport::WebSocket, channels(&everything), 0),
         ),
         (
+            "binary websocket",
+            habits(
+                Transport::BinarySocket,
+                channels(&["kept/main/", "kept/last/", "buffered/"]),
+                6,
+            ),
+        ),
+        (
             "websocket, often away",
             habits(Transport::WebSocket, channels(&["kept/", "memory/"]), 3),
         ),

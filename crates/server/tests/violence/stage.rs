@@ -175,11 +175,7 @@ impl Stage {
     pub(super) fn begin_backup(&self) -> Child {
         let to = self.folder.join("backup");
         let mut command = self.command(&["storage", "backup"]);
-        command
-            .arg(to)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap()
+        command.arg(to).stdout(Stdio::null()).spawn().unwrap()
     }
 
     /// What was copied must be whole, if it is said to be there. Was it?
