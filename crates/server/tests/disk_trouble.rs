@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used)] // the exception for tests does not know their helper functions
 
 #[path = "storage_support/sim.rs"]
-#[allow(dead_code, reason = "the tests of the log use more of it")]
 mod sim;
 mod support;
 

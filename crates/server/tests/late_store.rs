@@ -160,7 +160,7 @@ fn an_answer_for_a_client_that_is_gone_is_dropped() {
     ask(&mut http, &message(1));
     site.waiting(1);
     drop(http);
-    // Its place goes to others; what is meant for it must not reach them.
+    // What is meant for it must not reach others, and its place is given back.
     let mut others: Vec<Http> = (0..4).map(|_| site.backend()).collect();
     for other in &mut others {
         other.ask("GET", "/v1/now", &[], b"");
@@ -171,6 +171,10 @@ fn an_answer_for_a_client_that_is_gone_is_dropped() {
         other.ask("GET", "/health/live", &[], b"");
         assert_eq!(other.answer().json(), json!({"status": "ok"}));
     }
+    let connections = &site.server.shared.connections;
+    site.server.until("it is forgotten", || {
+        connections.load(std::sync::atomic::Ordering::SeqCst) == others.len()
+    });
 }
 
 #[test]

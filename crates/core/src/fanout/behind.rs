@@ -39,8 +39,9 @@ impl Fanout {
                         // Whoever has caught up keeps no room for what was in the way.
                         rare.forgiven = Vec::new();
                         rare.forgotten = Vec::new();
+                        rare.page = None;
                         rare.catch_up = VecDeque::new();
-                        if rare.session.is_none() && rare.page.is_none() && !rare.forgive_stored {
+                        if rare.session.is_none() && !rare.forgive_stored {
                             entry.rare = None;
                         }
                     }
@@ -53,7 +54,8 @@ impl Fanout {
 
     /// The store's answer to [`Progress::Cold`]; ask [`Fanout::next`] again.
     pub fn fetched(&mut self, reader: ReaderId, page: Page) {
-        if let Some(entry) = self.readers.get_mut(reader as usize) {
+        // Who is live by now, because it gave up or changed its mind, does not keep it for ever.
+        if let Some(entry) = self.readers.get_mut(reader as usize).filter(|entry| !entry.live) {
             entry.rare().page = Some(page);
         }
     }
