@@ -354,6 +354,35 @@ fn a_channel_is_closed_when_it_is_forgotten_and_never_while_something_of_it_wait
 }
 
 #[test]
+fn what_a_channel_in_memory_still_keeps_is_shown_in_one_that_was_forgotten_and_made_again() {
+    let broker = TestBroker::new(9);
+    let hub = open(&broker, 1);
+    let start = Begin::At(Start {
+        position: hub.now(),
+        ..Start::default()
+    });
+    let mut message = Message::text(name("m"), "both");
+    message.channels.push(name("d"));
+    send(&hub, message);
+    commit(&hub, &broker);
+    hub.tick(1_000);
+    hub.tick(2_000);
+    assert!(!broker.is_open(&name("d")), "forgotten");
+    let mut fanout = shard(&hub);
+    for with_pattern in [false, true] {
+        let reader = fanout.open(1, None);
+        fanout.add(reader, &name("d"), Wants::default(), 10).unwrap();
+        if with_pattern {
+            fanout
+                .add_pattern(reader, &pattern("other/*"), Wants::default())
+                .unwrap();
+        }
+        fanout.begin(reader, start, false);
+        assert_eq!(words(&read(&hub, &broker, &mut fanout, reader)), ["both"]);
+    }
+}
+
+#[test]
 fn what_was_committed_without_the_hub_knowing_of_it_is_read_from_the_store() {
     let broker = TestBroker::new(9);
     let hub = open(&broker, 1);
