@@ -147,6 +147,41 @@ fn an_open_channel_goes_on_counting_when_nothing_of_it_is_kept() {
 }
 
 #[test]
+fn a_key_outlives_the_segment_it_came_in_as_long_as_it_is_in_force() {
+    let mut log = Log::new(tiny(), bounded(5, 1 << 20, 1 << 50));
+    for (key, retain) in [("gone", false), ("kept", true)] {
+        let with_key = |message: &mut Message| {
+            message.channels = vec![name(key), name("busy")];
+            message.retain = retain;
+            message.idempotency_key = Some(key.into());
+        };
+        log.submit(with_key, "under a key");
+        if !retain {
+            log.delete(key, Delete::History);
+        }
+        log.settle();
+    }
+    for _ in 0..1000 {
+        log.publish(&["busy"], &"x".repeat(100));
+    }
+    log.settle();
+    log.wait_until(|log| log.stats().bytes < 40_000);
+    log.reopen();
+    let remembered = log.log.remembered();
+    let keys: Vec<&str> = remembered.iter().map(|one| &*one.key).collect();
+    assert_eq!(keys, ["gone", "kept"]);
+    assert_eq!(remembered[0].places, [(name("gone"), 1), (name("busy"), 1)]);
+    assert!(
+        remembered
+            .iter()
+            .all(|one| one.digest == cometserver_core::idempotency::digest(b"under a key"))
+    );
+    *log.time.lock().unwrap() += 300_001;
+    log.reopen();
+    assert!(log.log.remembered().is_empty(), "no longer in force");
+}
+
+#[test]
 fn at_the_ceiling_the_channels_with_most_give_way() {
     let options = DiskOptions {
         ceiling: 100_000,

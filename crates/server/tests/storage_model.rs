@@ -379,7 +379,6 @@ proptest! {
         steps in steps(),
         rng in any::<u64>(),
     ) {
-        let _ = cometserver::logging::init(cometserver::config::LogFormat::Text, cometserver::config::LogLevel::Debug);
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&rng.to_le_bytes());
         let rng = TestRng::from_seed(prop::test_runner::RngAlgorithm::ChaCha, &seed);
@@ -390,77 +389,5 @@ proptest! {
         world.reopen(true);
         world.check_offsets();
         world.reopen(false);
-    }
-}
-
-#[test]
-fn debugging() {
-    let _ = cometserver::logging::init(
-        cometserver::config::LogFormat::Text,
-        cometserver::config::LogLevel::Debug,
-    );
-    use Step::*;
-    for _ in 0..200 {
-        let steps = [
-            Publish {
-                channels: 3,
-                retain: false,
-                size: 104,
-            },
-            Publish {
-                channels: 12,
-                retain: false,
-                size: 195,
-            },
-            Publish {
-                channels: 15,
-                retain: false,
-                size: 22,
-            },
-            Settle,
-            Publish {
-                channels: 14,
-                retain: false,
-                size: 143,
-            },
-            Publish {
-                channels: 4,
-                retain: true,
-                size: 192,
-            },
-            Fault { steps: 2, kind: 2 },
-            Settle,
-            Close(1),
-            Publish {
-                channels: 15,
-                retain: false,
-                size: 48,
-            },
-            Settle,
-            Settle,
-            Close(3),
-            Publish {
-                channels: 4,
-                retain: false,
-                size: 86,
-            },
-            Publish {
-                channels: 7,
-                retain: true,
-                size: 9,
-            },
-            Delete {
-                channel: 3,
-                history: true,
-            },
-            Reopen,
-        ];
-        let mut world = world(
-            3,
-            TestRng::deterministic_rng(prop::test_runner::RngAlgorithm::ChaCha),
-        );
-        for step in steps {
-            world.run(step);
-        }
     }
 }
