@@ -18,6 +18,8 @@ pub(super) enum Transport {
     Stream,
     Poll,
     WebSocket,
+    /// With `format=binary`.
+    BinarySocket,
     /// A WebSocket that subscribes by commands, one channel after another, and comes back to each from its old place.
     Commands,
 }
@@ -47,9 +49,9 @@ impl Listening {
     /// Listens until the connection ends, or the ear has enough (`false`).
     pub(super) fn connection(&mut self, chance: &mut Chance, ear: Ear<'_>) -> io::Result<()> {
         match self.transport {
-            Transport::Sse | Transport::Stream => self.stream(ear),
+            Transport::Sse | Transport::Stream => self.stream(chance, ear),
             Transport::Poll => self.polls(chance, ear),
-            Transport::WebSocket | Transport::Commands => self.socket(ear),
+            Transport::WebSocket | Transport::BinarySocket | Transport::Commands => self.socket(ear),
         }
     }
 
@@ -60,11 +62,17 @@ impl Listening {
         }
     }
 
-    fn stream(&mut self, ear: Ear<'_>) -> io::Result<()> {
+    fn stream(&mut self, chance: &mut Chance, ear: Ear<'_>) -> io::Result<()> {
         let is_sse = self.transport == Transport::Sse;
-        let path = self.path(if is_sse { "sse" } else { "stream" });
+        let mut path = self.path(if is_sse { "sse" } else { "stream" });
+        let mut header = String::new();
+        // As EventSource does; the cursor of the page stays in the query, and must lose.
+        if let (true, Some(cursor)) = (is_sse && chance.one_in(2), &self.cursor) {
+            header = format!("Last-Event-ID: {cursor}\r\n");
+            path = format!("/v1/sse?{}&cursor=earliest", self.query);
+        }
         let mut http = Http::connect(&self.door, SILENCE)?;
-        let status = http.open("GET", &path, "", b"")?;
+        let status = http.open("GET", &path, &header, b"")?;
         if status != 200 {
             let mut body = Vec::new();
             while http.piece(&mut body)? {}
@@ -129,7 +137,22 @@ impl Listening {
         let mut http = Http::connect(&self.door, SILENCE)?;
         loop {
             let (wait, limit) = (chance.between(0, 1_500), chance.magnitude(1, 1_000));
-            let answer = http.get(&format!("{}&wait_ms={wait}&limit={limit}", self.path("poll")))?;
+            let mut path = self.path("poll");
+            let mut header = String::new();
+            if let (true, Some(cursor)) = (chance.one_in(2), &self.cursor) {
+                header = format!("If-None-Match: \"{cursor}\"\r\n");
+                path = format!("/v1/poll?{}", self.query);
+            }
+            let path = format!("{path}&wait_ms={wait}&limit={limit}");
+            let answer = http.request("GET", &path, &header, b"")?;
+            if let (304, false, Some(tag)) = (answer.status, header.is_empty(), http.etag()) {
+                let go_on = ear(Heard::Object(&Value::Null, Some(&tag)));
+                self.cursor = Some(tag);
+                if !go_on {
+                    return Ok(());
+                }
+                continue;
+            }
             if answer.status != 200 {
                 ear(Heard::Refused(answer.status, answer.text()));
                 return Ok(());
@@ -149,7 +172,11 @@ impl Listening {
     }
 
     fn socket(&mut self, ear: Ear<'_>) -> io::Result<()> {
-        let mut socket = match open(&self.door, &self.path("ws"), ear)? {
+        let mut path = self.path("ws");
+        if self.transport == Transport::BinarySocket {
+            path.push_str("&format=binary");
+        }
+        let mut socket = match open(&self.door, &path, ear)? {
             Some(socket) => socket,
             None => return Ok(()),
         };

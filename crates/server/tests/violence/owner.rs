@@ -112,6 +112,8 @@ impl Owner {
                     self.give(&json, &text);
                 }
             }
+            // The rare ones are in the way.
+            Ok(answer) if answer.status == 429 => {}
             Ok(answer) if answer.status != 503 => {
                 self.ledger.violation(format!(
                     "{method} {path} of {CHANNEL}: {} {}",

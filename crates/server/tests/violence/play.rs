@@ -46,6 +46,8 @@ pub(super) struct Report {
     pub(super) kills: u32,
     pub(super) kills_while_starting: u32,
     pub(super) stops: u32,
+    /// Backups that were made while it ran; each was whole.
+    pub(super) backups: u32,
     pub(super) cuts: u64,
     pub(super) sent: u64,
     pub(super) acked: u64,
@@ -61,6 +63,7 @@ impl Report {
         self.kills += other.kills;
         self.kills_while_starting += other.kills_while_starting;
         self.stops += other.stops;
+        self.backups += other.backups;
         self.cuts += other.cuts;
         self.sent += other.sent;
         self.acked += other.acked;
@@ -75,12 +78,13 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "seed {}: {} kills ({} while starting), {} stops, {} cuts; {} publications, {} acknowledged, {} deliveries, \
+            "seed {}: {} kills ({} while starting), {} stops, {} backups, {} cuts; {} publications, {} acknowledged, {} deliveries, \
              {} gaps told, {} buffered lost, longest start {} ms, {} faults",
             self.seed,
             self.kills,
             self.kills_while_starting,
             self.stops,
+            self.backups,
             self.cuts,
             self.sent,
             self.acked,
@@ -156,17 +160,22 @@ fn violence(plan: &Plan, stage: &mut Stage, cast: &Cast, report: &mut Report) ->
         if plan.room == Room::Memory {
             thread::sleep(Duration::from_millis(100));
         } else {
-            live(
-                stage,
-                cast,
-                Duration::from_millis(chance.magnitude(20, plan.life_ms)),
-            )?;
+            // Sometimes it is being copied when it is killed, or before.
+            let backup = chance.one_in(8).then(|| stage.begin_backup());
+            let time = Duration::from_millis(chance.magnitude(20, plan.life_ms));
+            live(stage, cast, time)?;
             if chance.one_in(8) {
                 stage.stop()?;
                 report.stops += 1;
             } else {
                 stage.kill();
                 report.kills += 1;
+            }
+            if let Some(backup) = backup {
+                report.backups += u32::from(stage.end_backup(backup)?);
+            }
+            if chance.one_in(8) {
+                stage.check(&stage.data().join("log"))?;
             }
             // Killed again before it listens, perhaps in the middle of its recovery, perhaps several times.
             while chance.one_in(4) {
@@ -419,6 +428,14 @@ fn subscribers(stage: &Stage, front: &Proxy) -> Vec<(&'static str, subscriber::H
         (
             "websocket",
             habits(Transport::WebSocket, channels(&everything), 0),
+        ),
+        (
+            "binary websocket",
+            habits(
+                Transport::BinarySocket,
+                channels(&["kept/main/", "kept/last/", "buffered/"]),
+                6,
+            ),
         ),
         (
             "websocket, often away",

@@ -293,7 +293,7 @@ fn put_back(way: Way, stage: &mut Stage, saved: &Path) {
             copy(saved, &stage.data());
         }
         Way::Backup => {
-            let output = stage.run(&["storage", "restore", saved.to_str().unwrap()]);
+            let output = stage.run(&["storage", "restore", "--replace", saved.to_str().unwrap()]);
             assert!(output.status.success(), "{output:?}");
         }
         Way::Empty => fs::remove_dir_all(stage.data()).unwrap(),

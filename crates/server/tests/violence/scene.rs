@@ -105,6 +105,12 @@ impl Scene {
 
     /// The configuration file.
     pub(super) fn toml(&self, port: u16) -> String {
+        // What memory keeps is never forgotten to make room.
+        let most = if self.room == Room::Memory {
+            10_000
+        } else {
+            MOST_CHANNELS
+        };
         let mut text = format!(
             r#"
 [public]
@@ -115,7 +121,7 @@ window = "1s"
 window_bytes = "512KiB"
 log_memory = "64MiB"
 idempotency_keys = 3000000
-channels = {MOST_CHANNELS}
+channels = {most}
 [held]
 retry = "20ms"
 heartbeat = "2s"

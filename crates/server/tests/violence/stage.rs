@@ -171,6 +171,36 @@ impl Stage {
         }
     }
 
+    /// Copies the log while it runs.
+    pub(super) fn begin_backup(&self) -> Child {
+        let to = self.folder.join("backup");
+        let mut command = self.command(&["storage", "backup"]);
+        command.arg(to).stdout(Stdio::null()).spawn().unwrap()
+    }
+
+    /// What was copied must be whole, if it is said to be there. Was it?
+    pub(super) fn end_backup(&self, mut backup: Child) -> Result<bool, String> {
+        let copied = backup.wait().unwrap().success();
+        let folder = self.folder.join("backup");
+        if copied {
+            self.check(&folder)?;
+        }
+        // Nothing may be there yet when the next one begins.
+        let _ = std::fs::remove_dir_all(folder);
+        Ok(copied)
+    }
+
+    /// `comet storage check` must find nothing.
+    pub(super) fn check(&self, folder: &Path) -> Result<(), String> {
+        let output = self.command(&["storage", "check"]).arg(folder).output().unwrap();
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(format!("comet storage check {}: {said}", folder.display())),
+        }
+    }
+
     pub(super) fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }

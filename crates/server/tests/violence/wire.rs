@@ -6,6 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 /// Where a client connects.
@@ -110,6 +112,8 @@ pub(super) struct Http {
     socket: Socket,
     received: Vec<u8>,
     length: Length,
+    /// The head of the last answer, in small letters but for values.
+    head: String,
 }
 
 impl Http {
@@ -118,6 +122,7 @@ impl Http {
             socket: Socket::connect(door, patience)?,
             received: Vec::new(),
             length: Length::Bytes(0),
+            head: String::new(),
         })
     }
 
@@ -154,7 +159,8 @@ impl Http {
             }
         };
         let head: Vec<u8> = self.received.drain(..end).collect();
-        let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+        self.head = String::from_utf8_lossy(&head).into_owned();
+        let head = self.head.to_ascii_lowercase();
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status: u16 = status.ok_or_else(|| broken(format!("no answer of HTTP: {head:?}")))?;
         let field = |name: &str| {
@@ -168,6 +174,14 @@ impl Http {
             (None, None) => Length::ToTheEnd,
         };
         Ok(status)
+    }
+
+    /// The `ETag` of the last answer, without quotes.
+    pub(super) fn etag(&self) -> Option<String> {
+        let lines = self.head.lines();
+        let mut fields = lines.filter_map(|line| line.split_once(':'));
+        let (_, value) = fields.find(|(name, _)| name.eq_ignore_ascii_case("etag"))?;
+        Some(value.trim().trim_matches('"').to_owned())
     }
 
     /// Appends what comes next of the body; `false` at its end.
@@ -230,7 +244,24 @@ impl Http {
     }
 }
 
-/// A WebSocket, text frames only.
+/// A binary frame as the object it stands for: 4 bytes of length, a header in JSON, the payload as it is.
+fn binary(frame: &[u8]) -> io::Result<Value> {
+    let bad = || broken(format!("a binary frame: {:?}", String::from_utf8_lossy(frame)));
+    let length = frame.first_chunk::<4>().ok_or_else(bad)?;
+    let length = u32::from_be_bytes(*length) as usize;
+    let (header, payload) = frame[4..].split_at_checked(length).ok_or_else(bad)?;
+    let mut object: Value = serde_json::from_slice(header).map_err(|_| bad())?;
+    if object["type"] == "publication" {
+        object["data"] = match object["kind"].as_str() {
+            None => serde_json::from_slice(payload).map_err(|_| bad())?,
+            Some("text") => String::from_utf8(payload.to_vec()).map_err(|_| bad())?.into(),
+            Some(_) => STANDARD.encode(payload).into(),
+        };
+    }
+    Ok(object)
+}
+
+/// A WebSocket; text frames only in our direction.
 pub(super) struct WebSocket(Http);
 
 impl WebSocket {
@@ -264,6 +295,7 @@ impl WebSocket {
                         .map(Some)
                         .map_err(|error| broken(format!("{error}: {text:?}")));
                 }
+                2 => return binary(&payload).map(Some),
                 8 => return Ok(None),
                 9 => self.frame(0x8a, &payload)?,
                 10 => {}
