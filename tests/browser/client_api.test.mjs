@@ -29,6 +29,9 @@ for (const transport of ["websocket", "sse", "poll"]) {
   test(`${transport}: a token is renewed before it ends, and nothing is missed`, async (t) => {
     const { comet, site, page } = await openSite(t);
     await giveTokens(page, grant({ exp: now() + 3 }), grant());
+    let authorized;
+    const told = new Promise((come) => (authorized = come));
+    page.on("websocket", (socket) => socket.on("framereceived", ({ payload }) => /"authorized"/.test(payload) && authorized()));
     await listen(page, PRIVATE, { token: "callback", transports: [transport], share: false });
     await live(page, transport);
     await publish(comet, PRIVATE, "with the first token");
@@ -37,7 +40,10 @@ for (const transport of ["websocket", "sse", "poll"]) {
     await publish(comet, PRIVATE, "with the second");
     assert.deepEqual(await received(page, 2), ["with the first token", "with the second"]);
     // A WebSocket is told the new token, and goes on.
-    if (transport === "websocket") assert.equal(site.requests.filter((request) => /v1\/ws/.test(request)).length, 1);
+    if (transport === "websocket") {
+      await told;
+      assert.equal(site.requests.filter((request) => /v1\/ws/.test(request)).length, 1);
+    }
     assert.deepEqual(await events(page, "error"), []);
     assert.equal(await asks(page), 2);
   });

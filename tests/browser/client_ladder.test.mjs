@@ -111,6 +111,22 @@ test("a WebSocket that worked is not given up because the server was away", asyn
   await receivedAll(comet, CHANNEL, page, ["meanwhile"]);
 });
 
+test("a WebSocket that worked and once does not is tried again before it is given up", async (t) => {
+  const { comet, site, page } = await openSite(t);
+  await listen(page, CHANNEL, alone);
+  await live(page, "websocket");
+  site.websockets = "refuse";
+  site.stop(/v1\/poll/);
+  site.cut();
+  // The question whether the path is at fault.
+  await site.asked(/v1\/poll/);
+  site.websockets = "pass";
+  site.go();
+  await live(page, "websocket");
+  await receivedAll(comet, CHANNEL, page, []);
+  assert.deepEqual(begun(site).filter((path) => path === "sse"), []);
+});
+
 test("`online` and a page that is shown again end the waiting at once", async (t) => {
   for (const wake of [() => dispatchEvent(new Event("online")), () => document.dispatchEvent(new Event("visibilitychange"))]) {
     const { site, page } = await openWithClock(t);

@@ -82,6 +82,44 @@ test("a tab that is late begins where its page stands, whatever the others have 
   assert.deepEqual(await held(comet), { websocket: 1 });
 });
 
+test("what comes while a late subscription catches up comes once", async (t) => {
+  const { comet, site, tabs } = await openTabs(t, 1);
+  await comet.publish(CHANNEL, "1");
+  await received(tabs[0], 1);
+  const late = await openTab(tabs[0]);
+  site.stop(/v1\/poll/);
+  await listen(late, [[CHANNEL, { since: "earliest" }]]);
+  await site.asked(/v1\/poll/);
+  // These come over the link, and are in the answer too.
+  for (const text of ["2", "3"]) await comet.publish(CHANNEL, text);
+  await received(tabs[0], 3);
+  site.go();
+  await received(late, 3);
+  await receivedAll(comet, CHANNEL, late, ["1", "2", "3"]);
+});
+
+test("a tab that has not heard everything, as one that slept, fetches it", async (t) => {
+  const { comet, tabs } = await openTabs(t, 1);
+  const sleeper = await openTab(tabs[0]);
+  await sleeper.evaluate(() => {
+    const Real = globalThis.BroadcastChannel;
+    globalThis.BroadcastChannel = class extends Real {
+      set onmessage(heard) {
+        super.onmessage = (message) => globalThis.sleeps || heard(message);
+      }
+    };
+  });
+  await listen(sleeper);
+  await live(sleeper);
+  await comet.publish(CHANNEL, "1");
+  await received(sleeper, 1);
+  await sleeper.evaluate(() => (globalThis.sleeps = true));
+  for (const text of ["2", "3"]) await comet.publish(CHANNEL, text);
+  await received(tabs[0], 3);
+  await sleeper.evaluate(() => (globalThis.sleeps = false));
+  await receivedAll(comet, CHANNEL, sleeper, ["1", "2", "3"]);
+});
+
 test("each tab gets what it wants, and what nobody wants any more is not listened to", async (t) => {
   const { comet, site, tabs } = await openTabs(t, 2, { transports: ["sse"] }, "shared");
   for (const [index, tab] of tabs.entries()) {
@@ -99,9 +137,13 @@ test("each tab gets what it wants, and what nobody wants any more is not listene
   await site.until(() => site.requests.slice(before).some((request) => /v1\/sse/.test(request)), "another stream");
   const query = new URLSearchParams(site.requests.findLast((request) => /v1\/sse/.test(request)).split("?")[1]);
   assert.deepEqual(query.getAll("channel").sort(), ["own/0", "shared"]);
+  // A tab that is gone wants nothing.
+  await tabs[1].evaluate(() => globalThis.comet.subscribe("own/again", () => {}));
+  await events(tabs[1], "subscribed", 3);
+  const others = site.requests.length;
   await tabs[1].close();
-  await tabs[0].evaluate(() => globalThis.comet.publish("shared", "alone"));
-  assert.deepEqual((await received(tabs[0], 3)).at(-1), "alone");
+  await site.until(() => site.requests.slice(others).some((request) => /v1\/sse/.test(request)), "a stream without it");
+  assert.doesNotMatch(site.requests.at(-1), /again/);
 });
 
 test("what the server refuses one tab is no harm to the others", async (t) => {

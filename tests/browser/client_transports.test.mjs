@@ -14,6 +14,14 @@ const numbers = (from, to) => Array.from({ length: to - from + 1 }, (_, index) =
 /** Nobody has to wait for a back-off, which is a matter of another test. */
 const hurry = (page) => page.evaluate(() => dispatchEvent(new Event("online")));
 
+/** Waits until the server counts so many channels and patterns that are listened to. */
+async function subscribed(comet, count) {
+  for (let seen; seen !== count; ) {
+    const text = await (await fetch(`${comet.origin}/metrics`)).text();
+    seen = [...text.matchAll(/^cometserver_(?:subscriptions|patterns)(?:\{[^}]*\})? (\d+)$/gm)].reduce((sum, [, one]) => sum + +one, 0);
+  }
+}
+
 for (const transport of TRANSPORTS) {
   test(`${transport}: what is cut off in the middle of a burst comes all the same, once and in order`, async (t) => {
     const { comet, site, page } = await openSite(t);
@@ -70,6 +78,7 @@ for (const transport of TRANSPORTS) {
       globalThis.subscriptions[0].unsubscribe();
       return globalThis.subscriptions[0].channel;
     });
+    if (transport !== "interval") await subscribed(comet, 3);
     await comet.publish(unwanted, "nobody wants this");
     await comet.publish("many/é", "by pattern");
     await comet.publish("many/a/b", "of no pattern");
@@ -84,6 +93,8 @@ for (const transport of TRANSPORTS) {
     const texts = ["one\ntwo\r\nthree\rfour\u0000five\u2028six\u2029 🛰 é\n\n", "data: x\n\nid: 1", "", " ", "🛰".repeat(20_000)];
     for (const text of texts) await comet.publish(CHANNEL, text);
     await receivedAll(comet, CHANNEL, page, texts);
+    // Over this very connection: a plain request would have brought what broke it.
+    assert.deepEqual((await events(page, "state")).map(({ state }) => state), ["connecting", "live"]);
   });
 
   test(`${transport}: presence in one channel does not need it in the others`, async (t) => {

@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 
 const CLIENT = fileURLToPath(new URL("../../../clients/js/", import.meta.url));
 /** A test that waits longer than this has failed. */
-const DEADLINE_MS = 30_000;
+const DEADLINE_MS = Number(process.env.COMET_TEST_DEADLINE_MS ?? 30_000);
 
 export class Site {
   #server;
@@ -29,6 +29,9 @@ export class Site {
   streams = "pass";
   /** Milliseconds after which an answer that has not begun is cut off, as impatient proxies do; 0: never. */
   impatience = 0;
+  /** Requests that match wait until `go`. */
+  #stopped = /^$/;
+  #parked = [];
   /** How many pieces of streams were passed on. */
   streamed = 0;
   #down = false;
@@ -65,6 +68,16 @@ export class Site {
 
   up() {
     this.#down = false;
+  }
+
+  /** From now on requests that match wait, and count as asked. */
+  stop(pattern) {
+    this.#stopped = pattern;
+  }
+
+  go() {
+    this.#stopped = /^$/;
+    for (const pass of this.#parked.splice(0)) pass();
   }
 
   /** Settles when somebody asked for what matches, `count` times in all, or came while it was down. */
@@ -119,6 +132,11 @@ export class Site {
   #pass(request, response) {
     this.requests.push(`${request.method} ${request.url}`);
     this.#tell();
+    if (this.#stopped.test(request.url)) this.#parked.push(() => this.#passOn(request, response));
+    else this.#passOn(request, response);
+  }
+
+  #passOn(request, response) {
     const { hostname, port } = new URL(this.target);
     const on = send({ hostname, port, path: request.url, method: request.method, headers: request.headers });
     on.on("error", () => (response.headersSent ? response.destroy() : response.writeHead(502).end()));
