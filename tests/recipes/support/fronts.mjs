@@ -105,7 +105,12 @@ export async function modPhp() {
   };
 }
 
-/** PHP by mod_fcgid, as hosting panels have it. */
+/**
+ * PHP by mod_fcgid, with the few processes that hosting panels give a site.
+ *
+ * Apache ends them all with each graceful restart, and mod_fcgid starts new ones ever more slowly: that would be
+ * measured, whoever the visitors were. So it may start them at once.
+ */
 export async function fcgid(site) {
   const dir = join(site.dir, "fcgid");
   await mkdir(dir);
@@ -115,6 +120,8 @@ export async function fcgid(site) {
     lines: `FcgidIPCDir ${dir}
 FcgidProcessTableFile ${dir}/table
 FcgidMaxRequestLen 4194304
+FcgidMaxProcessesPerClass ${site.phpWorkers ?? 5}
+FcgidSpawnScoreUpLimit 1000
 <Directory ${site.www}>
   Options +ExecCGI
   AddHandler fcgid-script .php
