@@ -8,6 +8,9 @@ import { TRANSPORTS } from "./support/listeners.mjs";
 import { until } from "./support/processes.mjs";
 import { Site } from "./support/site.mjs";
 
+/** Crowds at a time: each is busy for a moment, and then waits for Apache, which restarts once a second. */
+const AT_A_TIME = 3;
+
 const RESTARTS = 20;
 /** Generous for a busy machine: an Apache that starves answers never. */
 const PAGE_DEADLINE_MS = 30_000;
@@ -20,7 +23,7 @@ const SLACK_MS = 10_000;
 const chosen = process.env.RECIPES?.split(",");
 const crowded = recipes.filter((recipe) => recipe.crowd && (chosen === undefined || chosen.includes(recipe.name)));
 
-test("crowds", { concurrency: 2 }, async (t) => {
+test("crowds", { concurrency: AT_A_TIME }, async (t) => {
   await Promise.all(crowded.map((recipe) => t.test(recipe.name, (t) => crowd(t, recipe))));
 });
 

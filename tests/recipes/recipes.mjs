@@ -16,6 +16,7 @@ const BRIDGE = {
   refused: { websocket: 404 },
   // What is not for visitors is not passed on at all.
   absent: 404,
+  client: false,
 };
 
 /**
@@ -26,6 +27,7 @@ const BRIDGE = {
  * show nothing; `prefix`: where that visitor's channels are;
  * `streams`: whether the bridge finds that small pieces arrive; `absent`: what is answered where administration is not
  * passed on at all;
+ * `client`: whether the server's own `/client.js` comes through;
  * `refused`: transports that do not get through, with the status they are refused with.
  */
 export const recipes = [
@@ -106,6 +108,7 @@ export const recipes = [
     crowd: 300,
     closed: { sse: 11, poll: 11 },
     refused: { websocket: 501 },
+    client: false,
     async front(_, site) {
       const values = { ...only(site, "/var/lib/cometserver"), "/usr/local/bin/comet": await programFor(site.dir) };
       await copy("apache-cgi/comet/.htaccess", join(site.www, "comet/.htaccess"), {});
