@@ -16,9 +16,10 @@ const AS_WEB_USER = isRoot ? "www-data" : "";
 /** PHP takes its folder for temporary files from here. */
 const environment = (site) => ({ ...process.env, TMPDIR: site.temp });
 
-/** nginx with these lines in its `server { … }`, and `http` beside it. */
-export async function nginx(site, lines, { http = "", where = site.where, name = "nginx" } = {}) {
-  const dir = join(site.dir, name);
+/** nginx with these lines in its `server { … }`; without any, `http` holds one of its own. */
+export async function nginx(site, lines, { http = "" } = {}) {
+  const { where } = site;
+  const dir = join(site.dir, "nginx");
   await mkdir(dir, { mode: 0o755 });
   await put(join(dir, "fastcgi_params"), "include /etc/nginx/fastcgi_params;\n");
   const temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map((kind) => `${kind}_temp_path ${dir}/${kind};`);
@@ -34,12 +35,7 @@ http {
   access_log off;
   types { text/html html; }
   ${temp.join("\n  ")}
-  ${http}
-  server {
-    listen 127.0.0.1:${where.port};
-    root ${site.www};
-    ${lines}
-  }
+  ${lines ? `server { listen 127.0.0.1:${where.port}; root ${site.www}; ${lines} }` : http}
 }
 `,
   );
