@@ -47,7 +47,8 @@ const SEEN = 1_000;
 /** The longest that a browser's timer can wait. */
 const TIMER_MAX_MS = 2 ** 31 - 1;
 
-const random = () => Math.random().toString(36).slice(2) + Math.random().toString(36).slice(2);
+/** A name that nobody can guess. */
+const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
 const sleep = (ms) => new Promise((over) => setTimeout(over, ms));
 const jittered = (base, max, times) => Math.random() * Math.min(max, base * 2 ** times);
 
@@ -69,13 +70,12 @@ export class CometError extends Error {
 }
 
 /** Trying the same again later can help. */
-const passes = ({ status }) => !status || status >= 500 || status === 408 || status === 425 || status === 429;
+const passes = ({ status }) => !(status < 500) || [408, 425, 429].includes(status);
 
-/** The claims of a token; nobody here can check its signature. */
+/** The claims of a token, to be compared only: neither is its signature checked nor are its letters decoded. */
 function claims(token) {
   try {
-    const bytes = atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/"));
-    return JSON.parse(new TextDecoder().decode(Uint8Array.from(bytes, (byte) => byte.charCodeAt(0))));
+    return JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/")));
   } catch {
     return {};
   }
@@ -138,7 +138,11 @@ class Door {
   async token(refused) {
     if (typeof this.#source !== "function") return this.#source;
     if (this.#token === undefined || this.#token === refused || Date.now() >= this.#renewAt) {
-      await (this.#asking ??= this.#renew().finally(() => (this.#asking = undefined)));
+      this.#asking ??= this.#renew().finally(() => (this.#asking = undefined));
+      await this.#asking.catch((error) => {
+        // One that is about to end is better than none.
+        if (this.#token === undefined || this.#token === refused) throw error;
+      });
     }
     return this.#token;
   }
@@ -154,7 +158,10 @@ class Door {
     if (life > 0) {
       const wait = Math.min(life - Math.min(life / 4, 60_000), TIMER_MAX_MS);
       this.#renewAt = Date.now() + wait;
-      this.#timer = setTimeout(() => this.token().catch(() => {}), wait);
+      this.#timer = setTimeout(() => {
+        this.#renewAt = 0;
+        this.token().catch(() => {});
+      }, wait);
     }
     if (old !== undefined && old !== this.#token) this.#renewed(this.#token);
   }
@@ -260,23 +267,18 @@ class Link {
     const added = differs(wanted, this.#asked);
     const removed = differs(this.#asked, wanted);
     if (!added.length && !removed.length) return;
-    // Another kind of presence is no new place to begin at: only a cursor says where it goes on.
-    const changed = added.some(([key]) => this.#asked.has(key));
-    if (!this.#say || !this.#opened || !wanted.size || changed) return this.#reopen();
+    // Commands are for the plain case. Who comes or goes as a member does so with a new connection.
+    const isPlain = added.every(([key, presence]) => !presence && !this.#asked.has(key));
+    if (!this.#say || !this.#opened || !wanted.size || !isPlain) return this.#reopen();
     this.#asked = new Map(wanted);
     for (const [key] of removed) this.live.delete(key);
     const command = (type, list, more) => {
-      if (!list.length) return;
       const names = (kind) => list.filter(([key]) => key[0] === kind).map(([key]) => key.slice(2));
-      this.#say({ type, id: type, channels: names("c"), patterns: names("p"), ...more });
+      if (list.length) this.#say({ type, id: type, channels: names("c"), patterns: names("p"), ...more });
     };
     command("unsubscribe", removed);
-    for (const presence of ["", "watch", "join"]) {
-      const some = added.filter(([, own]) => own === presence);
-      // What came before is fetched by whoever wants it: others have it already.
-      const more = { since: "now", retained: false, presence, info: this.#options.info };
-      command("subscribe", some, more);
-    }
+    // What came before is fetched by whoever wants it: others have it already.
+    command("subscribe", added, { since: "now", retained: false });
   }
 
   /** The network may be another one, or the page was asleep: what waits tries now, what may be dead is replaced. */
@@ -460,21 +462,19 @@ class Link {
     }
     if ([404, 405, 501].includes(problem.status) && this.#stepDown()) return 0;
     if (passes(problem)) return problem.retry_ms === undefined ? this.#backOff() : this.#impose(problem.retry_ms);
-    if (problem.status !== 401 && (await this.#dropRefused(problem))) return 0;
+    // What is wrong with a token is wrong for all channels; without one some are public and some are not.
+    const isGeneral = problem.status === 401 && (await this.#door.token().catch(() => "none"));
+    if (!isGeneral && (await this.#dropRefused())) return 0;
     this.#hear.failed(problem);
-    this.#imposed = true;
     return REFUSED_MS + jittered(REFUSED_MS, REFUSED_MAX_MS, this.#refusals++);
   }
 
   /** Finds out which channels or patterns are refused, and goes on without them. */
-  async #dropRefused(problem) {
+  async #dropRefused() {
     const bad = [];
     for (const one of this.#asked) {
-      if (this.#asked.size === 1) bad.push([one[0], problem]);
-      else {
-        const query = this.#query(new Map([one]), [["wait_ms", 0], ["limit", 1]]);
-        await this.#door.json("poll", query, { asIs: true }).catch((own) => passes(own) || bad.push([one[0], own]));
-      }
+      const query = this.#query(new Map([one]), [["wait_ms", 0], ["limit", 1]]);
+      await this.#door.json("poll", query, { asIs: true }).catch((own) => passes(own) || bad.push([one[0], own]));
     }
     for (const [key, own] of bad) {
       this.#wanted.delete(key);
@@ -580,7 +580,7 @@ class Link {
       rest = lines.pop();
       let blocks = 0;
       for (const line of lines) {
-        const [, field, text] = /^(\w*):? ?(.*)/.exec(line);
+        const [, field, text] = /^(\w*):? ?([^]*)/.exec(line);
         if (field === "data") data += text;
         if (field === "id") id = text;
         if (field === "retry") this.#retry = +text;
@@ -671,7 +671,7 @@ class Subscriber {
 
   /** Shows a publication, unless it was shown before: paths may overlap where one takes over from another. */
   show(publication) {
-    const { channel, offset, time, data } = publication;
+    const { channel, offset, time } = publication;
     const [newest, at] = this.#seen.get(channel) ?? [0, 0];
     // A channel that was forgotten and made again counts from 1, but later.
     if (offset <= newest && time <= at) return;
@@ -679,7 +679,7 @@ class Subscriber {
     this.#seen.set(channel, [offset, time]);
     if (this.#seen.size > SEEN) this.#seen.delete(this.#seen.keys().next().value);
     try {
-      this.#handler(data, publication);
+      this.#handler(publication);
     } catch (error) {
       // A fault of one handler is not the others'.
       setTimeout(() => {
@@ -694,18 +694,17 @@ class Subscriber {
   }
 }
 
-const STRENGTH = ["", "watch", "join"];
-
-/** Adds to a map from key to kind of presence; the stronger kind stays. */
+/** Adds to a map from key to kind of presence; `join` is more than `watch`, and that more than none. */
 function addWant(wants, key, presence) {
-  if (!(STRENGTH.indexOf(presence) <= STRENGTH.indexOf(wants.get(key)))) wants.set(key, presence);
+  const known = wants.get(key) ?? "";
+  wants.set(key, known === "join" ? known : presence || known);
 }
 
 /** A server, as a page sees it. */
 export class Comet {
   #door;
   #options;
-  #listeners = new Map();
+  #bus = new EventTarget();
   #subscribers = new Set();
   /** Where a first subscription to something begins. */
   #first;
@@ -737,8 +736,7 @@ export class Comet {
   constructor(url, options = {}) {
     this.#options = options;
     this.#door = new Door(url, options.token, (token) => this.#renewed(token));
-    this.#first = options.cursor ?? (options.persist && stored(this.#storage, this.#memory)) ?? "now";
-    if (!this.#first) this.#first = "now";
+    this.#first = options.cursor || (options.persist && stored(this.#storage, this.#memory)) || "now";
     const on = (target, type, listen) => target.addEventListener(type, listen, { signal: this.#ended.signal });
     const awake = () => (this.#link ? this.#link.wake() : this.#announce());
     on(window, "pagehide", () => this.#leave());
@@ -760,9 +758,9 @@ export class Comet {
   }
 
   on(type, listener) {
-    if (!this.#listeners.has(type)) this.#listeners.set(type, new Set());
-    this.#listeners.get(type).add(listener);
-    return () => this.#listeners.get(type).delete(listener);
+    const hear = ({ detail }) => listener(detail);
+    this.#bus.addEventListener(type, hear);
+    return () => this.#bus.removeEventListener(type, hear);
   }
 
   subscribe(target, handler, { since, retained = true, presence = "" } = {}) {
@@ -816,9 +814,9 @@ export class Comet {
   }
 
   #emit(type, detail) {
-    const listeners = this.#listeners.get(type);
-    if (type === "error" && !listeners?.size) console.warn("CometServer:", detail);
-    for (const listener of [...(listeners ?? [])]) listener(detail);
+    if (type === "error") console.warn("CometServer:", detail);
+    // As with every event, what a listener throws is reported, and harms nobody else.
+    this.#bus.dispatchEvent(new CustomEvent(type, { detail }));
   }
 
   #setState(state) {
@@ -953,9 +951,9 @@ export class Comet {
       }
       if (!present()) return;
       const { publications, cursor, retry_ms } = answer;
-      const isQueued = ({ channel, offset, time }) =>
-        group.some(({ queue }) => queue.some((o) => o.channel === channel && o.offset === offset && o.time === time));
-      const overlaps = publications.some(isQueued);
+      const placeOf = ({ channel, offset, time }) => [offset, time, channel].join();
+      const queued = new Set(group.flatMap(({ queue }) => queue.map(placeOf)));
+      const overlaps = publications.some((one) => queued.has(placeOf(one)));
       for (const object of publications) this.#dispatch(object, group);
       for (const one of group) {
         one.start = cursor;
@@ -999,6 +997,7 @@ export class Comet {
       } catch (problem) {
         this.#emit("error", problem);
         await sleep(jittered(BACKOFF_MS, BACKOFF_MAX_MS, tries) + BACKOFF_MS);
+        if (this.#joining !== joining) return;
       }
     }
     if (this.#joining !== joining) return;
@@ -1040,8 +1039,10 @@ export class Comet {
         this.#lead();
       });
     // It fails when it is given up, and when another tab takes it away because this one did not answer.
-    locks.request(this.#name, now ? { steal: true } : { signal }, lead).catch(() => {
+    locks.request(this.#name, now ? { steal: true } : { signal }, lead).catch(({ name }) => {
       if (signal.aborted) return;
+      // Frames without an origin of their own get no locks.
+      if (name !== "AbortError") return this.#lead();
       this.#unlead();
       this.#run();
       this.#announce();
@@ -1071,8 +1072,8 @@ export class Comet {
       }),
       refused: told((key, problem) => {
         for (const { wants } of this.#others.values()) wants.delete(key);
-        const { status, code, message } = problem;
-        this.#post({ type: "refused", key, problem: { status, code, message } });
+        // Of an error only what is listed gets there.
+        this.#post({ type: "refused", key, problem: { ...problem, message: problem.message } });
         this.#refused(key, problem);
       }),
       failed: told((problem) => this.#emit("error", problem)),

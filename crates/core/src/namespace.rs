@@ -19,6 +19,13 @@ pub enum Durability {
     Committed,
 }
 
+impl Durability {
+    /// Is it in the broker's store?
+    pub fn is_stored(self) -> bool {
+        self != Self::Memory
+    }
+}
+
 /// The bounds of one channel's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -73,6 +80,18 @@ impl Namespaces {
             listed: Vec::new(),
             fallback: Arc::new(namespace),
         }
+    }
+
+    /// The same, but everything is kept in memory.
+    #[must_use]
+    pub(crate) fn in_memory(mut self) -> Self {
+        let namespaces = self.listed.iter_mut().map(|(_, namespace)| namespace);
+        for namespace in namespaces.chain([&mut self.fallback]) {
+            if namespace.durability.is_stored() {
+                Arc::make_mut(namespace).durability = Durability::Memory;
+            }
+        }
+        self
     }
 
     /// The namespace of a channel.

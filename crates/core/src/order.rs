@@ -110,6 +110,11 @@ impl Order {
         }
     }
 
+    /// Something that nobody here ever had has this sequence: whoever has not read that far has missed it.
+    pub fn pass_over(&mut self, sequence: u64) {
+        self.trimmed = self.trimmed.max(sequence);
+    }
+
     /// The newest sequence that left: whoever has not read that far may have missed something.
     pub fn trimmed(&self) -> u64 {
         self.trimmed

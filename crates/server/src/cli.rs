@@ -15,6 +15,7 @@ mod serve;
 mod settings;
 mod show;
 mod start;
+mod storage;
 mod subscribe;
 mod token;
 mod values;
@@ -40,9 +41,10 @@ const GROUPS: [(&str, &[&str]); 4] = [
     (
         "Tools",
         &[
-            "cgi",
             "config",
             "token",
+            "storage",
+            "cgi",
             "bench",
             "completions",
             "version",
@@ -99,7 +101,7 @@ enum Command {
     /// Let the server read its configuration again
     #[command(after_help = examples(daemon::RELOAD_EXAMPLES))]
     Reload,
-    /// Try it out: a server in memory, open to this machine only
+    /// Try it out: a server in a folder of its own, open to this machine only
     #[command(after_help = examples(demo::EXAMPLES))]
     Demo(demo::Demo),
     /// Set the value of a key; whoever listens to it is told
@@ -132,6 +134,9 @@ enum Command {
     /// Make and look into tokens, with which browsers subscribe
     #[command(subcommand, after_help = examples(token::EXAMPLES))]
     Token(token::Token),
+    /// Show what the log on disk takes; check it, back it up, restore it
+    #[command(after_help = examples(storage::EXAMPLES))]
+    Storage(storage::Storage),
     /// Measure a server
     #[command(after_help = examples(bench::EXAMPLES))]
     Bench(bench::Bench),
@@ -193,6 +198,7 @@ pub fn run(invocation: Invocation) -> Result<ExitCode, Failure> {
         Command::Cgi => cgi::run(),
         Command::Config(config) => config.run(&settings),
         Command::Token(token) => token.run(&settings),
+        Command::Storage(storage) => storage.run(&settings),
         Command::Bench(bench) => bench.run(&settings),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use cometserver_core::channel::ChannelId;
-use cometserver_core::fanout::{ReaderId, Wants};
+use cometserver_core::fanout::{ReaderId, Step, Wants};
 use cometserver_core::grant::Grant;
 use cometserver_core::pattern::Pattern;
+use cometserver_core::protocol::native::command::Command;
 use mio::{Registry, Token};
 
 use crate::budget::Gateway;
@@ -17,6 +18,7 @@ use crate::http::cors::Cors;
 use crate::http::response::Terms;
 use crate::listener::Socket;
 use crate::metrics::Transport;
+use crate::question::Question;
 use crate::round::Share;
 use crate::shared::Route;
 use crate::websocket::Decoder;
@@ -36,8 +38,8 @@ pub enum State {
     Http,
     /// The seed's protocol; so many bytes have been searched for an end.
     Seed(usize),
-    /// A publication waits for the store; then it is answered on these terms.
-    Publishing(Box<(Terms, Cors)>),
+    /// Its request waits for the store.
+    Waiting(Box<Waiting>),
     /// A reader: a held poll, a stream, a WebSocket.
     Reading(Box<Subscriber>),
     /// Everything was sent; the peer may finish.
@@ -98,12 +100,36 @@ pub struct Subscriber {
     pub preamble: u32,
     /// Polls: answered 304 if there is nothing new.
     pub conditional: bool,
-    /// The store has been asked for something.
-    pub fetching: bool,
+    /// Polls: what the answer holds so far, while more of it comes from the store.
+    pub gathered: Vec<Step>,
+    /// The store has been asked for something, which is given up at this time, in the shard's milliseconds; 0: it was not.
+    pub fetching: u64,
     /// It is in the queue of those that read on.
     pub queued: bool,
     /// WebSocket only.
     pub socket: Option<Box<WebSocketState>>,
+}
+
+/// A request that waits for the store.
+pub struct Waiting {
+    /// Its question's number within the shard.
+    pub number: u64,
+    /// When nobody waits any longer, in the shard's milliseconds.
+    pub until: u64,
+    /// What was asked.
+    pub question: Question,
+    /// How it is answered.
+    pub voice: Voice,
+}
+
+/// In which words a request is answered.
+pub enum Voice {
+    /// As an HTTP request.
+    Http(Terms, Cors),
+    /// In the seed's wire protocol.
+    Seed,
+    /// As a command of a WebSocket: the answer's type, and the command's `id`, as JSON.
+    Command(&'static str, Option<Box<str>>),
 }
 
 /// A member's name and what it shows.
@@ -140,6 +166,36 @@ pub struct WebSocketState {
     pub heard: u64,
     /// What was said and not yet answered: answers are sent before more are made.
     pub said: VecDeque<Said>,
+    /// Commands that wait for the store.
+    pub waiting: Vec<Waiting>,
+    /// What was said next has to wait for those.
+    pub stalled: bool,
+}
+
+/// So many subscriptions of a WebSocket may be catching up at a time before its next commands are looked at.
+const CATCHING_UP: usize = 64;
+
+/// So many of its commands may wait for the store: enough for a commit to carry many publications of one connection.
+const IN_FLIGHT: usize = 64;
+
+impl WebSocketState {
+    /// Takes what was said next, if its turn has come.
+    pub fn hear(&mut self) -> Option<Said> {
+        if self.replies.len() >= CATCHING_UP {
+            return None;
+        }
+        let next = self.said.front()?;
+        // A command that asks would be told what was before a publication that was said before it.
+        let may = self.waiting.is_empty()
+            || next.goes_on()
+                && self.waiting.len() < IN_FLIGHT
+                && self
+                    .waiting
+                    .iter()
+                    .all(|waiting| waiting.question.is_publication());
+        self.stalled = !may;
+        if may { self.said.pop_front() } else { None }
+    }
 }
 
 /// What a WebSocket client said, taken out of its frames.
@@ -154,6 +210,26 @@ pub enum Said {
     Close(Option<u16>),
     /// It broke the protocol: it is told with this code and reason.
     Broke(u16, &'static str),
+}
+
+impl Said {
+    /// May it be obeyed while publications wait for the store?
+    fn goes_on(&self) -> bool {
+        let is_publish = |text: &str| Command::parse(text).is_ok_and(|command| command.kind == "publish");
+        match self {
+            Self::Text(text) => is_publish(text),
+            Self::Binary(bytes) => parts(bytes).is_some_and(|(head, _)| is_publish(head)),
+            Self::Ping(_) | Self::Close(_) | Self::Broke(..) => true,
+        }
+    }
+}
+
+/// A binary message: a header with its length before it, and the payload behind it.
+pub fn parts(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    let (head, payload) = rest.split_at_checked(length)?;
+    Some((std::str::from_utf8(head).ok()?, payload))
 }
 
 /// How fast a connection may publish.
@@ -288,10 +364,9 @@ impl Connection {
     /// Did a WebSocket client say something that was not answered yet, and may be?
     pub fn has_said(&self) -> bool {
         match &self.state {
-            State::Reading(subscriber) => subscriber
-                .socket
-                .as_ref()
-                .is_some_and(|socket| !socket.said.is_empty()),
+            State::Reading(subscriber) => subscriber.socket.as_ref().is_some_and(|socket| {
+                !socket.said.is_empty() && !socket.stalled && socket.replies.len() < CATCHING_UP
+            }),
             _ => false,
         }
     }
@@ -313,6 +388,37 @@ impl Connection {
     pub fn subscriber(&mut self) -> Option<&mut Subscriber> {
         match &mut self.state {
             State::Reading(subscriber) => Some(subscriber),
+            _ => None,
+        }
+    }
+
+    /// Has the store answered all of its requests?
+    pub fn is_waiting_for_nothing(&self) -> bool {
+        match &self.state {
+            State::Waiting(_) => false,
+            State::Reading(subscriber) => subscriber
+                .socket
+                .as_ref()
+                .is_none_or(|socket| socket.waiting.is_empty()),
+            _ => true,
+        }
+    }
+
+    /// Takes out a request that waits for the store: an HTTP one leaves its connection between two requests.
+    pub fn take_waiting(&mut self, wanted: impl Fn(&Waiting) -> bool) -> Option<Waiting> {
+        match &mut self.state {
+            State::Waiting(waiting) if wanted(waiting) => {
+                match std::mem::replace(&mut self.state, State::Http) {
+                    State::Waiting(waiting) => Some(*waiting),
+                    _ => None,
+                }
+            }
+            State::Reading(subscriber) => {
+                let socket = subscriber.socket.as_mut()?;
+                let at = socket.waiting.iter().position(wanted)?;
+                socket.stalled = false;
+                Some(socket.waiting.remove(at))
+            }
             _ => None,
         }
     }

@@ -38,6 +38,10 @@ pub enum Endpoint {
     Now,
     /// Counters as JSON.
     Stats,
+    /// What the log on disk takes.
+    Storage,
+    /// Copy the log on disk.
+    Backup,
     /// Stop the server.
     Stop,
     /// Read the configuration again.
@@ -73,6 +77,8 @@ const TABLE: &[(&str, &[(Method, Endpoint)])] = &[
     ("/v1/channels", &[(Get, E::Channels)]),
     ("/v1/now", &[(Get, E::Now)]),
     ("/v1/stats", &[(Get, E::Stats)]),
+    ("/v1/storage", &[(Get, E::Storage)]),
+    ("/v1/admin/backup", &[(Post, E::Backup)]),
     ("/v1/admin/stop", &[(Post, E::Stop)]),
     ("/v1/admin/reload", &[(Post, E::Reload)]),
     ("/health/live", &[(Get, E::Live)]),
@@ -183,7 +189,7 @@ impl Endpoint {
     /// Which right it needs that no channel can give.
     pub fn needs(self) -> Option<Action> {
         match self {
-            E::Channels | E::Stop | E::Reload => Some(Action::Admin),
+            E::Channels | E::Storage | E::Backup | E::Stop | E::Reload => Some(Action::Admin),
             E::Metrics | E::Stats => Some(Action::Ops),
             _ => None,
         }

@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cometserver_core::Time;
-use cometserver_core::hub::{Hub, PublishError, Receipt};
+use cometserver_core::broker::{BrokerError, Page};
+use cometserver_core::hub::{History, Hub, PublishError, Receipt};
+use cometserver_core::{Publication, Time};
 use mio::Waker;
 
 use crate::access::Access;
+use crate::broker::disk::DiskLog;
 use crate::budget::Budget;
 use crate::config::Config;
 use crate::listener::{Door, Socket};
@@ -35,21 +37,44 @@ pub struct Settings {
 pub enum Mail {
     /// A socket was accepted at this door, from this address if that is counted; why its request is to be refused, if so.
     Accepted(Socket, usize, Option<IpAddr>, Option<&'static str>),
-    /// A publication that had to wait for the store was answered.
-    Published(ConnectionId, Result<Receipt, PublishError>),
-    /// The same for a command of a WebSocket, with the command's `id`.
-    SocketPublished(ConnectionId, Option<Box<str>>, Result<Receipt, PublishError>),
+    /// Part of the answer to a connection's question of this number came from the store.
+    Answered(ConnectionId, u64, Part),
     /// What a reader needs came from the store.
-    Fetched(
-        ConnectionId,
-        Result<cometserver_core::broker::Page, cometserver_core::broker::BrokerError>,
-    ),
+    Fetched(ConnectionId, Result<Page, BrokerError>),
     /// A newer request of the same session has come: end this one.
     Superseded(ConnectionId),
     /// Other settings are in force.
     Reloaded,
     /// Tell everybody when to come back, and take nothing new.
     Drain,
+}
+
+/// Part of an answer, as the store gave it.
+#[derive(Debug)]
+pub enum Part {
+    /// What became of a publication; which of those asked for.
+    Published(usize, Result<Receipt, PublishError>),
+    /// A history.
+    History(Result<Option<History>, BrokerError>),
+    /// A retained value.
+    Value(Result<Option<Arc<Publication>>, BrokerError>),
+    /// Several, in the order asked for.
+    Values(Result<Vec<Option<Arc<Publication>>>, BrokerError>),
+    /// How many publications are forgotten.
+    Deleted(Result<usize, BrokerError>),
+    /// What came of an errand: an object, open at its end.
+    Done(Result<Vec<u8>, Failed>),
+}
+
+/// Why an errand failed, as a problem.
+#[derive(Debug)]
+pub struct Failed {
+    /// The HTTP status.
+    pub status: u16,
+    /// The code of docs/protocol.md.
+    pub code: &'static str,
+    /// What to do.
+    pub detail: String,
 }
 
 /// A connection, and which tenant of its place.
@@ -133,6 +158,12 @@ pub enum Request {
 pub struct Shared {
     /// The hub.
     pub hub: Arc<Hub>,
+    /// The log on disk, if anything is kept there.
+    pub log: Option<Arc<DiskLog>>,
+    /// What keeps it from being written.
+    pub trouble: Arc<Trouble>,
+    /// Is somebody on an errand?
+    pub errand: AtomicBool,
     settings: RwLock<Arc<Settings>>,
     /// Counters.
     pub metrics: Metrics,
@@ -168,9 +199,62 @@ pub struct Shared {
     main: Waker,
     /// How to read the configuration again.
     reload: Mutex<Reload>,
+    /// How long a request waits for the store, in milliseconds.
+    pub patience: u64,
     /// When the server started, in milliseconds since 1970.
     pub started: Time,
 }
+
+/// What keeps the log on disk from being written, if something does.
+#[derive(Debug, Default)]
+pub struct Trouble {
+    is_there: AtomicBool,
+    what: Mutex<String>,
+}
+
+impl Trouble {
+    /// What came of the latest publication that was to be stored.
+    pub fn note(&self, error: Option<&BrokerError>) {
+        match error {
+            // Nearly always nothing was, and nothing is.
+            None if !self.is_there.load(Ordering::Relaxed) => {}
+            None => {
+                self.is_there.store(false, Ordering::Relaxed);
+                tracing::info!("the log on disk is written again");
+            }
+            Some(error) => {
+                *lock(&self.what) = error.to_string();
+                if !self.is_there.swap(true, Ordering::Relaxed) {
+                    tracing::error!("the log on disk cannot be written: {error}");
+                }
+            }
+        }
+    }
+
+    /// Why the log takes nothing.
+    pub fn now(&self) -> Option<String> {
+        self.is_there
+            .load(Ordering::Relaxed)
+            .then(|| lock(&self.what).clone())
+    }
+}
+
+/// What a server is started with besides its configuration.
+pub struct Start {
+    /// See [`Shared::demo`].
+    pub demo: bool,
+    /// How to read the configuration again.
+    pub reload: Reload,
+    /// How long a request waits for each part of its answer from the store.
+    pub patience: Option<Duration>,
+    /// See [`Shared::log`].
+    pub log: Option<Arc<DiskLog>>,
+    /// See [`Shared::trouble`].
+    pub trouble: Arc<Trouble>,
+}
+
+/// Longer than a busy disk takes, shorter than what front web servers and clients wait for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Shared {
     /// What the threads of a server share.
@@ -180,11 +264,14 @@ impl Shared {
         doors: Vec<Door>,
         mailboxes: Vec<Mailbox>,
         main: Waker,
-        demo: bool,
-        reload: Reload,
+        start: Start,
     ) -> Self {
+        let patience = start.patience.unwrap_or(PATIENCE);
         Self {
             hub,
+            log: start.log,
+            trouble: start.trouble,
+            errand: AtomicBool::new(false),
             metrics: Metrics::new(mailboxes.len(), wall_clock()),
             static_files: StaticFiles::new(&settings.config),
             settings: RwLock::new(Arc::new(settings)),
@@ -199,10 +286,11 @@ impl Shared {
             holders: Mutex::new(HashMap::new()),
             secret: RandomState::new(),
             draining: AtomicBool::new(false),
-            demo,
+            demo: start.demo,
+            patience: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
             requests: Mutex::new(Vec::new()),
             main,
-            reload: Mutex::new(reload),
+            reload: Mutex::new(start.reload),
             started: wall_clock(),
         }
     }
@@ -249,6 +337,11 @@ impl Shared {
             self.wake_main();
         }
         result
+    }
+
+    /// Tells a connection part of the answer to its question.
+    pub fn answer(&self, connection: ConnectionId, number: u64, part: Part) {
+        self.mailboxes[usize::from(connection.shard)].send(Mail::Answered(connection, number, part));
     }
 
     /// Asks the main thread for something.

@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cometserver_core::channel::{Channel, ChannelId};
-use cometserver_core::hub::HistoryQuery;
+use cometserver_core::hub::{Answer, HistoryQuery, Later};
 use cometserver_core::pattern::Pattern;
 use cometserver_core::{ChannelName, Position};
 
@@ -34,6 +35,9 @@ const SPACING: Duration = Duration::from_millis(500);
 
 /// Some web servers tell versions apart by the second and the size: this many versions within one differ in size.
 const SIZES: u64 = 8;
+
+/// How long the store may take to say how far a channel is.
+const STORE_TIME: Duration = Duration::from_secs(10);
 
 /// Publications looked at under one lock of the hub.
 const ROUND: usize = 256;
@@ -305,9 +309,10 @@ impl Writer {
             if !file.is_stale || file.due().is_some_and(|at| at > now) {
                 continue;
             }
-            let text = content(&self.shared, &file.channel, file.versions);
             let path = self.folder.join(file_name(&file.channel.name));
-            if let Err(error) = write(&path, &text) {
+            let written =
+                content(&self.shared, &file.channel, file.versions).and_then(|text| write(&path, &text));
+            if let Err(error) = written {
                 tracing::warn!(%error, path = %path.display(), "a static file cannot be written");
                 // One that is out of date would hide what is new.
                 let _ = fs::remove_file(&path);
@@ -358,13 +363,33 @@ fn file_name(channel: &ChannelName) -> String {
 }
 
 /// How far a channel is.
-fn content(shared: &Shared, channel: &Channel, version: u64) -> String {
+///
+/// # Errors
+/// The store does not say.
+fn content(shared: &Shared, channel: &Channel, version: u64) -> io::Result<String> {
+    let (sender, answered) = mpsc::sync_channel(1);
     let query = HistoryQuery {
         limit: 1,
         reverse: true,
         ..HistoryQuery::default()
     };
-    let history = shared.hub.history(&channel.name, query, wall_clock());
+    let mut later = || -> Later<_> {
+        let sender = sender.clone();
+        // Nobody may wait for it any more.
+        Box::new(move |history| drop(sender.try_send(history)))
+    };
+    let history = match shared.hub.history(&channel.name, query, wall_clock(), &mut later) {
+        Answer::Ready(history) => history,
+        Answer::Later => match answered.recv_timeout(STORE_TIME) {
+            Ok(history) => history.map_err(io::Error::other)?,
+            Err(_) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the store does not answer",
+                ));
+            }
+        },
+    };
     let (offset, at) = history
         .as_ref()
         .map_or((0, Position::default()), |history| (history.offset, history.at));
@@ -372,13 +397,13 @@ fn content(shared: &Shared, channel: &Channel, version: u64) -> String {
     let mut cursor = Vec::new();
     shared.hub.cursor(at).write(&mut cursor);
     let padding = usize::try_from(version % SIZES).unwrap_or_default();
-    format!(
+    Ok(format!(
         "{{\"offset\":{offset},\"epoch\":\"{}\",\"time\":{},\"cursor\":\"{}\"}}{:padding$}\n",
         channel.epoch,
         newest.map_or(0, |newest| newest.time),
         String::from_utf8_lossy(&cursor),
         ""
-    )
+    ))
 }
 
 /// Replaces a file as a whole: nobody reads half of it.

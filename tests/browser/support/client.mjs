@@ -76,7 +76,7 @@ export function listen(page, subscriptions = CHANNEL, options = {}) {
         });
       }
       globalThis.subscriptions = list.map(([target, options]) =>
-        globalThis.comet.subscribe(target, (data) => globalThis.received.push(data), options),
+        globalThis.comet.subscribe(target, ({ data }) => globalThis.received.push(data), options),
       );
     },
     [list, options],

@@ -84,6 +84,11 @@ export class Site {
     }
   }
 
+  /** A page of a test has news for those who wait with `until`. */
+  cameTo() {
+    this.#tell();
+  }
+
   #tell() {
     for (const told of this.#waiting.splice(0)) told();
   }
@@ -95,7 +100,10 @@ export class Site {
   async #answer(request, response) {
     const path = request.url.split("?")[0];
     const page = this.pages.get(path);
-    if (typeof page === "function") return page(request, response);
+    if (typeof page === "function") {
+      page(request, response);
+      return this.#tell();
+    }
     if (page) {
       response.writeHead(200, { "Content-Type": page.type, "Cache-Control": "no-store", ...page.headers });
       return response.end(page.body);

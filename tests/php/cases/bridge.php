@@ -34,7 +34,8 @@ function open_site(array $config): string
     return $root;
 }
 
-$server = new Server(['--config', $toml]);
+// Held for so long that nothing ends by itself while a test waits for it.
+$server = new Server(array_merge(['--config', $toml], has_gateways() ? ['--set', 'held.bridge.hold=25s'] : []));
 $web = new Web(open_site(['data_dir' => $server->data]));
 $streaming = new Web(open_site(['data_dir' => $server->data, 'sse' => true]));
 $client = new Client(['data_dir' => $server->data, 'token_secret' => SECRET]);
@@ -207,17 +208,17 @@ test('a session of the visitor is not kept locked', function () use ($server): v
     until('nobody waits', fn (): bool => $server->held() === 0);
 });
 
-test('a new poll of the same session ends the older one, and a page that leaves gives its place back', function () use ($web, $server): void {
+test('a new poll of the same session ends the older one, and a page that leaves gives its place back', function () use ($streaming, $server): void {
     $path = bridge('poll', ['channel' => 'open/session', 'cursor' => 'now', 'session' => 'mine']);
-    $old = $web->begin($path);
+    $old = $streaming->begin($path);
     until('one waits', fn (): bool => $server->held() === 1);
-    $new = $web->begin($path);
+    $new = $streaming->begin($path);
     same([], json($old->answer())['publications']);
     until('one waits', fn (): bool => $server->held() === 1);
     if (!has_gateways()) {
         throw new Skipped('this server has no /v1/release');
     }
-    same(204, $web->post('/bridge.php?release=mine&channel=open/session', '')['status']);
+    same(204, $streaming->post('/bridge.php?release=mine&channel=open/session', '')['status']);
     same([], json($new->answer())['publications']);
     until('nobody waits', fn (): bool => $server->held() === 0);
 });
@@ -301,6 +302,7 @@ test('a probe finds out that pieces arrive, and that is remembered', function ()
     same(204, $web->post('/bridge.php?probe=' . $number, '')['status']);
     yes(strpos($probe->answer()['body'], '{"streams":true}') !== false, 'they arrive');
     same("data: {\"streams\":true}\n\n", $web->get('/bridge.php?probe=1')['body']);
+    same([], glob("$data/php/probe-*"), 'nothing is left of it');
     $stream = $web->begin(bridge('sse', ['channel' => 'open/probe']), ['Accept' => 'text/event-stream']);
     until('it streams', static function () use ($stream): bool {
         $stream->ended();

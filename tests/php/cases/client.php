@@ -299,7 +299,7 @@ test('a second loss is not tried a third time', function (): void {
 });
 
 test('what is no CometServer is told apart', function (): void {
-    foreach (["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", "220 mail\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n"] as $bytes) {
+    foreach (["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 404 No\r\nContent-Length: 14\r\n\r\n{\"error\":true}", "220 mail\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n"] as $bytes) {
         $socket = odd_server(static function ($stream) use ($bytes): void {
             fread($stream, 65536);
             fwrite($stream, $bytes);

@@ -379,6 +379,8 @@ test('the XML is the older one to the byte, with a time that every write has for
         $times[] = Comet\Internal\Value::time($value);
     }
     same($times, array_unique($times));
+    $at = static fn (int $time, int $offset): string => Comet\Internal\Value::time(['time' => $time, 'offset' => $offset]);
+    same(['1700000000.123000001', '1700000000.123000002'], [$at(1700000000123, 1), $at(1700000000123, 2)]);
 });
 
 test('a cursor that no server gave begins anew instead of failing for ever', function (): void {
@@ -394,7 +396,8 @@ test('a cursor that no server gave begins anew instead of failing for ever', fun
 });
 
 test('the same session asking anew ends the older request, and a page that leaves gives its place back', function (): void {
-    $server = new Server();
+    // Held for so long that nothing ends by itself while the test waits for it.
+    $server = new Server(has_gateways() ? ['--set', 'held.drop_in.hold=25s'] : []);
     $web = new Web(site($server));
     $path = '/comet/exemples/v1/read.php?comet_cursor=&comet_session=abc';
     $old = $web->begin($path);

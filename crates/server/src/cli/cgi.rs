@@ -4,6 +4,7 @@ use super::Outcome;
 use crate::gateway;
 
 pub(super) const EXAMPLES: &str = "\
+comet cgi
 printf '#!/bin/sh\\nexec /opt/comet/comet cgi\\n' > ~/public_html/cgi-bin/push.cgi
 spawn-fcgi -s ~/run/push.sock -n -- /opt/comet/comet cgi";
 

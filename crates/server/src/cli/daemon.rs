@@ -75,7 +75,12 @@ impl Status {
             Err(ClientError::NotRunning { .. }) => match held {
                 Held::By(holder) => Err(silent(holder.as_ref())),
                 Held::Free | Held::Unknown => {
-                    super::print(format!("{}\n", paint.yellow("not running")).as_bytes())?;
+                    let text = format!(
+                        "{}\n  nobody listens at {}\n",
+                        paint.yellow("not running"),
+                        client.address()
+                    );
+                    super::print(text.as_bytes())?;
                     Ok(ExitCode::from(STOPPED))
                 }
             },

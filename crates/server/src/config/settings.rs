@@ -14,6 +14,13 @@ const MAX_CHANNEL_NAME: usize = 8 << 10;
 /// The largest request head that makes sense; more than any front web server passes on.
 const MAX_HEAD: usize = 1 << 20;
 
+/// A log is at least a few files, of which the newest is being written.
+const LEAST_LOG: usize = 4 << 20;
+
+/// The bounds of a file of the log: many small ones cost descriptors, a large one cannot leave for long.
+const LEAST_SEGMENT: usize = 1 << 20;
+const MOST_SEGMENT: usize = 1 << 30;
+
 /// No single thing in memory may be larger: lengths on the wire are 32 bits, with room for a header.
 const MAX_MESSAGE: usize = 1 << 30;
 
@@ -45,6 +52,8 @@ section! {
         ops: Ops;
         /// Bounds on what clients may use.
         limits: Limits;
+        /// The log on disk.
+        storage: Storage;
         /// The budget of held requests.
         held: Held;
         /// Who is on a channel.
@@ -113,8 +122,13 @@ section! {
         history_bytes "history.bytes": usize = "1MiB" => values::size(0, usize::MAX);
         /// How long publications are kept.
         history_age "history.age": Duration = "1h" => values::duration;
-        /// Where publications are kept: "memory".
-        durability "durability": Durability = "memory" => values::durability;
+        /// Where publications are kept, and when their publisher is answered; a channel that exists keeps what it has.
+        /// Whatever is said here, subscribers are never shown what a crash could take back.
+        /// "fsync": on disk, answered when they are safe there: nothing that was answered is ever lost by a crash.
+        /// "buffered": on disk, answered at once: a crash may lose what was answered in its last moments, at most
+        /// storage.buffered bytes of all channels together, and most often nothing.
+        /// "memory": in memory only, answered at once: a restart forgets all of them.
+        durability "durability": Durability = "fsync" => values::durability;
         /// Whether subscribers may join, and be seen by others.
         presence "presence": bool = "false" => values::switch;
         /// Whether a public channel that is followed has a file in static.dir, which tells everybody how far it is.
@@ -182,6 +196,22 @@ section! {
         idempotency_keys "idempotency_keys": usize = "100000" => values::count_from(0);
         /// How long idempotency keys are remembered.
         idempotency_window "idempotency_window": Duration = "5m" => values::duration;
+    }
+}
+
+section! {
+    /// The log on disk, in the folder "log" of the data folder: what is published where durability is not "memory".
+    /// Where every namespace says "memory" there is none.
+    pub struct Storage {
+        /// About what the log may take on disk. At this ceiling the channels with most give way: their oldest publications go
+        /// before their time, which the metrics count, and whoever comes back for those is told of a gap.
+        max_size "max_size": usize = "4GiB" => values::size(LEAST_LOG, usize::MAX);
+        /// How large a file of the log grows before the next one is begun. What is no longer wanted leaves the disk by whole
+        /// files: smaller ones leave sooner, larger ones are fewer.
+        segment_size "segment_size": usize = "64MiB" => values::size(LEAST_SEGMENT, MOST_SEGMENT);
+        /// How much may be answered before it is on disk, where durability is "buffered": the most that a crash can lose.
+        /// A publication beyond that is answered when it is safe.
+        buffered "buffered": usize = "1MiB" => values::size(0, 1 << 30);
     }
 }
 
@@ -287,9 +317,9 @@ section! {
     pub(super) struct KeyEntry {
         /// Its name, for logs.
         name "name": String = "" => values::text, example "site";
-        /// The key: at least 16 visible characters, such as "openssl rand -hex 32" prints.
+        /// Either the key itself, in "secret": at least 16 visible characters, such as "openssl rand -hex 32" prints,
         secret "secret": Secret = "" => access::inline;
-        /// Or a file that holds it.
+        /// or a file that holds it.
         secret_file "secret_file": Option<PathBuf> = "" => values::optional_path, example "/etc/cometserver/site.key";
         /// What it allows: publish, history, presence, admin, ops, subscribe.
         actions "actions": Vec<Action> = "[]" => values::actions, example "publish";
@@ -301,9 +331,9 @@ section! {
     pub(super) struct TokenEntry {
         /// Its name, for logs.
         name "name": String = "" => values::text, example "site";
-        /// The secret: at least 32 bytes, such as "openssl rand -hex 32" prints.
+        /// Either the secret itself, in "secret": at least 32 bytes, such as "openssl rand -hex 32" prints,
         secret "secret": Secret = "" => access::inline;
-        /// Or a file that holds it.
+        /// or a file that holds it.
         secret_file "secret_file": Option<PathBuf> = "" => values::optional_path, example "/etc/cometserver/tokens.key";
     }
 }
