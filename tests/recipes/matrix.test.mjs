@@ -1,6 +1,7 @@
 // Every recipe of deploy/ with every transport, through the real front web server. RECIPES=nginx,caddy: only those.
 
 import assert from "node:assert/strict";
+import { execFileSync, spawn } from "node:child_process";
 import { test } from "node:test";
 
 import { recipes } from "./recipes.mjs";
@@ -8,7 +9,7 @@ import { ClientListener, EventSourceListener, openPage } from "./support/chromiu
 import { ask, stream, webSocket } from "./support/http.mjs";
 import { TRANSPORTS } from "./support/listeners.mjs";
 import { until } from "./support/processes.mjs";
-import { Site } from "./support/site.mjs";
+import { BINARY, Site } from "./support/site.mjs";
 
 /** A name that every careless front server breaks. */
 const CHANNEL = "a/b?c d&e%é";
@@ -18,6 +19,9 @@ const AT_A_TIME = 6;
 
 /** What a busy machine may add to a limit. */
 const SLACK_MS = 4_000;
+
+/** Does history survive a restart, as the recipes leave it? */
+const DURABLE = !/^durability = "memory"/m.test(execFileSync(BINARY, ["config", "default"], { encoding: "utf8" }));
 
 const chosen = process.env.RECIPES?.split(",");
 const selected = recipes.filter((recipe) => chosen === undefined || chosen.includes(recipe.name));
@@ -87,7 +91,19 @@ async function matrix(t, recipe) {
   await allTried();
   await site.startComet();
   await publish("7", "8");
-  await all(t, "resumes after our server restarts");
+  // What was in memory only may be gone, and that is told.
+  await all(t, "resumes after our server restarts", (listener) => assert.equal(listener.gaps > 0, !DURABLE));
+
+  // Nobody can be told before the front server is back, and by then the server is another one.
+  await t.test("nothing is lost when both restart", { skip: !DURABLE && "history is kept in memory" }, async (t) => {
+    await site.stopFront();
+    await publish("9", "10");
+    await site.stopComet();
+    await site.startComet();
+    await site.startFront();
+    await publish("11");
+    await all(t, "resumes", (listener) => assert.equal(listener.gaps, 0));
+  });
 
   await t.test(`our client finds that ${best[0]} is best`, async () => assert.equal(await ownClient.transport(), best[0]));
 
@@ -100,9 +116,17 @@ async function matrix(t, recipe) {
   });
   listeners.forEach((listener) => listener.close());
 
+  await t.test("curl is enough", () => curl(site, { ...query, cursor: "earliest" }, headers, isRefused("sse") ? ["poll"] : ["poll", "sse"]));
   await t.test("nothing is allowed without authorization", () => authorization(site, channel, token));
   for (const [name, status] of Object.entries(recipe.refused ?? {})) {
     await t.test(`${name} is refused, so that a client knows to step down`, () => refused(site, name, status, { channel, token }));
+  }
+  if (recipe.client !== false) {
+    await t.test("our client can be fetched from the server", async () => {
+      const { status, headers } = await site.ask("GET", "/client.js");
+      assert.equal(status, 200);
+      assert.match(headers["content-type"], /^text\/javascript/);
+    });
   }
   await t.test("an ordinary page answers", () => site.ordinaryPage());
 }
@@ -114,6 +138,23 @@ async function closes(site, transport, listeners) {
   for (const listener of listeners) listener.close();
   const limit = site.recipe.closed[transport] * 1000 + SLACK_MS;
   await until(`the ${transport} to be free`, async () => (await open()) === 0, limit);
+}
+
+/** As a person would ask: the first piece that has something in it is waited for. */
+async function curl(site, query, headers, calls) {
+  const args = Object.entries(query).flatMap(([name, value]) => ["--data-urlencode", `${name}=${value}`]);
+  for (const [name, value] of Object.entries(headers)) args.push("-H", `${name}: ${value}`);
+  for (const call of calls) {
+    const child = spawn("curl", ["-sSN", "-m", "30", "-G", ...args, `${site.origin}${site.base}/v1/${call}`]);
+    let said = "";
+    child.stderr.on("data", (text) => (said += text));
+    for await (const text of child.stdout) {
+      said += text;
+      if (said.includes('"publication"')) break;
+    }
+    child.kill();
+    assert.match(said, /"type":"publication"/);
+  }
 }
 
 /** Through the front server nobody may do what their token does not say; nor is it silently done. */

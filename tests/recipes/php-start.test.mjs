@@ -24,7 +24,7 @@ async function give(path) {
 }
 
 test("FPM on a TCP pool restarts cleanly after the bridge has started the server", async (t) => {
-  const dir = await folder(t);
+  const dir = await folder();
   const site = { dir, www: join(dir, "www"), temp: join(dir, "tmp"), where: { port: await freePort() } };
   await mkdir(site.temp);
   await chmod(site.temp, 0o1777);

@@ -12,20 +12,22 @@ import { programFor } from "./support/site.mjs";
 const BRIDGE = {
   config: "apache-htaccess/comet.toml",
   page: "/ordinary.php",
-  crowd: true,
+  crowd: 300,
   refused: { websocket: 404 },
   // What is not for visitors is not passed on at all.
   absent: 404,
+  client: false,
 };
 
 /**
  * name, config (its comet.toml in deploy/), front(t, site) -> a Service;
  * `closed`: within how many seconds everything of a closed tab is free at our server, by transport;
- * `crowd`: each who waits takes one of its few workers;
+ * `crowd`: with so many who wait, each of whom would take one of its few workers, pages answer;
  * `signIn`: the page that gives a visitor a cookie, where that is shown in the place of a token; `nobody`: what it costs to
  * show nothing; `prefix`: where that visitor's channels are;
  * `streams`: whether the bridge finds that small pieces arrive; `absent`: what is answered where administration is not
  * passed on at all;
+ * `client`: whether the server's own `/client.js` comes through;
  * `refused`: transports that do not get through, with the status they are refused with.
  */
 export const recipes = [
@@ -63,7 +65,7 @@ export const recipes = [
   {
     name: "apache-htaccess",
     config: "apache-htaccess/comet.toml",
-    crowd: true,
+    crowd: 300,
     closed: { websocket: 1, sse: 9, poll: 11 },
     page: "/ordinary.php",
     async front(t, site) {
@@ -74,7 +76,7 @@ export const recipes = [
   {
     name: "apache-vhost",
     config: "apache-vhost/comet.toml",
-    crowd: true,
+    crowd: 300,
     closed: { websocket: 1, sse: 9, poll: 11 },
     async front(_, site) {
       const folder = join(site.dir, "apache-comet");
@@ -103,9 +105,10 @@ export const recipes = [
   {
     name: "apache-cgi",
     config: "apache-htaccess/comet.toml",
-    crowd: true,
+    crowd: 300,
     closed: { sse: 11, poll: 11 },
     refused: { websocket: 501 },
+    client: false,
     async front(_, site) {
       const values = { ...only(site, "/var/lib/cometserver"), "/usr/local/bin/comet": await programFor(site.dir) };
       await copy("apache-cgi/comet/.htaccess", join(site.www, "comet/.htaccess"), {});
@@ -138,6 +141,8 @@ export const recipes = [
   {
     name: "php-fcgid",
     ...BRIDGE,
+    // More requests than its processes can answer hang in Apache's workers, and a graceful restart makes that last.
+    crowd: 30,
     streams: false,
     closed: { poll: 11 },
     async front(_, site) {
@@ -149,7 +154,7 @@ export const recipes = [
     name: "php-nginx-fpm",
     ...BRIDGE,
     base: "/comet/bridge.php",
-    crowd: false,
+    crowd: 0,
     streams: true,
     closed: { sse: 5, poll: 5 },
     async front(t, site) {
@@ -162,7 +167,7 @@ export const recipes = [
     name: "php-S",
     ...BRIDGE,
     base: "/comet/bridge.php",
-    crowd: false,
+    crowd: 0,
     streams: true,
     closed: { sse: 5, poll: 5 },
     async front(_, site) {

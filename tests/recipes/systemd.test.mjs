@@ -39,7 +39,7 @@ async function setting(file, key) {
 
 for (const kind of ["system", "user"]) {
   test(`systemd has nothing to say against the ${kind} units`, async (t) => {
-    const dir = await folder(t);
+    const dir = await folder();
     const target = await units(dir, kind, { "/usr/local/bin/comet": BINARY, "%h/.local/bin/comet": BINARY });
     const files = (await readdir(target)).map((name) => join(target, name));
     const env = { ...process.env, XDG_RUNTIME_DIR: dir };
@@ -53,7 +53,7 @@ for (const kind of ["system", "user"]) {
   });
 
   test(`with the ${kind} units nobody is refused while the server restarts`, async (t) => {
-    const dir = await folder(t);
+    const dir = await folder();
     const state = join(dir, "state");
     await mkdir(join(state, "cometserver/public"), { recursive: true, mode: 0o711 });
     await chmod(join(state, "cometserver"), 0o711);

@@ -16,9 +16,10 @@ const AS_WEB_USER = isRoot ? "www-data" : "";
 /** PHP takes its folder for temporary files from here. */
 const environment = (site) => ({ ...process.env, TMPDIR: site.temp });
 
-/** nginx with these lines in its `server { … }`, and `http` beside it. */
-export async function nginx(site, lines, { http = "", where = site.where, name = "nginx" } = {}) {
-  const dir = join(site.dir, name);
+/** nginx with these lines in its `server { … }`; without any, `http` holds one of its own. */
+export async function nginx(site, lines, { http = "" } = {}) {
+  const { where } = site;
+  const dir = join(site.dir, "nginx");
   await mkdir(dir, { mode: 0o755 });
   await put(join(dir, "fastcgi_params"), "include /etc/nginx/fastcgi_params;\n");
   const temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map((kind) => `${kind}_temp_path ${dir}/${kind};`);
@@ -34,12 +35,7 @@ http {
   access_log off;
   types { text/html html; }
   ${temp.join("\n  ")}
-  ${http}
-  server {
-    listen 127.0.0.1:${where.port};
-    root ${site.www};
-    ${lines}
-  }
+  ${lines ? `server { listen 127.0.0.1:${where.port}; root ${site.www}; ${lines} }` : http}
 }
 `,
   );
@@ -105,7 +101,12 @@ export async function modPhp() {
   };
 }
 
-/** PHP by mod_fcgid, as hosting panels have it. */
+/**
+ * PHP by mod_fcgid, with the few processes that hosting panels give a site.
+ *
+ * Apache ends them all with each graceful restart, and mod_fcgid starts new ones ever more slowly: that would be
+ * measured, whoever the visitors were. So it may start them at once.
+ */
 export async function fcgid(site) {
   const dir = join(site.dir, "fcgid");
   await mkdir(dir);
@@ -115,6 +116,8 @@ export async function fcgid(site) {
     lines: `FcgidIPCDir ${dir}
 FcgidProcessTableFile ${dir}/table
 FcgidMaxRequestLen 4194304
+FcgidMaxProcessesPerClass ${site.phpWorkers ?? 5}
+FcgidSpawnScoreUpLimit 1000
 <Directory ${site.www}>
   Options +ExecCGI
   AddHandler fcgid-script .php

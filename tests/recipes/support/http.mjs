@@ -29,7 +29,10 @@ export function ask(where, method, path, { headers = {}, body, deadline = DEADLI
   });
 }
 
-/** Opens a stream: `onData(text)` as it comes, then `onEnd(why)` once. Returns what ends it, as a closed tab would. */
+/**
+ * Opens a stream: `onData(text)` as it comes, then `onEnd(why)` once. Returns what ends it, as a closed tab would: without
+ * a word, or, if it is told why, with it to `onEnd`.
+ */
 export function stream(where, path, headers, { onOpen, onData, onEnd }) {
   let over = false;
   const end = (why) => {
@@ -45,7 +48,8 @@ export function stream(where, path, headers, { onOpen, onData, onEnd }) {
   });
   asking.on("error", (error) => end(error.message));
   asking.end();
-  return () => {
+  return (why) => {
+    if (why !== undefined) end(why);
     over = true;
     asking.destroy();
   };

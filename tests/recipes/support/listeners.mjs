@@ -5,6 +5,8 @@ import { until } from "./processes.mjs";
 
 /** When who was cut off without a word comes back. */
 const AGAIN_MS = 100;
+/** No poll is held so long: one that is not answered by then is lost in a web server on the way. */
+const PATIENCE_MS = 30_000;
 /** How often an interval poll asks. */
 const INTERVAL_MS = 150;
 
@@ -70,9 +72,9 @@ class Listener {
   }
 
   /** Settles when so many publications have come. */
-  async has(count) {
+  async has(count, deadline) {
     const came = () => `${count} publications; ${this.received} came; ${this.ends.slice(-5)}`;
-    await until(came, () => this.received.length >= count);
+    await until(came, () => this.received.length >= count, deadline);
     return this.received;
   }
 
@@ -139,10 +141,12 @@ class PollListener extends Listener {
     const wait = this.cursor === null || !this.#held ? { wait_ms: "0" } : {};
     let text = "";
     let status;
-    return stream(this.site.where, this.path("poll", { ...at, ...wait }), this.headers, {
+    const late = setTimeout(() => close("no answer"), PATIENCE_MS);
+    const close = stream(this.site.where, this.path("poll", { ...at, ...wait }), this.headers, {
       onOpen: (response) => (status = response.statusCode),
       onData: (chunk) => (text += chunk),
       onEnd: (why) => {
+        clearTimeout(late);
         if (status === 304) return again("nothing new", this.pause());
         if (status !== 200 || why !== "ended") return again(`${why} ${status}`);
         const answer = JSON.parse(text);
@@ -153,6 +157,10 @@ class PollListener extends Listener {
         again("answered", answer.retry_ms !== undefined && wait.wait_ms ? answer.retry_ms : this.pause());
       },
     });
+    return () => {
+      clearTimeout(late);
+      close();
+    };
   }
 
   holds() {

@@ -13,6 +13,9 @@ const PORTS = { first: 20_000, count: 12_000 };
 /** How often something is asked that cannot be awaited. */
 const LOOK_MS = 25;
 
+// Where servers are, which is not on everybody's path.
+process.env.PATH += ":/usr/sbin:/sbin";
+
 const running = new Set();
 process.on("exit", () => running.forEach(killAll));
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.once(signal, () => process.exit(1));

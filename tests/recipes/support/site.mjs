@@ -2,7 +2,8 @@
 
 import assert from "node:assert/strict";
 import { createHmac, randomBytes } from "node:crypto";
-import { chmod, copyFile, link, mkdir, mkdtemp, rm } from "node:fs/promises";
+import { rmSync } from "node:fs";
+import { chmod, copyFile, link, mkdir, mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -25,10 +26,14 @@ const USUAL_PHP_WORKERS = 5;
 /** Files and sockets are for other users than the one that runs the tests. */
 const isRoot = process.getuid() === 0;
 
-/** A folder that other users may pass, gone after the test. Short: a Unix socket's path has to fit into 107 bytes. */
-export async function folder(t) {
+/** Removed at the very end: what a test ends after itself still needs them. */
+const folders = [];
+process.on("exit", () => folders.forEach((dir) => rmSync(dir, { recursive: true, force: true })));
+
+/** A folder that other users may pass. Short: a Unix socket's path has to fit into 107 bytes. */
+export async function folder() {
   const dir = await mkdtemp(join(tmpdir(), "comet-"));
-  t.after(() => rm(dir, { recursive: true, force: true }));
+  folders.push(dir);
   await chmod(dir, 0o711);
   return dir;
 }
@@ -63,7 +68,7 @@ export class Site {
     site.phpWorkers = asIs ? USUAL_PHP_WORKERS : ROOMIER.phpWorkers;
     site.#settings = asIs ? [] : [...SHORTER, ...ROOMIER.settings];
     site.base = recipe.base ?? "/comet";
-    site.dir = await folder(t);
+    site.dir = await folder();
     await mkdir(site.temp);
     await chmod(site.temp, 0o1777);
     await put(join(site.dir, "etc/site.key"), site.key, 0o640);
