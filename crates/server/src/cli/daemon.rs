@@ -75,12 +75,8 @@ impl Status {
             Err(ClientError::NotRunning { .. }) => match held {
                 Held::By(holder) => Err(silent(holder.as_ref())),
                 Held::Free | Held::Unknown => {
-                    let text = format!(
-                        "{}\n  nobody listens at {}\n",
-                        paint.yellow("not running"),
-                        client.address()
-                    );
-                    super::print(text.as_bytes())?;
+                    super::print(format!("{}\n", paint.yellow("not running")).as_bytes())?;
+                    eprintln!("comet: nobody listens at {}", client.address());
                     Ok(ExitCode::from(STOPPED))
                 }
             },
