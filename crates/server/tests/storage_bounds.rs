@@ -147,6 +147,28 @@ fn an_open_channel_goes_on_counting_when_nothing_of_it_is_kept() {
 }
 
 #[test]
+fn a_channel_that_nobody_has_and_that_keeps_nothing_is_forgotten_with_its_segment() {
+    let mut log = Log::new(tiny(), bounded(5, 1 << 20, 1 << 50));
+    log.publish(&["emptied"], "1");
+    log.delete("emptied", Delete::History);
+    log.settle();
+    Broker::close(&*log.log, &name("emptied"));
+    *log.time.lock().unwrap() += 600_000;
+    keep_busy(&mut log);
+    log.wait_until(|log| log.stats().channels == 1);
+    for _ in 0..2 {
+        assert!(log.log.channel(&name("emptied")).is_none());
+        assert_eq!(
+            log.history("emptied", 0),
+            (vec![], Some(1)),
+            "who has not seen it is told"
+        );
+        assert_eq!(log.history("emptied", 1), (vec![], None));
+        log.reopen();
+    }
+}
+
+#[test]
 fn a_key_outlives_the_segment_it_came_in_as_long_as_it_is_in_force() {
     let mut log = Log::new(tiny(), bounded(5, 1 << 20, 1 << 50));
     for (key, retain) in [("gone", false), ("kept", true)] {
