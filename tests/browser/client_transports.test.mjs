@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { CHANNEL, OPEN, events, held, listen, live, openSite, received, receivedAll } from "./support/client.mjs";
+import { CHANNEL, OPEN, events, held, listen, live, openSite, received, receivedAll, until } from "./support/client.mjs";
 import { Comet } from "./support/comet.mjs";
 
 const TRANSPORTS = ["websocket", "sse", "poll", "interval"];
@@ -15,11 +15,13 @@ const numbers = (from, to) => Array.from({ length: to - from + 1 }, (_, index) =
 const hurry = (page) => page.evaluate(() => dispatchEvent(new Event("online")));
 
 /** Waits until the server counts so many channels and patterns that are listened to. */
-async function subscribed(comet, count) {
-  for (let seen; seen !== count; ) {
+function subscribed(comet, count) {
+  return until(async () => {
     const text = await (await fetch(`${comet.origin}/metrics`)).text();
-    seen = [...text.matchAll(/^cometserver_(?:subscriptions|patterns)(?:\{[^}]*\})? (\d+)$/gm)].reduce((sum, [, one]) => sum + +one, 0);
-  }
+    const counts = [...text.matchAll(/^cometserver_subscriptions\{[^}]*\} (\d+)$/gm)].map(([, one]) => +one);
+    assert.ok(counts.length, "the metric is there");
+    return counts.reduce((sum, one) => sum + one, 0) === count;
+  }, `${count} subscriptions`);
 }
 
 for (const transport of TRANSPORTS) {
@@ -107,7 +109,7 @@ for (const transport of TRANSPORTS) {
     const [join] = await events(page, "presence", 1);
     assert.deepEqual([join.type, join.channel], ["join", "room"]);
     // Who polls is away for a moment with each answer.
-    await page.waitForFunction(async () => (await globalThis.comet.presence("room")).count === 2);
+    await until(() => page.evaluate(async () => (await globalThis.comet.presence("room")).count === 2), "two members");
     await comet.publish("plain/text", "without members");
     assert.deepEqual(await received(page, 1), ["without members"]);
     assert.deepEqual(await events(page, "error"), []);

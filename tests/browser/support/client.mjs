@@ -5,6 +5,8 @@ import { newPage } from "./browser.mjs";
 import { Comet } from "./comet.mjs";
 import { Site } from "./site.mjs";
 
+const DEADLINE_MS = Number(process.env.COMET_TEST_DEADLINE_MS ?? 30_000);
+
 export const CHANNEL = "a/b?c d&e%é";
 
 /** A server where everybody may do everything in every channel but those under `private/`. */
@@ -119,6 +121,12 @@ export async function events(page, type, count = 0) {
     );
   }
   return page.evaluate(of, type);
+}
+
+/** Asks again and again until the answer is so. */
+export async function until(isSo, what) {
+  const deadline = Date.now() + DEADLINE_MS;
+  while (!(await isSo())) assert.ok(Date.now() < deadline, `waited in vain for ${what}`);
 }
 
 /** How many connections of each transport the server counts, those between two requests left out. */
