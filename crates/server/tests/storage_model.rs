@@ -10,6 +10,7 @@ mod sim;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cometserver::broker::disk::DiskOptions;
 use cometserver_core::broker::{Broker, BrokerError, Delete, Outcome};
@@ -96,6 +97,7 @@ fn world(keep: usize, rng: TestRng) -> World {
     let options = DiskOptions {
         segment: 600,
         garbage: 600,
+        idle_grace: Duration::ZERO,
         ..DiskOptions::default()
     };
     let namespaces = bounded(keep, 1 << 40, 1 << 50);
@@ -379,7 +381,6 @@ proptest! {
         steps in steps(),
         rng in any::<u64>(),
     ) {
-        let _ = cometserver::logging::init(cometserver::config::LogFormat::Text, cometserver::config::LogLevel::Debug);
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&rng.to_le_bytes());
         let rng = TestRng::from_seed(prop::test_runner::RngAlgorithm::ChaCha, &seed);
@@ -390,77 +391,5 @@ proptest! {
         world.reopen(true);
         world.check_offsets();
         world.reopen(false);
-    }
-}
-
-#[test]
-fn debugging() {
-    let _ = cometserver::logging::init(
-        cometserver::config::LogFormat::Text,
-        cometserver::config::LogLevel::Debug,
-    );
-    use Step::*;
-    for _ in 0..200 {
-        let steps = [
-            Publish {
-                channels: 3,
-                retain: false,
-                size: 104,
-            },
-            Publish {
-                channels: 12,
-                retain: false,
-                size: 195,
-            },
-            Publish {
-                channels: 15,
-                retain: false,
-                size: 22,
-            },
-            Settle,
-            Publish {
-                channels: 14,
-                retain: false,
-                size: 143,
-            },
-            Publish {
-                channels: 4,
-                retain: true,
-                size: 192,
-            },
-            Fault { steps: 2, kind: 2 },
-            Settle,
-            Close(1),
-            Publish {
-                channels: 15,
-                retain: false,
-                size: 48,
-            },
-            Settle,
-            Settle,
-            Close(3),
-            Publish {
-                channels: 4,
-                retain: false,
-                size: 86,
-            },
-            Publish {
-                channels: 7,
-                retain: true,
-                size: 9,
-            },
-            Delete {
-                channel: 3,
-                history: true,
-            },
-            Reopen,
-        ];
-        let mut world = world(
-            3,
-            TestRng::deterministic_rng(prop::test_runner::RngAlgorithm::ChaCha),
-        );
-        for step in steps {
-            world.run(step);
-        }
     }
 }

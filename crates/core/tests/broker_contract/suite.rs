@@ -172,10 +172,10 @@ pub(crate) fn positions_and_offsets_rise_by_one(rig: &mut dyn Rig) {
         &["a", "b", "c"],
     ];
     open(rig, &["a", "b", "c"]);
+    let (mut position, mut offsets) = (rig.broker().position(), HashMap::<&str, u64>::new());
     for (ticket, channels) in channels.iter().enumerate() {
         publish(rig, ticket as u64, channels);
     }
-    let (mut position, mut offsets) = (rig.broker().position(), HashMap::<&str, u64>::new());
     let answers = rig.settle();
     assert_eq!(answers.len(), channels.len(), "each submission is answered once");
     for (ticket, result) in answers {

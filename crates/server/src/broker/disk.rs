@@ -1,6 +1,6 @@
 //! The embedded durable log: one writer, one sync a batch, segments with checked records, an index in memory.
 //!
-//! In reading order: [`format`] (the bytes), [`io`] and `lock` (the file system), `scan`, `replay` and `recovery` (opening),
+//! In reading order: [`mod@format`] (the bytes), [`io`] and `lock` (the file system), `scan`, `replay` and `recovery` (opening),
 //! `index` (where everything is), `queue`, `plan` and `writer` (a batch on its way), `gather` and `reader` (fetches), `keeper`
 //! and `compaction` (what is cleared away), [`inspect`] and [`backup`] (the operator's tools).
 
