@@ -88,7 +88,9 @@ impl State {
                 at: publication.at,
                 from: From::Publication(publication.clone()),
             };
-            while heap.peek().is_some_and(|Reverse(first)| *first < head) {
+            // What was fetched goes first: it names the channels that there are now, while this may name one that was forgotten
+            // and made again since.
+            while heap.peek().is_some_and(|Reverse(first)| *first <= head) {
                 let Some(Reverse(first)) = heap.pop() else { break };
                 if let Some(end) = reader.take(first) {
                     return end;
