@@ -136,6 +136,14 @@ impl Order {
             .filter_map(|entry| entry.publication.as_ref())
     }
 
+    /// How many memory publications became visible before the durable one at this position, at least: of those that any log
+    /// still keeps it is said exactly whether they did.
+    pub fn memory_before(&self, durable: u64) -> u64 {
+        let after = self.entries.partition_point(|entry| entry.at.durable < durable);
+        let before = after.checked_sub(1).and_then(|last| self.entries.get(last));
+        before.map_or(0, |last| last.at.memory)
+    }
+
     /// How many publications are kept.
     pub fn len(&self) -> usize {
         self.entries.len() - self.holes

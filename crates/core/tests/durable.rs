@@ -13,8 +13,10 @@ use std::sync::{Arc, Mutex};
 
 use broker::TestBroker;
 use cometserver_core::broker::{BrokerError, Committed, Outcome};
-use cometserver_core::fanout::{Begin, Wants};
-use cometserver_core::hub::{Answer, Delete, HistoryQuery, Hub, Options, PublishError, Published, Start};
+use cometserver_core::fanout::{Begin, Progress, Wants};
+use cometserver_core::hub::{
+    Answer, Delete, HistoryQuery, Hub, Options, PublishError, Published, ReadLimits, Start,
+};
 use cometserver_core::namespace::{Durability, Namespaces};
 use cometserver_core::publication::{Message, Publication};
 use store::{
@@ -380,6 +382,88 @@ fn what_a_channel_in_memory_still_keeps_is_shown_in_one_that_was_forgotten_and_m
         fanout.begin(reader, start, false);
         assert_eq!(words(&read(&hub, &broker, &mut fanout, reader)), ["both"]);
     }
+}
+
+#[test]
+fn a_gap_is_told_before_what_another_channel_has_kept_of_one_that_was_forgotten_and_made_again() {
+    let broker = TestBroker::new(9);
+    let hub = open(&broker, 1);
+    let start = Begin::At(Start {
+        position: hub.now(),
+        ..Start::default()
+    });
+    store(&hub, &broker, "d/1", "lost");
+    let mut message = Message::text(name("m"), "both");
+    message.channels.push(name("d/1"));
+    send(&hub, message);
+    commit(&hub, &broker);
+    hub.tick(1_000);
+    hub.tick(2_000);
+    assert!(!broker.is_open(&name("d/1")), "forgotten");
+    store(&hub, &broker, "d/1", "lost as well");
+    assert_eq!(delete(&hub, &broker, "d/1", Delete::History), 3);
+    let mut fanout = shard(&hub);
+    let reader = fanout.open(1, None);
+    fanout
+        .add_pattern(reader, &pattern("d/*"), Wants::default())
+        .unwrap();
+    fanout.begin(reader, start, false);
+    assert_eq!(
+        words(&read(&hub, &broker, &mut fanout, reader)),
+        ["gap d/1", "both", "gap d/1"]
+    );
+}
+
+#[test]
+fn a_late_subscription_is_not_shown_what_preceded_something_that_was_read_from_the_store() {
+    let broker = TestBroker::new(9);
+    let hub = open(&broker, 1);
+    let mut fanout = shard(&hub);
+    // The shard listens to it from the beginning.
+    let other = fanout.open(1, None);
+    fanout.add(other, &name("m"), Wants::default(), 10).unwrap();
+    let start = Begin::At(Start {
+        position: hub.now(),
+        ..Start::default()
+    });
+    publish(&hub, "m", "before", 10);
+    store(&hub, &broker, "d", "1");
+    publish(&hub, "m", "after", 10);
+    store(&hub, &broker, "d", "2");
+    hub.tick(1_000);
+    let reader = fanout.open(2, None);
+    fanout.add(reader, &name("d"), Wants::default(), 10).unwrap();
+    fanout.begin(reader, start, false);
+    let mut steps = Vec::new();
+    let limits = ReadLimits {
+        items: 1,
+        bytes: 1_000,
+    };
+    while steps.is_empty() {
+        if let Progress::Cold(fetch) = fanout.next(reader, limits, &mut steps) {
+            let page = Arc::new(Mutex::new(None));
+            let slot = page.clone();
+            hub.fetch(fetch, Box::new(move |page| *slot.lock().unwrap() = page.ok()));
+            broker.answer(0);
+            fanout.fetched(reader, page.lock().unwrap().take().unwrap());
+        }
+    }
+    let first = fanout.position(reader);
+    fanout
+        .subscribe(
+            reader,
+            &name("m"),
+            Begin::At(Start {
+                position: first,
+                ..Start::default()
+            }),
+            Wants::default(),
+            10,
+        )
+        .unwrap();
+    fanout.round(|_, _, _, _| {});
+    steps.extend(read(&hub, &broker, &mut fanout, reader));
+    assert_eq!(words(&steps), ["1", "subscribed m", "after", "2"]);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //!
 //! These are the files of the suites themselves; see `durability` in their support.
 
+#![allow(clippy::duplicate_mod, reason = "each suite has its support with it")]
+
 #[path = "delivery.rs"]
 mod delivery;
 #[path = "history.rs"]

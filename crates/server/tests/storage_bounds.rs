@@ -29,6 +29,16 @@ fn is_full(answer: &Result<Outcome, BrokerError>) -> bool {
     matches!(answer, Err(BrokerError::Unavailable(_)))
 }
 
+/// A thousand publications, in batches much smaller than a segment.
+fn keep_busy(log: &mut Log) {
+    for _ in 0..100 {
+        for _ in 0..10 {
+            log.publish(&["busy"], &"x".repeat(100));
+        }
+        assert!(log.settle().iter().all(|(_, answer)| answer.is_ok()));
+    }
+}
+
 #[test]
 fn a_history_is_bounded_by_count_bytes_and_age() {
     let mut log = Log::new(DiskOptions::default(), bounded(3, 1 << 20, 10_000));
@@ -92,14 +102,7 @@ fn a_busy_channel_does_not_fill_the_disk_and_a_quiet_one_keeps_what_it_has() {
         "in both",
     );
     let epoch = log.log.channel(&name("quiet")).unwrap().epoch;
-    for round in 0..100 {
-        for _ in 0..10 {
-            log.publish(&["busy"], &"x".repeat(100));
-        }
-        if round % 10 == 9 {
-            assert!(log.settle().iter().all(|(_, answer)| answer.is_ok()));
-        }
-    }
+    keep_busy(&mut log);
     log.wait_until(|log| log.stats().bytes < 40_000);
     let stats = log.log.stats();
     assert!(stats.removed_segments > 0 && stats.copied_bytes > 0, "{stats:?}");
@@ -124,10 +127,7 @@ fn an_open_channel_goes_on_counting_when_nothing_of_it_is_kept() {
     log.delete("emptied", Delete::History);
     log.settle();
     let epoch = log.log.channel(&name("emptied")).unwrap().epoch;
-    for _ in 0..1000 {
-        log.publish(&["busy"], &"x".repeat(100));
-    }
-    log.settle();
+    keep_busy(&mut log);
     log.wait_until(|log| log.stats().bytes < 40_000);
     log.reopen();
     assert_eq!(
@@ -147,6 +147,28 @@ fn an_open_channel_goes_on_counting_when_nothing_of_it_is_kept() {
 }
 
 #[test]
+fn a_channel_that_nobody_has_and_that_keeps_nothing_is_forgotten_with_its_segment() {
+    let mut log = Log::new(tiny(), bounded(5, 1 << 20, 1 << 50));
+    log.publish(&["emptied"], "1");
+    log.delete("emptied", Delete::History);
+    log.settle();
+    Broker::close(&*log.log, &name("emptied"));
+    *log.time.lock().unwrap() += 600_000;
+    keep_busy(&mut log);
+    log.wait_until(|log| log.stats().channels == 1);
+    for _ in 0..2 {
+        assert!(log.log.channel(&name("emptied")).is_none());
+        assert_eq!(
+            log.history("emptied", 0),
+            (vec![], Some(1)),
+            "who has not seen it is told"
+        );
+        assert_eq!(log.history("emptied", 1), (vec![], None));
+        log.reopen();
+    }
+}
+
+#[test]
 fn a_key_outlives_the_segment_it_came_in_as_long_as_it_is_in_force() {
     let mut log = Log::new(tiny(), bounded(5, 1 << 20, 1 << 50));
     for (key, retain) in [("gone", false), ("kept", true)] {
@@ -161,10 +183,7 @@ fn a_key_outlives_the_segment_it_came_in_as_long_as_it_is_in_force() {
         }
         log.settle();
     }
-    for _ in 0..1000 {
-        log.publish(&["busy"], &"x".repeat(100));
-    }
-    log.settle();
+    keep_busy(&mut log);
     log.wait_until(|log| log.stats().bytes < 40_000);
     log.reopen();
     let remembered = log.log.remembered();

@@ -9,6 +9,7 @@ mod rig;
 mod suite;
 
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use cometserver::broker::disk::DiskOptions;
 use cometserver_core::broker::{Broker, BrokerError, Fetch, Outcome, Page};
@@ -68,6 +69,7 @@ mod in_tiny_segments {
         let options = DiskOptions {
             segment: 300,
             garbage: 300,
+            idle_grace: Duration::ZERO,
             ..DiskOptions::default()
         };
         Log::new(options, suite::namespaces())

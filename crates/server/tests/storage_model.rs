@@ -10,6 +10,7 @@ mod sim;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cometserver::broker::disk::DiskOptions;
 use cometserver_core::broker::{Broker, BrokerError, Delete, Outcome};
@@ -96,6 +97,7 @@ fn world(keep: usize, rng: TestRng) -> World {
     let options = DiskOptions {
         segment: 600,
         garbage: 600,
+        idle_grace: Duration::ZERO,
         ..DiskOptions::default()
     };
     let namespaces = bounded(keep, 1 << 40, 1 << 50);

@@ -338,7 +338,14 @@ impl Reader<'_> {
         let own = (publication.source, publication.at);
         let precedes = |lost: (Source, Position)| Position::visibility(own, lost).is_lt();
         let is_island = |gone: &Gone| match (&gone.channel, &gone.pattern) {
-            (Some(channel), _) => precedes(gone.lost) && publication.place_in(channel.id).is_some(),
+            // By name: the channel may have been forgotten and made again since.
+            (Some(channel), _) => {
+                precedes(gone.lost)
+                    && publication
+                        .places
+                        .iter()
+                        .any(|place| place.channel.name == channel.name)
+            }
             (None, Some(pattern)) => publication.places.iter().any(|place| {
                 pattern.matches_name(&place.channel.name)
                     && match self.state.channel(place.channel.id) {

@@ -78,7 +78,8 @@ impl State {
             })
     }
 
-    /// A publication as it was before it left memory, but for how many memory publications had preceded it.
+    /// A publication as it was before it left memory, but for how many memory publications had preceded it: that is known
+    /// of those that are still kept. Whoever has read this has read them, and must not be shown them afterwards.
     pub(in crate::hub) fn revive(&self, stored: &Stored) -> Option<Publication> {
         let places: Vec<Place> = stored
             .places
@@ -96,7 +97,7 @@ impl State {
             source: Source::Durable,
             at: Position {
                 durable: stored.position,
-                memory: 0,
+                memory: self.order.memory_before(stored.position),
             },
             time: stored.time,
             accepted: 0,

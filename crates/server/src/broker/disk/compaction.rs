@@ -202,12 +202,14 @@ impl Clearing<'_> {
     fn write_channels(&mut self) {
         let named: Vec<Slot> = self.named.drain().collect();
         let mut names: Vec<ChannelName> = Vec::new();
+        let grace = self.shared.options.idle_grace.as_millis() as u64;
+        let forgets = self.shared.now().saturating_sub(self.shared.began) >= grace;
         for slots in named.chunks(STRIDE) {
             let mut index = self.shared.index();
             for slot in slots {
                 match index.get(*slot) {
                     Some(channel) if channel.anchor > self.segment => {}
-                    Some(channel) if channel.is_idle() => index.forget(*slot),
+                    Some(channel) if forgets && channel.is_idle() => index.forget(*slot),
                     Some(channel) => names.push(channel.name.clone()),
                     None => {}
                 }

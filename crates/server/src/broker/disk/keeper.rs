@@ -24,7 +24,8 @@ enum Duty {
 
 /// Works until the bell is closed.
 pub(crate) fn run(shared: &Arc<Shared>) {
-    let mut version = shared.index().version();
+    // As it was opened: it may have been configured anew before this thread runs.
+    let mut version = 0;
     let mut until = None;
     while shared.bell.sleep(shared.now(), until) {
         let now_version = shared.index().version();

@@ -27,6 +27,8 @@ pub struct DiskOptions {
     pub idempotency: Duration,
     /// So many channels of which nothing is kept, and that the hub does not have, are remembered.
     pub idle_channels: usize,
+    /// For so long after the start no channel is forgotten with its segment: whoever had it is still on the way back.
+    pub idle_grace: Duration,
     /// So many threads read.
     pub readers: usize,
     /// For how long nothing is tried after the disk was full or failed.
@@ -45,6 +47,7 @@ impl Default for DiskOptions {
             garbage: 64 << 20,
             idempotency: Duration::from_secs(300),
             idle_channels: 1_000_000,
+            idle_grace: Duration::from_secs(600),
             readers: 2,
             pause: Duration::from_secs(1),
             clock: steady_clock(),

@@ -48,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) folder: PathBuf,
     /// Which store it is.
     pub(crate) store: StoreId,
+    /// When it was opened.
+    pub(crate) began: u64,
     /// What waits for the writer.
     pub(crate) queue: Queue,
     /// What waits for the readers.
@@ -80,6 +82,7 @@ impl Shared {
             commit: RwLock::new(None),
             tidying: Mutex::new(()),
             index: Mutex::new(index),
+            began: (options.clock)(),
             options,
             disk,
             folder,
