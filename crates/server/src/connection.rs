@@ -12,6 +12,10 @@ use cometserver_core::pattern::Pattern;
 use cometserver_core::protocol::native::command::Command;
 use mio::{Registry, Token};
 
+mod bucket;
+
+pub use bucket::Bucket;
+
 use crate::budget::Gateway;
 use crate::http::Progress;
 use crate::http::cors::Cors;
@@ -26,9 +30,6 @@ use crate::wire::Format;
 
 /// Pieces in one vectored write. More is rare, and the system's own bound is 1024.
 const PIECES: usize = 64;
-
-/// A publication in a [`Bucket`].
-const ONE: u64 = 1000;
 
 /// What a connection is for now.
 pub enum State {
@@ -230,29 +231,6 @@ pub fn parts(bytes: &[u8]) -> Option<(&str, &[u8])> {
     let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
     let (head, payload) = rest.split_at_checked(length)?;
     Some((std::str::from_utf8(head).ok()?, payload))
-}
-
-/// How fast a connection may publish.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Bucket {
-    /// In thousandths: what comes back within a millisecond is seldom a whole one.
-    tokens: u64,
-    since: u64,
-}
-
-impl Bucket {
-    /// Takes one, if there is one; `rate` come back in a second, and no more than that are saved up.
-    pub fn take(&mut self, rate: usize, now: u64) -> bool {
-        let rate = u64::try_from(rate).unwrap_or(u64::MAX);
-        let back = now.saturating_sub(self.since).saturating_mul(rate);
-        self.tokens = self.tokens.saturating_add(back).min(rate.saturating_mul(ONE));
-        self.since = now;
-        match self.tokens.checked_sub(ONE) {
-            Some(rest) => self.tokens = rest,
-            None => return false,
-        }
-        true
-    }
 }
 
 /// See the module.
@@ -534,41 +512,5 @@ fn write_some(mut write: impl FnMut() -> io::Result<usize>) -> io::Result<usize>
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             other => return other,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// How many of one attempt every `step` milliseconds, for `time` of them, may publish.
-    fn allowed(rate: usize, step: u64, time: u64) -> usize {
-        let mut bucket = Bucket::default();
-        let start = 1000;
-        // What is saved up at first is spent.
-        while bucket.take(rate, start) {}
-        let attempts = (start..start + time)
-            .step_by(usize::try_from(step).unwrap())
-            .skip(1);
-        attempts.filter(|at| bucket.take(rate, *at)).count()
-    }
-
-    #[test]
-    fn a_steady_publisher_gets_its_rate_whatever_its_rhythm() {
-        for step in [1, 3, 7, 10, 19, 33] {
-            let wanted = usize::try_from(10_000 / step).unwrap().min(1000);
-            let got = allowed(100, step, 10_000);
-            assert!(got.abs_diff(wanted) <= 2, "every {step} ms: {got} of {wanted}");
-        }
-        assert_eq!(allowed(1, 100, 10_001), 10);
-    }
-
-    #[test]
-    fn a_burst_is_bounded_by_the_rate_of_a_second() {
-        let mut bucket = Bucket::default();
-        let burst = (0..1000).filter(|_| bucket.take(100, 1_000_000)).count();
-        assert_eq!(burst, 100);
-        assert!(!bucket.take(100, 1_000_009));
-        assert!(bucket.take(100, 1_000_010));
     }
 }
