@@ -189,13 +189,13 @@ fn a_publication_has_the_same_time_live_and_from_the_store() {
     let message = Message::text(name("d"), "1");
     hub.publish(message, 10, &mut || Box::new(|_| {})).unwrap();
     // The store takes its time.
-    hub.commit(broker.batch(9, 0), 500);
+    hub.commit(broker.batch(9, 0), 20);
     let mut times = Vec::new();
     fanout.round(|_, _, publication, _| times.push(publication.time));
     let hub = restart(&broker, 2);
     let mut fanout = shard(&hub);
     let reader = fanout.open(1, None);
-    fanout.add(reader, &name("d"), Wants::default(), 600).unwrap();
+    fanout.add(reader, &name("d"), Wants::default(), 20).unwrap();
     fanout.begin(reader, Begin::Earliest, false);
     for step in read(&hub, &broker, &mut fanout, reader) {
         if let Step::Publication(publication, ..) = step {
