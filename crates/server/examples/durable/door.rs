@@ -9,7 +9,7 @@ use anyhow::Context;
 use cometserver::broker::disk::{DiskLog, DiskOptions};
 use cometserver_core::channel::ChannelName;
 use cometserver_core::hub::{Hub, Options, Published};
-use cometserver_core::namespace::{Durability, Namespace, Namespaces};
+use cometserver_core::namespace::{Bounds, Durability, Namespace, Namespaces};
 use cometserver_core::publication::Message;
 
 use crate::raw::{Recorder, Step, Steps};
@@ -54,14 +54,16 @@ impl Free {
     }
 }
 
-/// A hub whose publications go to a log in this folder.
+/// A hub whose publications go to a log in this folder, which keeps so many of each channel.
 pub(crate) fn open(
     folder: &Path,
     durability: Durability,
+    history: Bounds,
     steps: Steps,
 ) -> anyhow::Result<(Arc<Hub>, Arc<DiskLog>)> {
     let namespaces = Namespaces::uniform(Namespace {
         durability,
+        history,
         ..Namespace::default()
     });
     let log = DiskLog::open_on(
@@ -95,7 +97,7 @@ pub(crate) fn measure(
     };
     let folder = folder.join("door");
     let steps = Steps::default();
-    let (hub, log) = open(&folder, durability, steps.clone())?;
+    let (hub, log) = open(&folder, durability, Bounds::default(), steps.clone())?;
     let text = "x".repeat(payload);
     // Until it runs evenly.
     publish(&hub, publishers, &text, Duration::from_millis(100), CHANNELS)?;

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use cometserver_core::namespace::Durability;
+use cometserver_core::namespace::{Bounds, Durability};
 
 use crate::raw::Steps;
 use crate::{cell, door};
@@ -58,7 +58,12 @@ pub(crate) fn run(
 
 /// Publishes until there are so many; how many there are.
 fn fill(log: &Path, publications: u64, channels: usize) -> anyhow::Result<u64> {
-    let (hub, disk) = door::open(log, Durability::Buffered, Steps::default())?;
+    let everything = Bounds {
+        count: usize::MAX,
+        bytes: usize::MAX,
+        age: 30 * 24 * 3_600_000,
+    };
+    let (hub, disk) = door::open(log, Durability::Buffered, everything, Steps::default())?;
     let text = "x".repeat(PAYLOAD);
     let mut stored = 0;
     while stored < publications {
