@@ -91,6 +91,8 @@ for (const kind of ["system", "user"]) {
     const inodes = async () => [(await stat(backend)).ino, (await stat(open)).ino];
 
     await systemd("start");
+    const byVisitor = await ask(site.where, "POST", "/v1/publish?channel=news", { body: "without a key" });
+    assert.equal(byVisitor.status, 401, "the public door lets anybody publish");
     for (const listener of listeners) await listener.open();
     await publish("1");
     for (const listener of listeners) assert.deepEqual(await listener.has(1), ["1"]);
