@@ -353,7 +353,7 @@ function http(string $target, string $method, string $path, array $headers = [],
     return (new Pending($target, $method, $path, $headers, $body))->answer();
 }
 
-/** PHP's own web server, for one request at a time: a worker of it may take two connections and answer the second late. */
+/** PHP's own web server, for one request at a time: with workers it may answer late, and leaves them behind when it is ended. */
 final class CliServer
 {
     public string $target;
@@ -366,7 +366,7 @@ final class CliServer
         $this->root = $root;
         $this->target = "tcp://$address";
         $command = [PHP_BINARY, '-d', 'error_reporting=32767', '-d', 'display_errors=1', '-d', 'html_errors=0', '-S', $address, '-t', $root];
-        $this->process = new Process($command, $environment + ['PHP_CLI_SERVER_WORKERS' => '4'], $root);
+        $this->process = new Process($command, $environment, $root);
         until('php -S answers', fn (): bool => answers($address));
     }
 
