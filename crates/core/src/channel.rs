@@ -142,6 +142,6 @@ impl Channel {
 
     /// Is its history in the broker's store? If not, it is in memory alone.
     pub fn is_stored(&self) -> bool {
-        self.durability != Durability::Memory
+        self.durability.is_stored()
     }
 }

@@ -3,31 +3,39 @@
 //! The hub is shared behind one mutex. A publisher holds it to append, a shard once a round to copy out references, a
 //! subscriber to learn where it stands: nobody while encoding, writing or waiting.
 
+mod answers;
+mod ask;
+mod history;
 mod housekeeping;
 mod read;
 mod state;
+mod submit;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use bytes::Bytes;
-use thiserror::Error;
 
 use crate::Time;
-use crate::broker::{Broker, BrokerError, Committed, Fetch, Page, Submission};
-use crate::channel::{Channel, ChannelId, ChannelName};
+use crate::broker::{Broker, Fetch, Fetched, Page};
+use crate::channel::{ChannelId, ChannelName};
 use crate::cursor::{Cursor, Marks};
 use crate::idempotency::Known;
 use crate::log::Trimmed;
 use crate::namespace::{Durability, Namespaces};
 use crate::pattern::Pattern;
 use crate::position::{Position, Source};
-use crate::presence::Member;
-use crate::publication::{Body, Message, Places, Publication};
+use crate::publication::{Message, Publication};
 
+pub use crate::broker::Delete;
+pub use answers::{
+    Collected, Completion, ListenError, Listening, Members, PublishError, Published, Receipt, Start, Stats,
+};
+pub use ask::{Answer, ChannelSummary, Later};
+pub(crate) use ask::{VALUES, Value};
+pub use history::{History, HistoryQuery};
 pub use read::{Item, Limits as ReadLimits, Read, Selected, Selection};
-pub use state::ChannelSummary;
 use state::State;
 
 /// So many channels are looked at, when namespaces change, before the lock is given back.
@@ -58,6 +66,9 @@ pub struct Options {
     pub idempotency_window: Time,
     /// How many idempotency keys are known.
     pub idempotency_keys: usize,
+    /// Publishers in [`Durability::Buffered`] namespaces are answered at once while at most so many bytes of payloads wait for
+    /// the store: so much may be lost that was answered.
+    pub buffered: usize,
     /// The bounds of presence.
     pub presence: crate::presence::Limits,
     /// The incarnation of memory: random, new at each start.
@@ -76,168 +87,11 @@ impl Default for Options {
             patterns: 10_000,
             idempotency_window: 300_000,
             idempotency_keys: 100_000,
+            buffered: 1 << 20,
             presence: crate::presence::Limits::default(),
             incarnation: 0,
         }
     }
-}
-
-/// Why something was not published.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PublishError {
-    /// A message is published in at least one channel.
-    #[error("the message names no channel")]
-    NoChannel,
-    /// The same idempotency key came with another payload.
-    #[error("the idempotency key was used with another payload: use a new key for a new message")]
-    Conflict,
-    /// There are too many channels with something in them.
-    #[error(
-        "there are {0} channels already: raise limits.channels or limits.log_memory, or let histories expire sooner"
-    )]
-    TooManyChannels(usize),
-    /// The store did not take it.
-    #[error(transparent)]
-    Broker(#[from] BrokerError),
-}
-
-/// Why somebody may not listen.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ListenError {
-    /// See [`Options::channels`].
-    #[error(
-        "there are {0} channels already: raise limits.channels or limits.log_memory, or let histories expire sooner"
-    )]
-    TooManyChannels(usize),
-    /// See [`Options::patterns`].
-    #[error("there are {0} patterns already: raise limits.patterns_total, or use fewer different ones")]
-    TooManyPatterns(usize),
-}
-
-/// What a publisher is told.
-#[derive(Clone, Debug)]
-pub struct Receipt {
-    /// Channels and offsets.
-    pub places: Places,
-    /// The position at which it became visible.
-    pub at: Position,
-    /// A repetition under an idempotency key: nothing was published this time.
-    pub duplicate: bool,
-}
-
-/// How a publisher is answered that had to wait.
-pub type Completion = Box<dyn FnOnce(Result<Receipt, PublishError>) + Send>;
-
-/// What became of a message at once.
-#[derive(Debug)]
-pub enum Published {
-    /// It is visible to subscribers.
-    Visible(Receipt),
-    /// The completion will be called.
-    Pending,
-}
-
-/// A channel as a shard listens to it.
-#[derive(Clone, Debug)]
-pub struct Listening {
-    /// The channel.
-    pub channel: Arc<Channel>,
-    /// What becomes visible after this concerns the shard; what lies before has to be read.
-    pub since: Position,
-    /// The positions of its newest publication, per source.
-    pub last: Position,
-}
-
-/// What a shard got in a round.
-#[derive(Clone, Copy, Debug)]
-pub struct Collected {
-    /// Everything of concern up to here was copied out.
-    pub until: Position,
-    /// There is more.
-    pub more: bool,
-    /// Something was trimmed before the shard had seen it: readers must read on from their cursors instead.
-    pub lagged: bool,
-}
-
-/// Where a client with a cursor begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Start {
-    /// Read on from here.
-    pub position: Position,
-    /// The cursor is of another incarnation of memory: a gap in every memory channel.
-    pub lost_memory: bool,
-    /// The cursor is of a history that the store does not know: a gap in every durable channel.
-    pub lost_durable: bool,
-}
-
-/// Which part of a channel's history is wanted.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HistoryQuery {
-    /// Only what lies after it; none: from the oldest kept.
-    pub since: Option<Start>,
-    /// At most so many; 0 is the default, 100. Together they have at most 1 MiB of payloads, but there is one in any case.
-    pub limit: usize,
-    /// Newest first.
-    pub reverse: bool,
-}
-
-/// A channel's history.
-#[derive(Clone, Debug)]
-pub struct History {
-    /// The channel.
-    pub channel: Arc<Channel>,
-    /// Its newest offset.
-    pub offset: u64,
-    /// Something after `since` is gone.
-    pub gap: bool,
-    /// What was asked for.
-    pub publications: Vec<Arc<Publication>>,
-    /// Ask or subscribe here to go on: the position of the last one if there may be more, else the newest. Newest first
-    /// it is always the newest.
-    pub at: Position,
-}
-
-/// The members of a channel.
-#[derive(Clone, Debug)]
-pub struct Members {
-    /// User names with what is known of each: the first by name, as many as were asked for.
-    pub members: Vec<(Box<str>, Member)>,
-    /// How many there are.
-    pub count: usize,
-    /// The list is true at this position.
-    pub at: Position,
-}
-
-/// What to forget of a channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delete {
-    /// The retained value.
-    Retained,
-    /// The history, with the retained value.
-    History,
-}
-
-/// Figures for the operator.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Stats {
-    /// Channels that exist.
-    pub channels: usize,
-    /// Patterns listened to.
-    pub patterns: usize,
-    /// Bytes that all logs keep, and the names of their channels.
-    pub log_bytes: usize,
-    /// Bytes protected by the live window.
-    pub window_bytes: usize,
-    /// Publications kept.
-    pub publications: usize,
-    /// Publications since the start.
-    pub published: u64,
-    /// Publications that left before their time because a ceiling was reached.
-    pub trimmed_early: u64,
-    /// Idempotency keys known.
-    pub keys: usize,
 }
 
 struct Shard {
@@ -268,14 +122,17 @@ impl Hub {
         Self::build(options, Some(broker))
     }
 
-    fn build(options: Options, broker: Option<Arc<dyn Broker>>) -> Self {
+    fn build(mut options: Options, broker: Option<Arc<dyn Broker>>) -> Self {
+        match &broker {
+            Some(broker) => broker.configure(&options.namespaces),
+            None => options.namespaces = options.namespaces.in_memory(),
+        }
         let marks = Marks {
             durable: broker.as_ref().map_or(0, |broker| broker.mark()),
             memory: options.incarnation,
         };
-        let start = broker.as_ref().map_or(0, |broker| broker.position());
         Self {
-            state: Mutex::new(State::new(options, start)),
+            state: Mutex::new(State::new(options, broker.clone())),
             shards: [const { OnceLock::new() }; MAX_SHARDS],
             broker,
             marks,
@@ -392,137 +249,42 @@ impl Hub {
         }
         let mut state = self.state();
         let now = state.clock(now);
-        if let Some(key) = &message.idempotency_key {
-            match state.keys.claim(&message, key, now) {
+        let claim = state.claim_of(&message);
+        if let Some(claim) = &claim {
+            match state.keys.claim(claim, now) {
                 Known::New => {}
                 Known::Done(receipt) => return Ok(Published::Visible(receipt)),
+                Known::Remembered(position, places) => {
+                    return Ok(Published::Visible(state.remembered(position, &places, now)));
+                }
+                Known::Accepted => return Ok(Published::Accepted),
                 Known::Conflict => return Err(PublishError::Conflict),
                 Known::Pending => {
-                    state.keys.wait(&message.channels[0], key, later());
+                    state.keys.wait(&claim.scope, later());
                     return Ok(Published::Pending);
                 }
             }
         }
-        let result = match self.durability(&state, &message) {
-            Durability::Memory => self.publish_memory(&mut state, &message, now),
-            // Buffered is answered when visible as well: what a setting may do earlier belongs to the store.
-            Durability::Buffered | Durability::Committed => self.submit(&mut state, &message, now, later),
+        let scope = claim.map(|claim| claim.scope);
+        let result = match state.durability(&message) {
+            Durability::Memory => state.publish_memory(&message, now),
+            durability => state.submit(&message, scope.as_ref(), durability, now, later),
         };
-        let waiting = match (&message.idempotency_key, &result) {
-            (Some(key), Ok((Published::Visible(receipt), _))) => {
-                state.keys.done(&message.channels[0], key, receipt)
+        if let Some(scope) = &scope {
+            // Nobody can wait while the lock was held.
+            match &result {
+                Ok((Published::Visible(receipt), _)) => drop(state.keys.done(scope, receipt)),
+                Ok((Published::Accepted, _)) => state.keys.accepted(scope),
+                Ok((Published::Pending, _)) => {}
+                Err(_) => drop(state.keys.failed(scope)),
             }
-            (Some(key), Err(_)) => state.keys.failed(&message.channels[0], key),
-            _ => Vec::new(),
-        };
+        }
         let deadline = state.append_deadline(now);
         drop(state);
-        debug_assert!(waiting.is_empty(), "nobody can wait while the lock was held");
         self.due(deadline);
         let (published, audience) = result?;
         self.wake(audience);
         Ok(published)
-    }
-
-    /// Several channels with different durability: the strictest wins. Without a store there is only memory.
-    fn durability(&self, state: &State, message: &Message) -> Durability {
-        if self.broker.is_none() {
-            return Durability::Memory;
-        }
-        let of = |name| state.namespace_of(name).durability;
-        message.channels.iter().map(of).max().unwrap_or_default()
-    }
-
-    fn publish_memory(
-        &self,
-        state: &mut State,
-        message: &Message,
-        now: Time,
-    ) -> Result<(Published, u64), PublishError> {
-        let known = |name: &ChannelName| self.broker.as_ref().and_then(|broker| broker.channel(name));
-        let channels = state.open_all(&message.channels, &known, now)?;
-        let body = Body::Message {
-            payload: message.payload.clone(),
-            attributes: message.attributes.clone(),
-            retain: message.retain,
-        };
-        let (receipt, audience) = state.append_memory(&channels, body, message.accepted, now);
-        Ok((Published::Visible(receipt), audience))
-    }
-
-    fn submit(
-        &self,
-        state: &mut State,
-        message: &Message,
-        now: Time,
-        later: &mut dyn FnMut() -> Completion,
-    ) -> Result<(Published, u64), PublishError> {
-        let broker = self
-            .broker
-            .as_ref()
-            .expect("only a hub with a broker has durable namespaces");
-        let known = |name: &ChannelName| broker.channel(name);
-        // Opened now, so that a refusal is told before anything is stored.
-        state.open_all(&message.channels, &known, now)?;
-        let ticket = state.next_ticket();
-        let message = Arc::new(message.clone());
-        state.submitted.insert(ticket, (message.clone(), later()));
-        if let Err(error) = broker.publish(Submission {
-            ticket,
-            message,
-            time: now,
-        }) {
-            state.submitted.remove(&ticket);
-            return Err(error.into());
-        }
-        Ok((Published::Pending, 0))
-    }
-
-    /// The broker tells what became of submissions, in the order of their positions.
-    pub fn commit(&self, batch: Vec<Committed>, now: Time) {
-        let known = |name: &ChannelName| self.broker.as_ref().and_then(|broker| broker.channel(name));
-        let mut answers: Vec<(Completion, Result<Receipt, PublishError>)> = Vec::new();
-        let mut audience = 0;
-        let mut state = self.state();
-        let now = state.clock(now);
-        for committed in batch {
-            let Some((message, completion)) = state.submitted.remove(&committed.ticket) else {
-                continue;
-            };
-            let result = match committed.result {
-                Ok((position, offsets)) => {
-                    let (receipt, shards) = state.append_durable(&message, (position, &offsets), &known, now);
-                    audience |= shards;
-                    Ok(receipt)
-                }
-                Err(error) => Err(PublishError::Broker(error)),
-            };
-            if let Some(key) = &message.idempotency_key {
-                let waiting = match &result {
-                    Ok(receipt) => state.keys.done(&message.channels[0], key, receipt),
-                    Err(_) => state.keys.failed(&message.channels[0], key),
-                };
-                let repeated = |r: &Result<Receipt, PublishError>| {
-                    r.clone().map(|receipt| Receipt {
-                        duplicate: true,
-                        ..receipt
-                    })
-                };
-                answers.extend(
-                    waiting
-                        .into_iter()
-                        .map(|completion| (completion, repeated(&result))),
-                );
-            }
-            answers.push((completion, result));
-        }
-        let deadline = state.append_deadline(now);
-        drop(state);
-        self.due(deadline);
-        self.wake(audience);
-        for (completion, result) in answers {
-            completion(result);
-        }
     }
 
     /// A shard has its first listener on a channel, which is made if need be.
@@ -530,11 +292,10 @@ impl Hub {
     /// # Errors
     /// [`ListenError::TooManyChannels`].
     pub fn listen(&self, shard: u8, name: &ChannelName, now: Time) -> Result<Listening, ListenError> {
-        let known = |name: &ChannelName| self.broker.as_ref().and_then(|broker| broker.channel(name));
         let mut state = self.state();
         let now = state.clock(now);
         let id = state
-            .open(name, &known, now)
+            .open(name, now)
             .map_err(|full| ListenError::TooManyChannels(full.0))?;
         let since = state.visible;
         let entry = state.channel_mut(id).expect("just opened");
@@ -615,24 +376,15 @@ impl Hub {
         page: &Page,
         out: &mut Vec<Item>,
     ) -> Read {
-        let known = |name: &ChannelName| self.broker.as_ref().and_then(|broker| broker.channel(name));
         let mut state = self.state();
-        let now = state.last_time;
-        // A pattern finds channels in the store that nobody has named since the start.
-        let stored = page.stored.iter().flat_map(|stored| &stored.places);
-        for name in stored
-            .map(|(name, _)| name)
-            .chain(page.gaps.iter().map(|(name, _)| name))
-        {
-            state.open_stored(name, &known, now);
-        }
+        state.open_page(page);
         state.read(selection, from, until, limits, Some(page), out)
     }
 
     /// Asks the store for what [`Read::Cold`] names.
-    pub fn fetch(&self, fetch: Fetch, fetched: crate::broker::Fetched) {
+    pub fn fetch(&self, fetch: Fetch, fetched: Fetched) {
         let asked = Arc::new(fetch.clone());
-        let fetched: crate::broker::Fetched = Box::new(move |page| {
+        let fetched: Fetched = Box::new(move |page| {
             fetched(page.map(|page| Page {
                 asked: Some(asked),
                 ..page
@@ -645,6 +397,11 @@ impl Hub {
                 ..Page::default()
             })),
         }
+    }
+
+    /// See [`Namespaces::may_hold`].
+    pub(crate) fn may_hold(&self, pattern: &Pattern, stored: bool) -> bool {
+        self.state().options.namespaces.may_hold(pattern, stored)
     }
 
     /// What has been let go of a channel so far: who begins with the oldest kept is not told of it.
@@ -664,35 +421,9 @@ impl Hub {
             .unwrap_or_default()
     }
 
-    /// The retained value of a channel.
-    pub fn retained(&self, name: &ChannelName) -> Option<Arc<Publication>> {
-        let state = self.state();
-        state.find(name).and_then(|entry| entry.log.retained().cloned())
-    }
-
-    /// The retained value of a channel that is listened to.
-    pub fn retained_by_id(&self, channel: ChannelId) -> Option<Arc<Publication>> {
-        self.state()
-            .channel(channel)
-            .and_then(|entry| entry.log.retained().cloned())
-    }
-
-    /// A channel's history; none if the channel does not exist.
-    pub fn history(&self, name: &ChannelName, query: HistoryQuery, now: Time) -> Option<History> {
-        let mut state = self.state();
-        let now = state.clock(now);
-        state.history(name, query, now)
-    }
-
-    /// Forgets something of a channel; returns how many publications.
-    pub fn delete(&self, name: &ChannelName, what: Delete, now: Time) -> usize {
-        let mut state = self.state();
-        let now = state.clock(now);
-        let deleted = state.delete(name, what, now);
-        let deadline = state.deadline();
-        drop(state);
-        self.due(deadline);
-        deleted
+    /// The newest offset of a channel that is listened to.
+    pub fn offset(&self, channel: ChannelId) -> u64 {
+        self.state().channel(channel).map_or(0, |entry| entry.offset)
     }
 
     /// A connection of a user became a member of a channel that is listened to. Returns the number of members.
@@ -740,17 +471,6 @@ impl Hub {
             .map_or(0, |presence| presence.count())
     }
 
-    /// Channels in the order they were made, from the first after `after`, that a pattern matches. At most `limit`; the second
-    /// value is where to go on, if there is more.
-    pub fn channels(
-        &self,
-        pattern: Option<&Pattern>,
-        after: u64,
-        limit: usize,
-    ) -> (Vec<ChannelSummary>, Option<u64>) {
-        self.state().summaries(pattern, after, limit)
-    }
-
     /// The namespace whose rules hold for a name now: who may do what. How much a channel keeps was settled when it was made.
     pub fn namespace_of(&self, name: &ChannelName) -> Arc<crate::namespace::Namespace> {
         self.state().namespace_of(name)
@@ -760,6 +480,13 @@ impl Hub {
     /// lost the right to: see [`Fanout::namespaces`](crate::fanout::Fanout::namespaces). A channel that exists keeps its
     /// durability: its history does not move.
     pub fn set_namespaces(&self, namespaces: Namespaces) {
+        let namespaces = match &self.broker {
+            Some(broker) => {
+                broker.configure(&namespaces);
+                namespaces
+            }
+            None => namespaces.in_memory(),
+        };
         self.state().set_namespaces(namespaces);
         let mut after = Some(0);
         while let Some(next) = after {
@@ -810,7 +537,7 @@ impl Hub {
 /// What a source's loss means for a channel: does it concern its publications?
 pub(crate) fn concerns(source: Source, durability: Durability) -> bool {
     match source {
-        Source::Memory => durability == Durability::Memory,
-        Source::Durable => durability != Durability::Memory,
+        Source::Memory => !durability.is_stored(),
+        Source::Durable => durability.is_stored(),
     }
 }

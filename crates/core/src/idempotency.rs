@@ -1,38 +1,90 @@
 //! Repeated requests: the second one under the same key publishes nothing and gets the first one's result.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
 
 use crate::Time;
+use crate::broker::Remembered;
 use crate::channel::ChannelName;
 use crate::hub::{Completion, Receipt};
-use crate::publication::Message;
 
-/// The scope of a key: realm and channel (the first one of the message), and the key itself.
-type Scope = (ChannelName, Box<str>);
+/// A large odd number without a pattern: the fraction of the golden ratio.
+const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Tells payloads under one key apart, in every process alike. It keeps nobody out: whoever makes two payloads that agree
+/// fools himself.
+pub fn digest(payload: &[u8]) -> u64 {
+    let mut digest = payload.len() as u64;
+    for chunk in payload.chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        digest = mix(digest ^ u64::from_le_bytes(word));
+    }
+    digest
+}
+
+fn mix(word: u64) -> u64 {
+    let wide = u128::from(word) * u128::from(MULTIPLIER);
+    (wide as u64 ^ (wide >> 64) as u64).wrapping_add(MULTIPLIER)
+}
+
+/// The scope of a key (realm and channel), and the key itself.
+pub type Scope = (ChannelName, Box<str>);
 
 enum State {
-    /// The first request has not been answered yet; these wait for it.
+    /// The first request is not visible yet; these wait for that.
     Pending(Vec<Completion>),
+    /// The same, but its publisher was answered when it was taken, and so is whoever repeats it.
+    Accepted,
     Done(Receipt),
+    /// Published before the restart: at this position, in these places.
+    Remembered(u64, Vec<(ChannelName, u64)>),
 }
 
 struct Entry {
     /// When it was first used; a line in `ages` with another time is of an earlier use that failed.
     since: Time,
-    /// Of the payload: another payload under the same key is a conflict. Keyed at random, so nobody makes two that agree.
+    /// Of payload and channels: another message under the same key is a conflict.
     digest: u64,
     state: State,
 }
 
+/// A request under a key.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The key in its scope: the first of the message's channels that is stored, or else the first.
+    pub scope: Scope,
+    /// Of the payload and of the channels that count: those that are stored, or else all.
+    pub digest: u64,
+}
+
+impl Claim {
+    /// The claim of a message with these channels, of which there is at least one.
+    pub fn new<'a>(
+        key: &str,
+        payload: u64,
+        mut channels: impl Iterator<Item = &'a ChannelName> + Clone,
+    ) -> Option<Self> {
+        let of_channels = channels.clone().map(|name| digest(name.as_bytes()));
+        let mixed = of_channels.fold(payload, |mixed, name| mix(mixed ^ name));
+        Some(Self {
+            scope: (channels.next()?.clone(), key.into()),
+            digest: mixed,
+        })
+    }
+}
+
 /// What is known about a key.
 pub enum Known {
-    /// Nothing: go on, and call [`Keys::done`] or [`Keys::failed`] afterwards.
+    /// Nothing: go on, and call [`Keys::done`], [`Keys::accepted`] or [`Keys::failed`] afterwards.
     New,
     /// Published before, with this result.
     Done(Receipt),
+    /// Published before the restart: at this position, in these places.
+    Remembered(u64, Vec<(ChannelName, u64)>),
     /// The first request is still on its way; [`Keys::wait`] for it.
     Pending,
+    /// The first request is still on its way, but was answered already.
+    Accepted,
     /// The key was used with another payload.
     Conflict,
 }
@@ -42,7 +94,6 @@ pub struct Keys {
     entries: HashMap<Scope, Entry>,
     /// Keys with the time they were first used, oldest first.
     ages: VecDeque<(Time, Scope)>,
-    hasher: RandomState,
     window: Time,
     limit: usize,
 }
@@ -53,67 +104,79 @@ impl Keys {
         Self {
             entries: HashMap::new(),
             ages: VecDeque::new(),
-            hasher: RandomState::new(),
             window,
             limit,
         }
     }
 
-    /// What is known about the key of this message; a new one is now pending.
-    pub fn claim(&mut self, message: &Message, key: &str, now: Time) -> Known {
+    /// Learns of keys from before the restart, oldest first.
+    pub fn remember(&mut self, all: Vec<Remembered>) {
+        for one in all {
+            let channels = one.places.iter().map(|(name, _)| name);
+            let Some(claim) = Claim::new(&one.key, one.digest, channels) else {
+                continue;
+            };
+            self.insert(claim, one.time, State::Remembered(one.position, one.places));
+        }
+    }
+
+    fn insert(&mut self, claim: Claim, since: Time, state: State) {
+        self.ages.push_back((since, claim.scope.clone()));
+        let digest = claim.digest;
+        let entry = Entry { since, digest, state };
+        self.entries.insert(claim.scope, entry);
+    }
+
+    /// What is known about a key; a new one is now pending.
+    pub fn claim(&mut self, claim: &Claim, now: Time) -> Known {
         self.forget(now);
-        let scope = (message.channels[0].clone(), Box::from(key));
-        let digest = self.hasher.hash_one((message.payload.bytes(), &message.channels));
-        match self.entries.get(&scope) {
+        match self.entries.get(&claim.scope) {
             None => {
-                self.ages.push_back((now, scope.clone()));
-                self.entries.insert(
-                    scope,
-                    Entry {
-                        since: now,
-                        digest,
-                        state: State::Pending(Vec::new()),
-                    },
-                );
+                self.insert(claim.clone(), now, State::Pending(Vec::new()));
                 Known::New
             }
-            Some(entry) if entry.digest != digest => Known::Conflict,
-            Some(Entry {
-                state: State::Done(receipt),
-                ..
-            }) => Known::Done(Receipt {
-                duplicate: true,
-                ..receipt.clone()
-            }),
-            Some(_) => Known::Pending,
+            Some(entry) if entry.digest != claim.digest => Known::Conflict,
+            Some(entry) => match &entry.state {
+                State::Done(receipt) => Known::Done(receipt.repeated()),
+                State::Remembered(position, places) => Known::Remembered(*position, places.clone()),
+                State::Pending(_) => Known::Pending,
+                State::Accepted => Known::Accepted,
+            },
         }
     }
 
     /// The request waits for the result of the first one.
-    pub fn wait(&mut self, channel: &ChannelName, key: &str, completion: Completion) {
+    pub fn wait(&mut self, scope: &Scope, completion: Completion) {
         if let Some(Entry {
             state: State::Pending(waiting),
             ..
-        }) = self.entries.get_mut(&(channel.clone(), Box::from(key)))
+        }) = self.entries.get_mut(scope)
         {
             waiting.push(completion);
         }
     }
 
+    /// The publisher of the first request was answered before it is visible; nobody waits for it yet.
+    pub fn accepted(&mut self, scope: &Scope) {
+        if let Some(entry) = self.entries.get_mut(scope) {
+            entry.state = State::Accepted;
+        }
+    }
+
     /// The first request was published; returns who waited for that.
-    pub fn done(&mut self, channel: &ChannelName, key: &str, receipt: &Receipt) -> Vec<Completion> {
-        match self.entries.get_mut(&(channel.clone(), Box::from(key))) {
+    pub fn done(&mut self, scope: &Scope, receipt: &Receipt) -> Vec<Completion> {
+        match self.entries.get_mut(scope) {
             Some(entry) => match std::mem::replace(&mut entry.state, State::Done(receipt.clone())) {
                 State::Pending(waiting) => waiting,
-                State::Done(_) => Vec::new(),
+                _ => Vec::new(),
             },
             None => Vec::new(),
         }
     }
 
     /// The first request failed: the key is free again. Returns who waited for it.
-    pub fn failed(&mut self, channel: &ChannelName, key: &str) -> Vec<Completion> {
-        match self.entries.remove(&(channel.clone(), Box::from(key))) {
+    pub fn failed(&mut self, scope: &Scope) -> Vec<Completion> {
+        match self.entries.remove(scope) {
             Some(Entry {
                 state: State::Pending(waiting),
                 ..
@@ -132,7 +195,7 @@ impl Keys {
             }
             match self.entries.get(scope) {
                 Some(Entry {
-                    state: State::Pending(_),
+                    state: State::Pending(_) | State::Accepted,
                     since: own,
                     ..
                 }) if own == since => {

@@ -15,15 +15,18 @@
 //! - [`protocol`]: what the hub's items look like on a wire.
 //!
 //! ```
-//! use cometserver_core::{hub::{Hub, Options, Published}, channel::ChannelName, publication::Message};
+//! use std::sync::Arc;
+//! use cometserver_core::{hub::{Answer, Hub, Options, Published}, channel::ChannelName, publication::Message};
 //!
-//! let hub = Hub::new(Options::default());
+//! let hub = Arc::new(Hub::new(Options::default()));
 //! let news = ChannelName::new(b"news").unwrap();
 //! let now = 1_700_000_000_000;
 //! let Published::Visible(receipt) = hub.publish(Message::text(news.clone(), "hello"), now, &mut || unreachable!()).unwrap()
 //! else { panic!("memory publications are visible at once") };
 //! assert_eq!(receipt.places[0].offset, 1);
-//! assert_eq!(hub.history(&news, Default::default(), now).unwrap().publications.len(), 1);
+//! let Answer::Ready(Some(history)) = hub.history(&news, Default::default(), now, &mut || unreachable!())
+//! else { panic!("what is in memory is answered at once") };
+//! assert_eq!(history.publications.len(), 1);
 //! ```
 
 pub mod action;

@@ -110,6 +110,11 @@ impl Order {
         }
     }
 
+    /// Something that nobody here ever had has this sequence: whoever has not read that far has missed it.
+    pub fn pass_over(&mut self, sequence: u64) {
+        self.trimmed = self.trimmed.max(sequence);
+    }
+
     /// The newest sequence that left: whoever has not read that far may have missed something.
     pub fn trimmed(&self) -> u64 {
         self.trimmed
@@ -129,6 +134,14 @@ impl Order {
         self.entries
             .range(from..)
             .filter_map(|entry| entry.publication.as_ref())
+    }
+
+    /// How many memory publications became visible before the durable one at this position, at least: of those that any log
+    /// still keeps it is said exactly whether they did.
+    pub fn memory_before(&self, durable: u64) -> u64 {
+        let after = self.entries.partition_point(|entry| entry.at.durable < durable);
+        let before = after.checked_sub(1).and_then(|last| self.entries.get(last));
+        before.map_or(0, |last| last.at.memory)
     }
 
     /// How many publications are kept.

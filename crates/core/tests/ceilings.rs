@@ -9,16 +9,17 @@ use std::sync::Arc;
 
 use cometserver_core::channel::{ChannelName, Realm};
 use cometserver_core::fanout::{Begin, Wants};
-use cometserver_core::hub::{Hub, ListenError, Options, PublishError};
+use cometserver_core::hub::{Delete, Hub, ListenError, Options, PublishError};
 use cometserver_core::namespace::{Durability, Namespaces};
 use cometserver_core::position::Position;
 use cometserver_core::publication::Message;
-use support::{name, namespace, options, publish, publish_message, read_on, round, shard};
+use support::{
+    delete, history, name, namespace, options, publish, publish_message, read_on, retained, round, shard,
+};
 
 /// How many publications of a channel are kept.
-fn kept(hub: &Hub, channel: &str) -> usize {
-    hub.history(&name(channel), Default::default(), 10)
-        .map_or(0, |history| history.publications.len())
+fn kept(hub: &Arc<Hub>, channel: &str) -> usize {
+    history(hub, channel, Default::default(), 10).map_or(0, |history| history.publications.len())
 }
 
 fn nothing_but_the_window() -> Options {
@@ -32,10 +33,10 @@ fn nothing_but_the_window() -> Options {
 
 #[test]
 fn a_flood_shortens_its_own_window_and_not_that_of_others() {
-    let hub = Hub::new(Options {
+    let hub = Arc::new(Hub::new(Options {
         window_bytes: 100_000,
         ..nothing_but_the_window()
-    });
+    }));
     for n in 0..10 {
         publish(&hub, "quiet", &n.to_string(), 10);
     }
@@ -50,11 +51,11 @@ fn a_flood_shortens_its_own_window_and_not_that_of_others() {
 #[test]
 fn the_realm_with_the_most_gives_way_and_is_named() {
     let namespaces = Namespaces::uniform(namespace(1_000, Durability::Memory));
-    let hub = Hub::new(Options {
+    let hub = Arc::new(Hub::new(Options {
         namespaces,
         log_memory: 100_000,
         ..options()
-    });
+    }));
     for n in 0..50 {
         publish(&hub, "mine", &n.to_string(), 10);
     }
@@ -71,10 +72,10 @@ fn the_realm_with_the_most_gives_way_and_is_named() {
 
 #[test]
 fn every_channel_keeps_a_minimum_of_its_window() {
-    let hub = Hub::new(Options {
+    let hub = Arc::new(Hub::new(Options {
         window_bytes: 1_000,
         ..nothing_but_the_window()
-    });
+    }));
     for n in 0..100 {
         publish(&hub, "a", &n.to_string(), 10);
     }
@@ -84,10 +85,10 @@ fn every_channel_keeps_a_minimum_of_its_window() {
 
 #[test]
 fn there_is_a_limit_of_channels_and_idle_ones_make_room() {
-    let hub = Hub::new(Options {
+    let hub = Arc::new(Hub::new(Options {
         channels: 3,
         ..options()
-    });
+    }));
     for channel in ["a", "b", "c"] {
         publish(&hub, channel, "x", 10);
     }
@@ -97,7 +98,7 @@ fn there_is_a_limit_of_channels_and_idle_ones_make_room() {
         hub.listen(0, &name("d"), 10).unwrap_err(),
         ListenError::TooManyChannels(3)
     );
-    hub.delete(&name("a"), cometserver_core::hub::Delete::History, 10);
+    delete(&hub, "a", Delete::History, 10);
     publish(&hub, "d", "x", 10);
     assert_eq!(hub.stats().channels, 3);
 }
@@ -122,7 +123,7 @@ fn a_cursor_from_before_a_forgotten_channel_is_a_gap_and_a_later_one_is_not() {
 
 #[test]
 fn a_channel_that_was_only_listened_to_is_forgotten_when_the_last_listener_is_gone() {
-    let hub = Hub::new(options());
+    let hub = Arc::new(Hub::new(options()));
     let id = hub.listen(0, &name("a"), 10).unwrap().channel.id;
     // Longer than idle channels stay.
     hub.tick(2_000);
@@ -137,11 +138,11 @@ fn a_channel_that_was_only_listened_to_is_forgotten_when_the_last_listener_is_go
 #[test]
 fn retained_values_count_as_long_as_they_are_kept_and_give_way_at_the_ceiling() {
     let namespaces = Namespaces::uniform(namespace(0, Durability::Memory));
-    let hub = Hub::new(Options {
+    let hub = Arc::new(Hub::new(Options {
         namespaces,
         log_memory: 100_000,
         ..options()
-    });
+    }));
     let retain = |channel: &str, text: &str, now| {
         let mut message = Message::text(name(channel), text);
         message.retain = true;
@@ -149,7 +150,7 @@ fn retained_values_count_as_long_as_they_are_kept_and_give_way_at_the_ceiling() 
     };
     retain("mine", "small", 10);
     hub.tick(100);
-    assert!(kept(&hub, "mine") == 0 && hub.retained(&name("mine")).is_some());
+    assert!(kept(&hub, "mine") == 0 && retained(&hub, "mine").is_some());
     assert!(
         hub.stats().log_bytes > 0,
         "it has outlived its history, and is kept"
@@ -168,12 +169,11 @@ fn retained_values_count_as_long_as_they_are_kept_and_give_way_at_the_ceiling() 
         "who has nothing left is forgotten: {}",
         stats.channels
     );
-    assert!(hub.retained(&name("mine")).is_some(), "the largest gave way");
+    assert!(retained(&hub, "mine").is_some(), "the largest gave way");
     retain("mine", "other", 300_000);
-    hub.delete(&name("mine"), cometserver_core::hub::Delete::Retained, 300_000);
+    delete(&hub, "mine", Delete::Retained, 300_000);
     for n in 0..1_000 {
-        let flood = name(&format!("flood {n}"));
-        hub.delete(&flood, cometserver_core::hub::Delete::History, 300_000);
+        delete(&hub, &format!("flood {n}"), Delete::History, 300_000);
     }
     hub.tick(400_000);
     hub.tick(500_000);
@@ -182,10 +182,10 @@ fn retained_values_count_as_long_as_they_are_kept_and_give_way_at_the_ceiling() 
 
 #[test]
 fn long_names_are_refused_before_they_push_out_what_others_keep() {
-    let hub = Hub::new(Options {
+    let hub = Arc::new(Hub::new(Options {
         log_memory: 100_000,
         ..options()
-    });
+    }));
     for n in 0..3 {
         publish(&hub, "mine", &n.to_string(), 10);
     }
@@ -208,10 +208,10 @@ fn long_names_are_refused_before_they_push_out_what_others_keep() {
 
 #[test]
 fn a_message_for_several_channels_is_published_in_all_or_none() {
-    let hub = Hub::new(Options {
+    let hub = Arc::new(Hub::new(Options {
         channels: 1,
         ..options()
-    });
+    }));
     let mut message = Message::text(name("a"), "x");
     message.channels.push(name("b"));
     let refused = hub.publish(message, 10, &mut || panic!("refused"));

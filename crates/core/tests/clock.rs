@@ -5,14 +5,16 @@
 #[path = "support/hub.rs"]
 mod support;
 
+use std::sync::Arc;
+
 use cometserver_core::hub::{Hub, Options};
 use cometserver_core::namespace::{Bounds, Durability, Namespace, Namespaces};
-use support::{name, namespace, options, publish};
+use support::{history, namespace, options, publish};
 
 const HOUR: u64 = 3_600_000;
 const START: u64 = 1_700_000_000_000;
 
-fn hub() -> Hub {
+fn hub() -> Arc<Hub> {
     let history = Bounds {
         age: 2 * HOUR,
         ..Bounds::default()
@@ -21,14 +23,14 @@ fn hub() -> Hub {
         history,
         ..namespace(0, Durability::Memory)
     };
-    Hub::new(Options {
+    Arc::new(Hub::new(Options {
         namespaces: Namespaces::uniform(namespace),
         ..options()
-    })
+    }))
 }
 
-fn kept(hub: &Hub) -> Vec<u64> {
-    let history = hub.history(&name("a"), Default::default(), 0);
+fn kept(hub: &Arc<Hub>) -> Vec<u64> {
+    let history = history(hub, "a", Default::default(), 0);
     history
         .into_iter()
         .flat_map(|history| history.publications)

@@ -24,7 +24,7 @@ fn message(key: &str, text: &str) -> Message {
 fn at_once(hub: &Hub, key: &str, text: &str, now: u64) -> Result<Receipt, PublishError> {
     match hub.publish(message(key, text), now, &mut || panic!("memory does not wait"))? {
         Published::Visible(receipt) => Ok(receipt),
-        Published::Pending => panic!("memory does not wait"),
+        published => panic!("memory does not wait: {published:?}"),
     }
 }
 
@@ -148,4 +148,110 @@ fn a_refusal_frees_the_key_and_a_hung_store_does_not_keep_the_housekeeper_busy()
         .unwrap();
     let next = hub.tick(50_000).unwrap();
     assert!(next > 50_000, "{next}");
+}
+
+#[test]
+fn a_repetition_of_what_was_accepted_is_accepted_until_it_is_visible() {
+    let broker = TestBroker::new(10);
+    let namespaces = Namespaces::uniform(namespace(3, Durability::Buffered));
+    let options = Options {
+        namespaces,
+        ..options()
+    };
+    let hub = Hub::with_broker(options, broker.clone());
+    let publish = || {
+        hub.publish(message("k", "x"), 10, &mut || panic!("nobody waits"))
+            .unwrap()
+    };
+    assert!(matches!(publish(), Published::Accepted));
+    assert!(matches!(publish(), Published::Accepted));
+    assert_eq!(broker.waiting(), 1);
+    hub.commit(broker.batch(1, 1), 10);
+    assert!(
+        matches!(publish(), Published::Accepted),
+        "it failed: the key is free"
+    );
+    hub.commit(broker.batch(1, 0), 10);
+    assert!(matches!(publish(), Published::Visible(receipt) if receipt.duplicate));
+}
+
+#[test]
+fn keys_are_known_after_a_restart_for_what_is_left_of_the_window() {
+    let (broker, hub) = durable();
+    let answers = Answers::default();
+    hub.publish(message("k", "x"), 10, &mut later(&answers, 0))
+        .unwrap();
+    hub.commit(broker.batch(1, 0), 10);
+    let before = answers.lock().unwrap().pop().unwrap().1.unwrap();
+    hub.publish(message("never", "x"), 10, &mut later(&answers, 0))
+        .unwrap();
+    broker.restart(2);
+    let options = Options {
+        namespaces: Namespaces::uniform(namespace(3, Durability::Committed)),
+        idempotency_window: 1_000,
+        ..options()
+    };
+    let hub = Hub::with_broker(options, broker.clone());
+    let publish = |message, now| hub.publish(message, now, &mut later(&answers, 0));
+    for _ in 0..2 {
+        let Ok(Published::Visible(after)) = publish(message("k", "x"), 1_009) else {
+            panic!("it was published")
+        };
+        assert!(after.duplicate);
+        assert_eq!(after.at.durable, before.at.durable);
+        let of = |receipt: &Receipt| {
+            let place = &receipt.places[0];
+            (place.channel.name.clone(), place.channel.epoch, place.offset)
+        };
+        assert_eq!(of(&after), of(&before));
+    }
+    assert_eq!(
+        publish(message("k", "y"), 1_009).unwrap_err(),
+        PublishError::Conflict
+    );
+    let mut elsewhere = message("k", "x");
+    elsewhere.channels.push(name("b"));
+    assert_eq!(publish(elsewhere, 1_009).unwrap_err(), PublishError::Conflict);
+    assert!(matches!(
+        publish(message("never", "x"), 1_009),
+        Ok(Published::Pending)
+    ));
+    assert!(
+        matches!(publish(message("k", "x"), 1_010), Ok(Published::Pending)),
+        "the window is over"
+    );
+    hub.commit(broker.batch(2, 0), 1_010);
+    assert_eq!(hub.now().durable, 3);
+}
+
+#[test]
+fn the_scope_of_a_key_is_the_same_after_a_restart_if_memory_comes_first() {
+    let broker = TestBroker::new(10);
+    let start = |incarnation| {
+        let namespaces = Namespaces {
+            listed: vec![(
+                (*support::pattern("d*")).clone(),
+                Arc::new(namespace(3, Durability::Committed)),
+            )],
+            fallback: Arc::new(namespace(3, Durability::Memory)),
+        };
+        let options = Options {
+            namespaces,
+            incarnation,
+            ..options()
+        };
+        Hub::with_broker(options, broker.clone())
+    };
+    let mut message = message("k", "x");
+    message.channels.extend([name("d"), name("d"), name("d2")]);
+    let hub = start(1);
+    hub.publish(message.clone(), 10, &mut || Box::new(|_| {}))
+        .unwrap();
+    hub.commit(broker.batch(1, 0), 10);
+    broker.restart(2);
+    let hub = start(2);
+    let again = hub.publish(message, 10, &mut || panic!("it was published"));
+    assert!(
+        matches!(again, Ok(Published::Visible(receipt)) if receipt.duplicate && receipt.places.len() == 2)
+    );
 }

@@ -11,7 +11,7 @@ use cometserver_core::fanout::{Begin, Fanout, Wants};
 use cometserver_core::hub::{Hub, Options};
 use cometserver_core::presence::Limits;
 use cometserver_core::{ChannelId, Position};
-use support::{name, options, pattern, publish, read_on, round, shard};
+use support::{history, name, options, pattern, publish, read_on, round, shard};
 
 const WATCH: Wants = Wants {
     presence: true,
@@ -76,7 +76,7 @@ fn news_are_no_history_and_take_no_offset() {
     hub.join(a, "ann", None, 10);
     assert_eq!(publish(&hub, "a", "1", 10).places[0].offset, 1);
     assert_eq!(
-        hub.history(&name("a"), Default::default(), 10)
+        history(&hub, "a", Default::default(), 10)
             .unwrap()
             .publications
             .len(),

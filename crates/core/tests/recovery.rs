@@ -12,7 +12,7 @@ use cometserver_core::fanout::{Begin, Step, Wants};
 use cometserver_core::hub::{Delete, HistoryQuery, Hub, ReadLimits, Start};
 use cometserver_core::position::Position;
 use cometserver_core::publication::Message;
-use support::{name, options, pattern, publish, publish_message, read_on, round, shard};
+use support::{delete, history, name, options, pattern, publish, publish_message, read_on, round, shard};
 
 fn several(channels: &[&str], text: &str) -> Message {
     let mut message = Message::text(name(channels[0]), text);
@@ -72,7 +72,7 @@ fn two_channels_that_lost_the_same_publication_are_each_told_wherever_the_client
     let mut fanout = shard(&hub);
     publish_message(&hub, several(&["a", "b"], "1"), 10);
     for channel in ["a", "b"] {
-        hub.delete(&name(channel), Delete::History, 10);
+        delete(&hub, channel, Delete::History, 10);
     }
     let mut cursor = Position::default();
     let mut gaps = Vec::new();
@@ -108,7 +108,7 @@ fn a_gap_is_told_before_what_another_channel_or_the_retained_slot_has_kept() {
     let mut fanout = shard(&hub);
     publish(&hub, "a", "1", 10);
     publish_message(&hub, several(&["a", "b"], "2"), 10);
-    hub.delete(&name("a"), Delete::History, 10);
+    delete(&hub, "a", Delete::History, 10);
     let reader = fanout.open(1, None);
     for channel in ["a", "b"] {
         fanout.add(reader, &name(channel), Wants::default(), 10).unwrap();
@@ -142,7 +142,7 @@ fn a_pattern_that_came_after_the_last_publication_is_told_when_that_is_trimmed()
     fanout
         .add_pattern(reader, &pattern("a/*"), Wants::default())
         .unwrap();
-    hub.delete(&name("a/1"), Delete::History, 10);
+    delete(&hub, "a/1", Delete::History, 10);
     fanout.begin(reader, Begin::At(Default::default()), false);
     assert_eq!(read_on(&mut fanout, reader), ["gap a/*"]);
 }
@@ -227,7 +227,7 @@ fn a_late_subscription_is_caught_up_without_cursors_before_it_is_announced() {
 
 #[test]
 fn an_answer_about_history_is_bounded_in_bytes_and_its_cursor_says_where_to_go_on() {
-    let hub = Hub::new(options());
+    let hub = Arc::new(Hub::new(options()));
     let large = "x".repeat(600 << 10);
     for text in [&large, "small", &large] {
         publish(&hub, "a", text, 10);
@@ -243,7 +243,7 @@ fn an_answer_about_history_is_bounded_in_bytes_and_its_cursor_says_where_to_go_o
             limit: 10,
             reverse,
         };
-        let history = hub.history(&name("a"), query, 10).unwrap();
+        let history = history(&hub, "a", query, 10).unwrap();
         let offset = |p: &Arc<cometserver_core::Publication>| p.places[0].offset;
         (
             history.publications.iter().map(offset).collect::<Vec<_>>(),
@@ -256,13 +256,13 @@ fn an_answer_about_history_is_bounded_in_bytes_and_its_cursor_says_where_to_go_o
     assert_eq!(second, [3]);
     assert_eq!(at, hub.now());
     assert_eq!(ask(None, true).0, [3, 2]);
-    let alone = hub.history(&name("b"), HistoryQuery::default(), 10).unwrap();
+    let alone = history(&hub, "b", HistoryQuery::default(), 10).unwrap();
     assert_eq!(alone.publications.len(), 1, "one in any case");
 }
 
 #[test]
 fn a_publication_carries_when_its_message_was_accepted_and_news_about_members_do_not() {
-    let hub = Hub::new(options());
+    let hub = Arc::new(Hub::new(options()));
     hub.attach(0, Box::new(|| {}));
     let a = hub.listen(0, &name("a"), 10).unwrap().channel.id;
     let mut message = Message::text(name("a"), "1");

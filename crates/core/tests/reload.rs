@@ -2,15 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+#[path = "support/broker.rs"]
+mod broker;
 #[path = "support/hub.rs"]
 mod support;
 
 use std::sync::Arc;
 
+use broker::TestBroker;
 use cometserver_core::fanout::{Begin, Wants};
 use cometserver_core::hub::Hub;
 use cometserver_core::namespace::{Bounds, Durability, Namespace, Namespaces};
-use support::{name, namespace, options, pattern, publish, read_on, round, shard};
+use support::{history, name, namespace, options, pattern, publish, read_on, round, shard};
 
 fn private() -> Namespace {
     Namespace {
@@ -20,7 +23,7 @@ fn private() -> Namespace {
 }
 
 /// `a` and what begins with it is private from now on.
-fn close(hub: &Hub) {
+fn close(hub: &Arc<Hub>) {
     hub.set_namespaces(Namespaces {
         listed: vec![((*pattern("a**")).clone(), Arc::new(private()))],
         fallback: Arc::new(namespace(3, Durability::Memory)),
@@ -80,7 +83,7 @@ fn a_pattern_without_a_grant_sees_a_channel_only_as_long_as_it_is_public() {
 
 #[test]
 fn other_bounds_hold_for_what_is_kept() {
-    let hub = Hub::new(options());
+    let hub = Arc::new(Hub::new(options()));
     let bounds = |count, age| {
         Namespaces::uniform(Namespace {
             history: Bounds {
@@ -91,10 +94,8 @@ fn other_bounds_hold_for_what_is_kept() {
             ..namespace(3, Durability::Memory)
         })
     };
-    let kept = |now| {
-        hub.history(&name("a"), Default::default(), now)
-            .map_or(0, |history| history.publications.len())
-    };
+    let kept =
+        |now| history(&hub, "a", Default::default(), now).map_or(0, |history| history.publications.len());
     for text in ["1", "2", "3"] {
         publish(&hub, "a", text, 10);
     }
@@ -113,7 +114,7 @@ fn other_bounds_hold_for_what_is_kept() {
 
 #[test]
 fn all_channels_are_looked_at_however_many_there_are() {
-    let hub = Hub::new(options());
+    let hub = Arc::new(Hub::new(options()));
     for n in 0..5_000 {
         publish(&hub, &format!("a{n}"), "x", 10);
     }
@@ -124,7 +125,7 @@ fn all_channels_are_looked_at_however_many_there_are() {
 
 #[test]
 fn a_channel_keeps_its_durability() {
-    let hub = Hub::new(options());
+    let hub = Hub::with_broker(options(), TestBroker::new(3));
     publish(&hub, "a", "1", 10);
     hub.set_namespaces(Namespaces::uniform(Namespace {
         durability: Durability::Committed,

@@ -5,6 +5,7 @@
 
 mod amount;
 mod bench;
+mod cgi;
 mod configuration;
 mod daemon;
 mod demo;
@@ -14,6 +15,7 @@ mod serve;
 mod settings;
 mod show;
 mod start;
+mod storage;
 mod subscribe;
 mod token;
 mod values;
@@ -38,7 +40,16 @@ const GROUPS: [(&str, &[&str]); 4] = [
     ("Channels", &["publish", "subscribe", "history"]),
     (
         "Tools",
-        &["config", "token", "bench", "completions", "version", "help"],
+        &[
+            "config",
+            "token",
+            "storage",
+            "cgi",
+            "bench",
+            "completions",
+            "version",
+            "help",
+        ],
     ),
 ];
 
@@ -90,7 +101,7 @@ enum Command {
     /// Let the server read its configuration again
     #[command(after_help = examples(daemon::RELOAD_EXAMPLES))]
     Reload,
-    /// Try it out: a server in memory, open to this machine only
+    /// Try it out: a server in a folder of its own, open to this machine only
     #[command(after_help = examples(demo::EXAMPLES))]
     Demo(demo::Demo),
     /// Set the value of a key; whoever listens to it is told
@@ -114,12 +125,18 @@ enum Command {
     /// Print the messages that a channel has kept
     #[command(after_help = examples(messages::HISTORY_EXAMPLES))]
     History(messages::History),
+    /// Connect a browser's request to the server, as a CGI program or with FastCGI: what a web server runs
+    #[command(after_help = examples(cgi::EXAMPLES))]
+    Cgi,
     /// Check the configuration, or print one to start from
     #[command(subcommand, after_help = examples(configuration::EXAMPLES))]
     Config(configuration::Config),
     /// Make and look into tokens, with which browsers subscribe
     #[command(subcommand, after_help = examples(token::EXAMPLES))]
     Token(token::Token),
+    /// Show what the log on disk takes; check it, back it up, restore it
+    #[command(after_help = examples(storage::EXAMPLES))]
+    Storage(storage::Storage),
     /// Measure a server
     #[command(after_help = examples(bench::EXAMPLES))]
     Bench(bench::Bench),
@@ -178,8 +195,10 @@ pub fn run(invocation: Invocation) -> Result<ExitCode, Failure> {
         Command::Publish(publish) => publish.run(&settings),
         Command::Subscribe(subscribe) => subscribe.run(&settings),
         Command::History(history) => history.run(&settings),
+        Command::Cgi => cgi::run(),
         Command::Config(config) => config.run(&settings),
         Command::Token(token) => token.run(&settings),
+        Command::Storage(storage) => storage.run(&settings),
         Command::Bench(bench) => bench.run(&settings),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -21,6 +21,7 @@ pub use access::{Key, Secret, TokenKey};
 pub use default_toml::default_toml;
 pub use settings::{
     Backend, Config, Held, Limits, Log, Namespace, NamespaceRule, Ops, Presence, Public, Shutdown,
+    StaticFiles, Storage,
 };
 pub use values::{Action, Durability, LogFormat, LogLevel};
 
@@ -47,6 +48,9 @@ const BUILT_IN: &[&str] = &[
     "limits.idempotency_keys",
     "limits.idempotency_window",
 ];
+
+/// A log has at least so many files at its ceiling: the newest is being written, and only others can leave.
+const SEGMENTS: usize = 4;
 
 /// The data folder of a server that root runs.
 const ROOT_DATA_DIR: &str = "/var/lib/cometserver";
@@ -165,28 +169,47 @@ impl Config {
                     all
                 })
         };
-        let (old, new) = (values(self), values(new));
+        let (old_values, new_values) = (values(self), values(new));
         let changed = dotted_keys()
             .into_iter()
-            .zip(old.iter().zip(&new))
+            .zip(old_values.iter().zip(&new_values))
             .filter(|(_, (old, new))| old != new);
-        changed
+        let mut waiting: Vec<String> = changed
             .map(|(key, _)| key)
             .filter(|key| {
                 BUILT_IN.contains(&key.as_str()) || !RELOADED.iter().any(|prefix| key.starts_with(prefix))
             })
-            .collect()
+            .collect();
+        if !self.is_durable() && new.is_durable() {
+            // The log is opened, and read, before anything is served.
+            let whose = match new.namespace_default.durability {
+                Durability::Memory => "[[namespaces]] durability",
+                _ => "namespace_default.durability",
+            };
+            waiting.push(whose.into());
+        }
+        waiting
+    }
+
+    /// Is anything kept on disk?
+    pub fn is_durable(&self) -> bool {
+        let rules = self.namespaces.iter().map(|rule| &rule.namespace);
+        rules
+            .chain([&self.namespace_default])
+            .any(|namespace| namespace.durability != Durability::Memory)
     }
 
     /// Every section with its name, in the order in which they are printed.
-    fn sections(&self) -> [(&'static str, &dyn Section); 9] {
+    fn sections(&self) -> [(&'static str, &dyn Section); 11] {
         [
             ("public", &self.public),
             ("backend", &self.backend),
             ("ops", &self.ops),
             ("limits", &self.limits),
+            ("storage", &self.storage),
             ("held", &self.held),
             ("presence", &self.presence),
+            ("static", &self.static_files),
             ("shutdown", &self.shutdown),
             ("log", &self.log),
             ("namespace_default", &self.namespace_default),
@@ -199,8 +222,10 @@ impl Config {
             "backend" => &mut self.backend,
             "ops" => &mut self.ops,
             "limits" => &mut self.limits,
+            "storage" => &mut self.storage,
             "held" => &mut self.held,
             "presence" => &mut self.presence,
+            "static" => &mut self.static_files,
             "shutdown" => &mut self.shutdown,
             "log" => &mut self.log,
             "namespace_default" => &mut self.namespace_default,
@@ -263,6 +288,12 @@ impl Config {
                 limits.log_memory,
                 "limits.window_bytes",
                 limits.window_bytes,
+            ),
+            (
+                "storage.max_size",
+                self.storage.max_size,
+                "four times storage.segment_size",
+                self.storage.segment_size.saturating_mul(SEGMENTS),
             ),
         ];
         for (key, value, least_key, least) in pairs {
@@ -331,6 +362,25 @@ pub fn dotted_keys() -> Vec<String> {
             .map(move |row| format!("{name}.{}", row.key))
     });
     top.chain(inside).collect()
+}
+
+/// What a setting means, in one line: the first sentence of its documentation.
+pub fn summary(dotted: &str) -> String {
+    let config = Config::default();
+    let (section, key) = dotted.split_once('.').unwrap_or(("", dotted));
+    let sections = config.sections();
+    let named = sections.iter().find(|(name, _)| *name == section);
+    let (rows, key) = match named {
+        Some((_, section)) => (section.rows(), key),
+        None => (config.rows(), dotted),
+    };
+    let doc = rows
+        .iter()
+        .find(|row| row.key == key)
+        .map_or(&[][..], |row| row.doc);
+    let text = doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ");
+    let sentence = text.split_inclusive(". ").next().unwrap_or_default();
+    sentence.trim_end().trim_end_matches('.').to_owned()
 }
 
 fn check_namespace(namespace: &Namespace) -> Result<(), Problem> {

@@ -6,16 +6,23 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use cometserver_core::channel::ChannelId;
-use cometserver_core::fanout::{ReaderId, Wants};
+use cometserver_core::fanout::{ReaderId, Step, Wants};
 use cometserver_core::grant::Grant;
 use cometserver_core::pattern::Pattern;
+use cometserver_core::protocol::native::command::Command;
 use mio::{Registry, Token};
 
+mod bucket;
+
+pub use bucket::Bucket;
+
+use crate::budget::Gateway;
 use crate::http::Progress;
 use crate::http::cors::Cors;
 use crate::http::response::Terms;
 use crate::listener::Socket;
 use crate::metrics::Transport;
+use crate::question::Question;
 use crate::round::Share;
 use crate::shared::Route;
 use crate::websocket::Decoder;
@@ -23,9 +30,6 @@ use crate::wire::Format;
 
 /// Pieces in one vectored write. More is rare, and the system's own bound is 1024.
 const PIECES: usize = 64;
-
-/// A publication in a [`Bucket`].
-const ONE: u64 = 1000;
 
 /// What a connection is for now.
 pub enum State {
@@ -35,8 +39,8 @@ pub enum State {
     Http,
     /// The seed's protocol; so many bytes have been searched for an end.
     Seed(usize),
-    /// A publication waits for the store; then it is answered on these terms.
-    Publishing(Box<(Terms, Cors)>),
+    /// Its request waits for the store.
+    Waiting(Box<Waiting>),
     /// A reader: a held poll, a stream, a WebSocket.
     Reading(Box<Subscriber>),
     /// Everything was sent; the peer may finish.
@@ -67,6 +71,8 @@ pub struct Subscriber {
     pub format: Format,
     /// The place it takes in a budget.
     pub route: Option<Route>,
+    /// The place it takes behind a gateway.
+    pub gateway: Option<Gateway>,
     /// What it may do.
     pub grant: Grant,
     /// How its request wants to be answered.
@@ -79,22 +85,52 @@ pub struct Subscriber {
     pub member: Option<Box<Membership>>,
     /// The session it said to belong to.
     pub session: Option<Box<str>>,
-    /// Polls with a session: their place among the held ones of the server.
-    pub held_as: Option<u64>,
+    /// Polls and streams with a session: their places among the held ones of the server.
+    pub held_as: Option<(u64, u64)>,
     /// When a poll is answered, or a stream ended, in the shard's milliseconds; `u64::MAX`: never.
     pub ends: u64,
     /// The stream has not given a cursor yet, as one would hide what is still owed; until then this is the client's.
     pub unopened: Option<cometserver_core::Cursor>,
     /// Polls: at most so many objects in the answer.
     pub limit: usize,
+    /// Polls: nothing is read for it before, in the shard's milliseconds; 0: it has begun.
+    pub reads_from: u64,
+    /// Polls that found no place: when to come back, in milliseconds.
+    pub retry: Option<u64>,
+    /// Milliseconds after which a stream wants its first heartbeat; 0: that is past, or it wants none earlier.
+    pub preamble: u32,
     /// Polls: answered 304 if there is nothing new.
     pub conditional: bool,
-    /// The store has been asked for something.
-    pub fetching: bool,
+    /// Polls: what the answer holds so far, while more of it comes from the store.
+    pub gathered: Vec<Step>,
+    /// The store has been asked for something, which is given up at this time, in the shard's milliseconds; 0: it was not.
+    pub fetching: u64,
     /// It is in the queue of those that read on.
     pub queued: bool,
     /// WebSocket only.
     pub socket: Option<Box<WebSocketState>>,
+}
+
+/// A request that waits for the store.
+pub struct Waiting {
+    /// Its question's number within the shard.
+    pub number: u64,
+    /// When nobody waits any longer, in the shard's milliseconds.
+    pub until: u64,
+    /// What was asked.
+    pub question: Question,
+    /// How it is answered.
+    pub voice: Voice,
+}
+
+/// In which words a request is answered.
+pub enum Voice {
+    /// As an HTTP request.
+    Http(Terms, Cors),
+    /// In the seed's wire protocol.
+    Seed,
+    /// As a command of a WebSocket: the answer's type, and the command's `id`, as JSON.
+    Command(&'static str, Option<Box<str>>),
 }
 
 /// A member's name and what it shows.
@@ -131,6 +167,36 @@ pub struct WebSocketState {
     pub heard: u64,
     /// What was said and not yet answered: answers are sent before more are made.
     pub said: VecDeque<Said>,
+    /// Commands that wait for the store.
+    pub waiting: Vec<Waiting>,
+    /// What was said next has to wait for those.
+    pub stalled: bool,
+}
+
+/// So many subscriptions of a WebSocket may be catching up at a time before its next commands are looked at.
+const CATCHING_UP: usize = 64;
+
+/// So many of its commands may wait for the store: enough for a commit to carry many publications of one connection.
+const IN_FLIGHT: usize = 64;
+
+impl WebSocketState {
+    /// Takes what was said next, if its turn has come.
+    pub fn hear(&mut self) -> Option<Said> {
+        if self.replies.len() >= CATCHING_UP {
+            return None;
+        }
+        let next = self.said.front()?;
+        // A command that asks would be told what was before a publication that was said before it.
+        let may = self.waiting.is_empty()
+            || next.goes_on()
+                && self.waiting.len() < IN_FLIGHT
+                && self
+                    .waiting
+                    .iter()
+                    .all(|waiting| waiting.question.is_publication());
+        self.stalled = !may;
+        if may { self.said.pop_front() } else { None }
+    }
 }
 
 /// What a WebSocket client said, taken out of its frames.
@@ -147,27 +213,24 @@ pub enum Said {
     Broke(u16, &'static str),
 }
 
-/// How fast a connection may publish.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Bucket {
-    /// In thousandths: what comes back within a millisecond is seldom a whole one.
-    tokens: u64,
-    since: u64,
+impl Said {
+    /// May it be obeyed while publications wait for the store?
+    fn goes_on(&self) -> bool {
+        let is_publish = |text: &str| Command::parse(text).is_ok_and(|command| command.kind == "publish");
+        match self {
+            Self::Text(text) => is_publish(text),
+            Self::Binary(bytes) => parts(bytes).is_some_and(|(head, _)| is_publish(head)),
+            Self::Ping(_) | Self::Close(_) | Self::Broke(..) => true,
+        }
+    }
 }
 
-impl Bucket {
-    /// Takes one, if there is one; `rate` come back in a second, and no more than that are saved up.
-    pub fn take(&mut self, rate: usize, now: u64) -> bool {
-        let rate = u64::try_from(rate).unwrap_or(u64::MAX);
-        let back = now.saturating_sub(self.since).saturating_mul(rate);
-        self.tokens = self.tokens.saturating_add(back).min(rate.saturating_mul(ONE));
-        self.since = now;
-        match self.tokens.checked_sub(ONE) {
-            Some(rest) => self.tokens = rest,
-            None => return false,
-        }
-        true
-    }
+/// A binary message: a header with its length before it, and the payload behind it.
+pub fn parts(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    let (head, payload) = rest.split_at_checked(length)?;
+    Some((std::str::from_utf8(head).ok()?, payload))
 }
 
 /// See the module.
@@ -193,6 +256,8 @@ pub struct Connection {
     pub address: Option<IpAddr>,
     /// Why its request is to be refused: there are too many connections.
     pub refusal: Option<&'static str>,
+    /// Why its present request is to be refused: its visitor has too many connections.
+    pub crowded: Option<&'static str>,
     /// What came in and is not a whole request yet.
     pub input: Vec<u8>,
     /// How far that was understood.
@@ -241,6 +306,7 @@ impl Connection {
             door,
             address,
             refusal: None,
+            crowded: None,
             state: State::Fresh,
             input: Vec::new(),
             progress: Progress::default(),
@@ -263,6 +329,11 @@ impl Connection {
         }
     }
 
+    /// Why its request is to be refused, if so.
+    pub fn refused(&self) -> Option<&'static str> {
+        self.refusal.or(self.crowded)
+    }
+
     /// Is something waiting to be sent?
     pub fn is_blocked(&self) -> bool {
         self.sent < self.unsent.len()
@@ -271,10 +342,9 @@ impl Connection {
     /// Did a WebSocket client say something that was not answered yet, and may be?
     pub fn has_said(&self) -> bool {
         match &self.state {
-            State::Reading(subscriber) => subscriber
-                .socket
-                .as_ref()
-                .is_some_and(|socket| !socket.said.is_empty()),
+            State::Reading(subscriber) => subscriber.socket.as_ref().is_some_and(|socket| {
+                !socket.said.is_empty() && !socket.stalled && socket.replies.len() < CATCHING_UP
+            }),
             _ => false,
         }
     }
@@ -296,6 +366,37 @@ impl Connection {
     pub fn subscriber(&mut self) -> Option<&mut Subscriber> {
         match &mut self.state {
             State::Reading(subscriber) => Some(subscriber),
+            _ => None,
+        }
+    }
+
+    /// Has the store answered all of its requests?
+    pub fn is_waiting_for_nothing(&self) -> bool {
+        match &self.state {
+            State::Waiting(_) => false,
+            State::Reading(subscriber) => subscriber
+                .socket
+                .as_ref()
+                .is_none_or(|socket| socket.waiting.is_empty()),
+            _ => true,
+        }
+    }
+
+    /// Takes out a request that waits for the store: an HTTP one leaves its connection between two requests.
+    pub fn take_waiting(&mut self, wanted: impl Fn(&Waiting) -> bool) -> Option<Waiting> {
+        match &mut self.state {
+            State::Waiting(waiting) if wanted(waiting) => {
+                match std::mem::replace(&mut self.state, State::Http) {
+                    State::Waiting(waiting) => Some(*waiting),
+                    _ => None,
+                }
+            }
+            State::Reading(subscriber) => {
+                let socket = subscriber.socket.as_mut()?;
+                let at = socket.waiting.iter().position(wanted)?;
+                socket.stalled = false;
+                Some(socket.waiting.remove(at))
+            }
             _ => None,
         }
     }
@@ -411,41 +512,5 @@ fn write_some(mut write: impl FnMut() -> io::Result<usize>) -> io::Result<usize>
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             other => return other,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// How many of one attempt every `step` milliseconds, for `time` of them, may publish.
-    fn allowed(rate: usize, step: u64, time: u64) -> usize {
-        let mut bucket = Bucket::default();
-        let start = 1000;
-        // What is saved up at first is spent.
-        while bucket.take(rate, start) {}
-        let attempts = (start..start + time)
-            .step_by(usize::try_from(step).unwrap())
-            .skip(1);
-        attempts.filter(|at| bucket.take(rate, *at)).count()
-    }
-
-    #[test]
-    fn a_steady_publisher_gets_its_rate_whatever_its_rhythm() {
-        for step in [1, 3, 7, 10, 19, 33] {
-            let wanted = usize::try_from(10_000 / step).unwrap().min(1000);
-            let got = allowed(100, step, 10_000);
-            assert!(got.abs_diff(wanted) <= 2, "every {step} ms: {got} of {wanted}");
-        }
-        assert_eq!(allowed(1, 100, 10_001), 10);
-    }
-
-    #[test]
-    fn a_burst_is_bounded_by_the_rate_of_a_second() {
-        let mut bucket = Bucket::default();
-        let burst = (0..1000).filter(|_| bucket.take(100, 1_000_000)).count();
-        assert_eq!(burst, 100);
-        assert!(!bucket.take(100, 1_000_009));
-        assert!(bucket.take(100, 1_000_010));
     }
 }

@@ -144,6 +144,8 @@ label! {
         LimitReached = "limit_reached",
         /// Later, please.
         Unavailable = "unavailable",
+        /// The store has failed, or was too slow, in the middle of it.
+        UnknownOutcome = "unknown_outcome",
     }
 }
 
@@ -250,6 +252,8 @@ pub struct ShardMetrics {
     pub refused: Family<Refusal, { Refusal::ALL.len() }>,
     /// Requests held now: long polls, SSE, streams.
     pub holds: Count,
+    /// Pages that readers had fetched from disk.
+    pub cold_reads: Count,
     /// From the moment a publication is visible to the write of a round that carries it.
     pub publish_to_write: Histogram,
 }

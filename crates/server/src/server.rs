@@ -8,26 +8,37 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use cometserver_core::hub::{self, Hub, MAX_SHARDS};
-use cometserver_core::namespace::{Bounds, Durability, Namespace, Namespaces};
-use cometserver_core::pattern::Pattern;
+use cometserver_core::broker::Broker;
+use cometserver_core::hub::{Hub, MAX_SHARDS};
 use mio::{Events, Poll, Token, Waker};
 
-use crate::access::Access;
-use crate::config::{self, Config, ConfigError, Loaded};
+use crate::broker::disk::OpenError;
+use crate::broker::disk::io::Disk;
+use crate::config::{Config, ConfigError, Loaded};
 use crate::data_folder::{DataFolder, DataFolderError, Lock};
-use crate::listener::{Door, DoorAddress, Listener, Role};
+use crate::listener::{Door, Listener};
 use crate::shard::{self, Shard};
-use crate::shared::{self, Mail, Mailbox, Request, Settings, Shared, wall_clock};
+use crate::shared::{self, Mail, Mailbox, Request, Shared, Start, Trouble, wall_clock};
+use crate::static_files::Writing;
 use crate::{logging, platform};
+
+mod accepting;
+mod binding;
+mod building;
+mod opening;
+mod signals;
+
+use binding::{Sockets, addresses, bind_all};
+pub use building::namespaces as namespaces_of;
+use building::{hub_options, reload_with, settings};
+pub use opening::{Reading, files_of, log_folder};
+use opening::{connect, open_log};
+use signals::Signals;
 
 /// The main thread's own tokens; listeners come behind them.
 const WAKER: Token = Token(0);
 const SIGNALS: Token = Token(1);
 const FIRST_LISTENER: usize = 2;
-
-/// How long accepting pauses when the system has nothing left for another connection: descriptors, memory.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Descriptors beyond those of limits.connections: listeners, event queues, the log, what a connection to a store needs, and
 /// connections that are only there to be refused.
@@ -50,6 +61,9 @@ pub type Ready = Box<dyn FnOnce(&Addresses) + Send>;
 /// Reads the configuration again.
 pub type Reload = Box<dyn Fn() -> Result<Loaded, ConfigError> + Send>;
 
+/// Told now and then, while the log on disk is read at the start, if that takes long.
+pub type Progress = Box<dyn Fn(&Reading) + Send>;
+
 /// How to run.
 #[derive(Default)]
 pub struct Options {
@@ -59,6 +73,15 @@ pub struct Options {
     pub ready: Option<Ready>,
     /// How to read the configuration again; without it a reload does nothing.
     pub reload: Option<Reload>,
+    /// Told while the log on disk is read.
+    pub progress: Option<Progress>,
+    /// Another file system for the log on disk, such as one that fails in a test.
+    pub disk: Option<Arc<dyn Disk>>,
+    /// Another store than the log in the data folder, for a server within another program, such as a test. What it commits
+    /// goes to the hub of [`Server::shared`].
+    pub store: Option<Arc<dyn Broker>>,
+    /// How long a request waits for the store, if not for the usual ten seconds.
+    pub patience: Option<Duration>,
     /// Leave signals, and the log, to the caller: for servers within another program, such as a test.
     pub embedded: bool,
 }
@@ -70,6 +93,9 @@ pub enum StartError {
     /// The data folder, its lock, or a socket in it.
     #[error(transparent)]
     DataFolder(#[from] DataFolderError),
+    /// The log on disk.
+    #[error(transparent)]
+    Log(#[from] OpenError),
     /// An address or a socket cannot be bound.
     #[error("cannot listen on {0}")]
     Listen(#[source] io::Error),
@@ -105,6 +131,8 @@ pub fn run(config: Config, options: Options) -> Result<(), StartError> {
 /// A server that listens.
 pub struct Server {
     shared: Arc<Shared>,
+    /// Ends with the server.
+    static_files: Option<Writing>,
     addresses: Addresses,
     poll: Poll,
     listeners: Vec<Option<Listener>>,
@@ -137,6 +165,11 @@ impl Server {
             tracing::warn!("{warning}");
         }
         let mut lock = folder.lock(&config.socket)?;
+        // Before anybody is let in: what they ask for may be there.
+        let log = match options.store {
+            Some(_) => None,
+            None => open_log(&config, options.disk, options.progress)?,
+        };
         let poll = Poll::new().map_err(system("an event queue"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(system("a waker"))?;
         let mut sockets = Sockets::default();
@@ -157,7 +190,8 @@ impl Server {
         let threads = config
             .threads
             .unwrap_or_else(platform::cores)
-            .clamp(1, MAX_SHARDS);
+            // One more for the static files.
+            .clamp(1, MAX_SHARDS - 1);
         let mut polls = Vec::with_capacity(threads);
         let mut mailboxes = Vec::with_capacity(threads);
         for _ in 0..threads {
@@ -166,7 +200,16 @@ impl Server {
             mailboxes.push(Mailbox::new(waker));
             polls.push(poll);
         }
-        let hub = Arc::new(Hub::new(hub_options(&config)?));
+        let store = log.clone().map(|log| log as Arc<dyn Broker>).or(options.store);
+        let hub = match store {
+            Some(store) => Hub::with_broker(hub_options(&config)?, store),
+            None => Hub::new(hub_options(&config)?),
+        };
+        let hub = Arc::new(hub);
+        let trouble = Arc::new(Trouble::default());
+        if let Some(log) = &log {
+            connect(log, &hub, trouble.clone());
+        }
         let addresses = addresses(&config, &doors);
         let settings = settings(config).map_err(StartError::Config)?;
         let shared = Arc::new(Shared::new(
@@ -175,8 +218,13 @@ impl Server {
             doors,
             mailboxes,
             waker,
-            options.demo,
-            reload_with(options.reload),
+            Start {
+                demo: options.demo,
+                reload: reload_with(options.reload),
+                patience: options.patience,
+                log,
+                trouble,
+            },
         ));
         let main = shared.clone();
         shared.hub.set_housekeeper(Box::new(move || main.wake_main()));
@@ -195,8 +243,11 @@ impl Server {
             };
             shards.push(thread.spawn(run).map_err(system("a thread"))?);
         }
+        let static_files =
+            Writing::start(&shared, threads as u8).map_err(system("the folder of static files"))?;
         Ok(Self {
             shared,
+            static_files,
             addresses,
             poll,
             listeners: listeners.into_iter().map(Some).collect(),
@@ -248,6 +299,7 @@ impl Server {
                     WAKER => {}
                     SIGNALS => {
                         if self.signalled() {
+                            self.end();
                             return Ok(());
                         }
                     }
@@ -288,43 +340,6 @@ impl Server {
         self.idle_since.map(|since| since + limit)
     }
 
-    /// Takes every connection that waits at a listener, and deals it out.
-    fn accept(&mut self, index: usize) {
-        let Some(Some(listener)) = self.listeners.get(index) else {
-            return;
-        };
-        loop {
-            match listener.accept() {
-                Ok((socket, address)) => {
-                    if let Err((socket, why)) = self.shared.admit(socket, index, address) {
-                        self.shared
-                            .metrics
-                            .shard(0)
-                            .drops
-                            .of(crate::metrics::DropReason::Limit)
-                            .add(1);
-                        turn_away(&socket, why);
-                    }
-                }
-                Err(error) => match after_failure(&error) {
-                    Next::Return => return,
-                    Next::GoOn => tracing::debug!(%error, "a connection was gone before it was accepted"),
-                    Next::Pause => {
-                        if is_out_of_descriptors(&error) {
-                            tracing::error!(
-                                "no file descriptors left: raise the limit (ulimit -n, LimitNOFILE) or lower limits.connections"
-                            );
-                        } else {
-                            tracing::error!(%error, "connections cannot be accepted");
-                        }
-                        self.paused = Some(Instant::now() + PAUSE);
-                        return;
-                    }
-                },
-            }
-        }
-    }
-
     /// A signal came. Must the server end at once?
     fn signalled(&mut self) -> bool {
         let Some(signals) = &mut self.signals else {
@@ -362,6 +377,8 @@ impl Server {
             *listener = None;
         }
         self.sockets.remove();
+        // Whoever comes now finds no file, asks, and is told when to come back.
+        self.static_files = None;
         for mailbox in &self.shared.mailboxes {
             mailbox.send(Mail::Drain);
         }
@@ -390,6 +407,10 @@ impl Server {
                 let _ = shard.join();
             }
         }
+        if let Some(log) = &self.shared.log {
+            // What was answered before it was on disk gets there now.
+            log.shut_down();
+        }
         tracing::info!("stopped");
     }
 }
@@ -406,87 +427,6 @@ impl Drop for StopOnPanic {
     }
 }
 
-/// The sockets that this server made, which go with it: also if it fails to start. Not those that it inherited: whoever
-/// opened one goes on listening there when we are gone.
-#[derive(Default)]
-struct Sockets(Vec<PathBuf>);
-
-impl Sockets {
-    fn remove(&mut self) {
-        for path in self.0.drain(..) {
-            // Somebody else may have removed it; nothing depends on it.
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-impl Drop for Sockets {
-    fn drop(&mut self) {
-        self.remove();
-    }
-}
-
-/// Tells a client that there is no room, as far as one packet goes.
-fn turn_away(socket: &crate::listener::Socket, why: &str) {
-    let mut out = Vec::new();
-    let mut problem = crate::http::problem::Problem::new(503, "unavailable", why);
-    problem.retry_after = Some(1);
-    problem.answer(
-        crate::http::response::Terms::CLOSE,
-        &crate::http::cors::Cors::default(),
-        &mut out,
-    );
-    // Whoever cannot take these few bytes at once is closed without them.
-    let _ = socket.write(&out);
-    socket.finish();
-}
-
-/// What to do when a connection could not be accepted.
-#[derive(Debug, PartialEq, Eq)]
-enum Next {
-    /// None waits.
-    Return,
-    /// It was about one connection, and of no concern to the others that wait.
-    GoOn,
-    /// It would be the same at once.
-    Pause,
-}
-
-fn after_failure(error: &io::Error) -> Next {
-    use rustix::io::Errno;
-    // Linux gives what the network has to say about a connection (see accept(2)), and a firewall's refusal.
-    const OF_ONE: &[Errno] = &[
-        Errno::CONNABORTED,
-        Errno::CONNRESET,
-        Errno::TIMEDOUT,
-        Errno::INTR,
-        Errno::PERM,
-        Errno::PROTO,
-        Errno::NOPROTOOPT,
-        Errno::OPNOTSUPP,
-        Errno::NETDOWN,
-        Errno::NETUNREACH,
-        Errno::HOSTDOWN,
-        Errno::HOSTUNREACH,
-    ];
-    if error.kind() == io::ErrorKind::WouldBlock {
-        Next::Return
-    } else if OF_ONE
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
-    {
-        Next::GoOn
-    } else {
-        Next::Pause
-    }
-}
-
-fn is_out_of_descriptors(error: &io::Error) -> bool {
-    [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
-}
-
 fn check_descriptors(config: &Config) {
     match platform::raise_descriptor_limit() {
         Ok(limit) => {
@@ -501,229 +441,5 @@ fn check_descriptors(config: &Config) {
             }
         }
         Err(error) => tracing::warn!(%error, "the limit of file descriptors could not be raised"),
-    }
-}
-
-/// Binds every door of the configuration; an inherited Unix socket takes the place of the one with its path.
-fn bind_all(
-    config: &Config,
-    lock: &Lock,
-    sockets: &mut Sockets,
-) -> Result<Vec<(Door, Listener)>, StartError> {
-    let mut bound: Vec<(Door, Listener)> = Vec::new();
-    for inherited in platform::inherited_listeners().map_err(system("the inherited listeners"))? {
-        let (listener, address) =
-            Listener::inherited(inherited.listener).map_err(system("an inherited listener"))?;
-        let role = match inherited.name.as_str() {
-            "backend" => Role::Backend,
-            "ops" => Role::Ops,
-            _ => Role::Public,
-        };
-        bound.push((door(config, role, address), listener));
-    }
-    let has = |bound: &[(Door, Listener)], path: &std::path::Path| {
-        bound
-            .iter()
-            .any(|(door, _)| door.address == DoorAddress::Unix(path.to_owned()))
-    };
-    let group = match &config.socket_group {
-        None => None,
-        Some(name) => Some(
-            platform::group_id(name)
-                .map_err(system("a look-up of the socket's group"))?
-                .ok_or_else(|| StartError::NoGroup(name.clone()))?,
-        ),
-    };
-    let backend = [(Some(&config.socket), Role::Backend, config.socket_mode, group)];
-    let public = [(config.public.socket.as_ref(), Role::Public, 0o666, None)];
-    for (path, role, mode, group) in backend.into_iter().chain(public) {
-        let Some(path) = path.filter(|path| !has(&bound, path)) else {
-            continue;
-        };
-        lock.remove_stale_socket(path)?;
-        sockets.0.push(path.clone());
-        let listener = Listener::unix(path, mode, group).map_err(StartError::Listen)?;
-        bound.push((door(config, role, DoorAddress::Unix(path.clone())), listener));
-    }
-    let tcp = [
-        (&config.public.listen, Role::Public),
-        (&config.backend.listen, Role::Backend),
-        (&config.ops.listen, Role::Ops),
-    ];
-    for (addresses, role) in tcp {
-        for address in addresses {
-            let (listener, address) = Listener::tcp(*address).map_err(StartError::Listen)?;
-            bound.push((door(config, role, DoorAddress::Tcp(address)), listener));
-        }
-    }
-    Ok(bound)
-}
-
-fn door(config: &Config, role: Role, address: DoorAddress) -> Door {
-    let ops = match role {
-        Role::Backend | Role::Ops => true,
-        Role::Public => config.public.ops,
-    };
-    Door { role, ops, address }
-}
-
-fn addresses(config: &Config, doors: &[Door]) -> Addresses {
-    let tcp = doors
-        .iter()
-        .filter(|door| door.role == Role::Public)
-        .filter_map(|door| match &door.address {
-            DoorAddress::Tcp(address) => Some(*address),
-            DoorAddress::Unix(_) => None,
-        });
-    Addresses {
-        backend: config.socket.clone(),
-        public: config.public.socket.clone(),
-        tcp: tcp.collect(),
-    }
-}
-
-/// Reads the configuration again, and puts in force what can be without a restart. A bad one changes nothing.
-fn reload_with(read: Option<Reload>) -> shared::Reload {
-    Box::new(move |shared| {
-        let Some(read) = &read else { return Ok(Vec::new()) };
-        let loaded = read().map_err(|error| error.to_string())?;
-        for warning in &loaded.warnings {
-            tracing::warn!("{warning}");
-        }
-        let restart = shared.settings().config.needs_restart(&loaded.config);
-        let namespaces = namespaces(&loaded.config)?;
-        let settings = settings(loaded.config)?;
-        shared.hub.set_namespaces(namespaces);
-        shared.set_settings(settings);
-        Ok(restart)
-    })
-}
-
-fn settings(config: Config) -> Result<Settings, String> {
-    let access = Access::new(&config).map_err(|error| error.to_string())?;
-    Ok(Settings { config, access })
-}
-
-fn hub_options(config: &Config) -> Result<hub::Options, StartError> {
-    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let limits = &config.limits;
-    let incarnation = getrandom::u32().map_err(|error| StartError::System {
-        what: "random numbers",
-        source: io::Error::other(error.to_string()),
-    })?;
-    Ok(hub::Options {
-        namespaces: namespaces(config).map_err(StartError::Config)?,
-        window: millis(limits.window),
-        window_bytes: limits.window_bytes,
-        log_memory: limits.log_memory,
-        channels: limits.channels,
-        patterns: limits.patterns_total,
-        idempotency_window: millis(limits.idempotency_window),
-        idempotency_keys: limits.idempotency_keys,
-        presence: cometserver_core::presence::Limits {
-            grace: millis(config.presence.grace),
-            announce: config.presence.announce_limit,
-        },
-        incarnation,
-        ..hub::Options::default()
-    })
-}
-
-fn namespaces(config: &Config) -> Result<Namespaces, String> {
-    let listed = config.namespaces.iter().map(|rule| {
-        let pattern = Pattern::new(&rule.pattern, config.limits.pattern_length)
-            .map_err(|error| format!("[[namespaces]] match {:?}: {error}", rule.pattern))?;
-        Ok((pattern, Arc::new(namespace(&rule.namespace))))
-    });
-    Ok(Namespaces {
-        listed: listed.collect::<Result<_, String>>()?,
-        fallback: Arc::new(namespace(&config.namespace_default)),
-    })
-}
-
-fn namespace(config: &config::Namespace) -> Namespace {
-    Namespace {
-        public: config.public,
-        anonymous_publish: config.anonymous_publish,
-        presence: config.presence,
-        anonymous_presence: config.anonymous_presence,
-        history: Bounds {
-            count: config.history_count,
-            bytes: config.history_bytes,
-            age: u64::try_from(config.history_age.as_millis()).unwrap_or(u64::MAX),
-        },
-        durability: match config.durability {
-            config::Durability::Memory => Durability::Memory,
-        },
-    }
-}
-
-/// Signals as bytes in a pipe: the main thread reads them when it has time.
-struct Signals {
-    stop: mio::net::UnixStream,
-    hangup: mio::net::UnixStream,
-}
-
-impl Signals {
-    fn new(poll: &Poll) -> Result<Self, StartError> {
-        let pipe = |signals: &[i32]| -> io::Result<mio::net::UnixStream> {
-            let (read, write) = std::os::unix::net::UnixStream::pair()?;
-            read.set_nonblocking(true)?;
-            write.set_nonblocking(true)?;
-            for signal in signals {
-                signal_hook::low_level::pipe::register(*signal, write.try_clone()?)?;
-            }
-            let mut read = mio::net::UnixStream::from_std(read);
-            poll.registry()
-                .register(&mut read, SIGNALS, mio::Interest::READABLE)?;
-            Ok(read)
-        };
-        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-        let stop = pipe(&[SIGTERM, SIGINT]).map_err(system("to catch signals"))?;
-        let hangup = pipe(&[SIGHUP]).map_err(system("to catch signals"))?;
-        Ok(Self { stop, hangup })
-    }
-
-    /// Which came since the last time: one to stop, one to reload.
-    fn take(&mut self) -> (bool, bool) {
-        use std::io::Read;
-        let drained = |stream: &mut mio::net::UnixStream| {
-            let mut bytes = [0; 64];
-            let mut any = false;
-            while let Ok(read) = stream.read(&mut bytes) {
-                any |= read > 0;
-                if read < bytes.len() {
-                    break;
-                }
-            }
-            any
-        };
-        (drained(&mut self.stop), drained(&mut self.hangup))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rustix::io::Errno;
-
-    #[test]
-    fn accepting_pauses_where_it_would_fail_again_at_once() {
-        let next = |errno: Errno| after_failure(&io::Error::from(errno));
-        assert_eq!(next(Errno::AGAIN), Next::Return);
-        for errno in [Errno::CONNABORTED, Errno::INTR, Errno::PROTO, Errno::HOSTUNREACH] {
-            assert_eq!(next(errno), Next::GoOn, "{errno}");
-        }
-        for errno in [
-            Errno::MFILE,
-            Errno::NFILE,
-            Errno::NOMEM,
-            Errno::NOBUFS,
-            Errno::INVAL,
-            Errno::BADF,
-        ] {
-            assert_eq!(next(errno), Next::Pause, "{errno}");
-        }
-        assert_eq!(after_failure(&io::Error::other("anything else")), Next::Pause);
     }
 }

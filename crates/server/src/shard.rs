@@ -3,29 +3,44 @@
 //! A shard is one thread with one event loop. It owns its connections and their readers; what it shares with others is in
 //! [`Shared`]. Sockets are registered once, for both directions, by edges.
 
+mod ending;
 mod held;
+mod membership;
+mod polls;
+mod publishing;
+mod reading;
+mod reauthorizing;
+mod receiving;
 mod requests;
+mod rounds;
 mod seed_wire;
+mod sending;
+mod sessions;
 mod socket_commands;
+mod subscribing;
+mod waiting;
+mod wish;
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cometserver_core::Time;
 use cometserver_core::fanout::{Fanout, ReaderId, Step};
 use cometserver_core::hub::Hub;
-use cometserver_core::{Position, Time};
 use mio::{Events, Poll, Token};
 use slab::Slab;
 
-use crate::connection::{Connection, Sent, State};
+use crate::connection::{Connection, State};
 use crate::listener::{Role, Socket};
 use crate::metrics::{DropReason, Label, ShardMetrics, Subscription, Transport};
 use crate::round::RoundFrames;
-use crate::shared::{ConnectionId, Mail, Settings, Shared, wall_clock, wall_micros};
+use crate::shared::{ConnectionId, Mail, Settings, Shared, wall_clock};
 use crate::timer::{self, Wheel};
 use crate::wire::Encoder;
+
+use sending::STUCK;
 
 /// The mailbox's waker among the tokens of connections.
 pub const WAKER: Token = Token(usize::MAX);
@@ -36,17 +51,8 @@ const EVENTS: usize = 1024;
 /// Room for what is read from a socket. One for all connections: what is whole is used from here.
 const INPUT: usize = 64 << 10;
 
-/// A connection whose peer takes nothing for so long is dropped, in milliseconds. Long enough for a phone in a tunnel.
-const STUCK: u64 = 60_000;
-
-/// How long a peer may take to close after everything was sent, in milliseconds.
-const LINGER: u64 = 2_000;
-
 /// Room that a buffer keeps after a large answer.
 const KEPT: usize = 256 << 10;
-
-/// So many connections that are behind read one page each, then the loop looks around again.
-const PUMPS: usize = 64;
 
 /// See the module.
 pub struct Shard {
@@ -77,13 +83,15 @@ pub struct Shard {
     steps: Vec<Step>,
     mail: Vec<Mail>,
     /// Polls woken in this round are answered from here: the answer, for which frames, at which position.
-    answer: held::Answer,
+    answer: polls::Answer,
     bytes_sent: u64,
     bytes_received: u64,
     /// Publications written in rounds, by transport; counted once per turn of the loop.
     delivered: [u64; Transport::ALL.len()],
     counted_subscriptions: (usize, usize),
     draining: bool,
+    /// How many questions were asked: each has a number of its own.
+    questions: u64,
 }
 
 impl Shard {
@@ -114,12 +122,13 @@ impl Shard {
             out: Vec::new(),
             steps: Vec::new(),
             mail: Vec::new(),
-            answer: held::Answer::default(),
+            answer: polls::Answer::default(),
             bytes_sent: 0,
             bytes_received: 0,
             delivered: [0; Transport::ALL.len()],
             counted_subscriptions: (0, 0),
             draining: false,
+            questions: 0,
         }
     }
 
@@ -202,10 +211,7 @@ impl Shard {
                 Mail::Accepted(socket, door, address, refusal) => {
                     self.accepted(socket, door, address, refusal);
                 }
-                Mail::Published(id, result) => self.published(id, result),
-                Mail::SocketPublished(connection, id, result) => {
-                    self.socket_published(connection, id.as_deref(), result);
-                }
+                Mail::Answered(id, number, part) => self.answered(id, number, part),
                 Mail::Fetched(id, page) => self.fetched(id, page),
                 Mail::Superseded(id) => self.superseded(id),
                 Mail::Reloaded => self.reloaded(),
@@ -303,7 +309,7 @@ impl Shard {
         }
         match &connection.state {
             State::Reading(_) => self.tend(slot),
-            State::Publishing(_) => self.set_deadline(slot, self.now + STUCK),
+            State::Waiting(_) => self.give_up(slot),
             State::Lingering => self.remove(slot),
             State::Fresh | State::Http | State::Seed(_) => {
                 let half = !connection.input.is_empty();
@@ -317,169 +323,8 @@ impl Shard {
         }
     }
 
-    /// A connection that is to be closed once it has taken its last answer gets no more than the usual time for that.
-    fn watch_blocked(&mut self, slot: usize) {
-        if let Some(connection) = self.connections.get(slot).filter(|c| c.is_blocked()) {
-            let since = if connection.stuck == 0 {
-                self.now
-            } else {
-                connection.stuck
-            };
-            self.set_deadline(slot, since + STUCK);
-        }
-    }
-
-    fn drop_for(&mut self, slot: usize, reason: DropReason) {
-        self.metrics().drops.of(reason).add(1);
-        self.remove(slot);
-    }
-
-    /// Everything was said: close once it is sent.
-    fn finish(&mut self, slot: usize) {
-        let Some(connection) = self.connections.get_mut(slot) else {
-            return;
-        };
-        connection.closing = true;
-        self.close_if_sent(slot);
-    }
-
-    /// Half-closes a connection whose last bytes are sent, and lets the peer finish: to close with something unread would
-    /// reset it, and what we sent last could be lost.
-    fn close_if_sent(&mut self, slot: usize) {
-        let Some(connection) = self.connections.get_mut(slot) else {
-            return;
-        };
-        if !connection.closing {
-            return;
-        }
-        if connection.is_blocked() {
-            // Whoever never takes the rest must not stay for ever.
-            self.set_deadline(slot, self.now + STUCK);
-            return;
-        }
-        if connection.ended {
-            self.remove(slot);
-            return;
-        }
-        if matches!(connection.state, State::Lingering) {
-            return;
-        }
-        connection.socket.finish();
-        self.release_reader(slot);
-        if let Some(connection) = self.connections.get_mut(slot) {
-            connection.state = State::Lingering;
-            connection.input = Vec::new();
-        }
-        self.set_deadline(slot, self.now + LINGER);
-    }
-
-    /// The connection is gone, with everything it held.
-    fn remove(&mut self, slot: usize) {
-        self.release_reader(slot);
-        let Some(connection) = self.connections.try_remove(slot) else {
-            return;
-        };
-        let metrics = self.shared.metrics.shard(self.id as usize);
-        metrics.connections.of(connection.counted).sub(1);
-        metrics.pending_bytes.sub(connection.counted_pending as u64);
-        self.shared
-            .left(self.id, connection.address, connection.refusal.is_some());
-    }
-
-    /// Counts a connection as of another transport.
-    fn count_as(&mut self, slot: usize, transport: Transport) {
-        let metrics = self.shared.metrics.shard(self.id as usize);
-        if let Some(connection) = self.connections.get_mut(slot)
-            && connection.counted != transport
-        {
-            metrics.connections.of(connection.counted).sub(1);
-            metrics.connections.of(transport).add(1);
-            connection.counted = transport;
-        }
-    }
-
     fn role(&self, slot: usize) -> Role {
         self.shared.doors[self.connections[slot].door].role
-    }
-
-    /// Sends bytes; a broken connection is removed. Is it still there?
-    fn send(&mut self, slot: usize, bytes: &[u8]) -> bool {
-        let Some(connection) = self.connections.get_mut(slot) else {
-            return false;
-        };
-        match connection.send(bytes, &mut self.bytes_sent) {
-            Ok(sent) => {
-                self.sent(slot, sent);
-                true
-            }
-            Err(_) => {
-                self.remove(slot);
-                false
-            }
-        }
-    }
-
-    /// Notes that a peer takes no more for now, if so: from then on the shard is told when it does.
-    fn sent(&mut self, slot: usize, sent: Sent) {
-        self.count_pending(slot);
-        let connection = &mut self.connections[slot];
-        if sent == Sent::Part && connection.stuck == 0 {
-            connection.stuck = self.now.max(1);
-            let at = (self.now + STUCK).min(connection.deadline);
-            let watched = connection.watch_room(self.poll.registry(), Token(slot), true);
-            self.set_deadline(slot, at);
-            if let Err(error) = watched {
-                tracing::warn!(%error, "a connection cannot be watched");
-            }
-        }
-    }
-
-    /// Counts what waits for a peer.
-    fn count_pending(&mut self, slot: usize) {
-        let metrics = self.shared.metrics.shard(self.id as usize);
-        let Some(connection) = self.connections.get_mut(slot) else {
-            return;
-        };
-        let pending = connection.pending();
-        match pending.checked_sub(connection.counted_pending) {
-            Some(0) => {}
-            Some(more) => metrics.pending_bytes.add(more as u64),
-            None => metrics
-                .pending_bytes
-                .sub((connection.counted_pending - pending) as u64),
-        }
-        connection.counted_pending = pending;
-    }
-
-    /// The peer takes more.
-    fn writable(&mut self, slot: usize) {
-        let Some(connection) = self.connections.get_mut(slot) else {
-            return;
-        };
-        // A round may have ended just between two frames: then nothing waits here, but the reader does.
-        if !connection.is_blocked() && connection.stuck == 0 {
-            return;
-        }
-        let flushed = connection.flush(&mut self.bytes_sent);
-        self.count_pending(slot);
-        match flushed {
-            Err(_) => self.remove(slot),
-            // It may have taken something: from now on it has the whole time again to take more.
-            Ok(Sent::Part) => self.sent(slot, Sent::Part),
-            Ok(Sent::All) => {
-                let connection = &mut self.connections[slot];
-                connection.stuck = 0;
-                if let Err(error) = connection.watch_room(self.poll.registry(), Token(slot), false) {
-                    tracing::warn!(%error, "a connection cannot be watched");
-                }
-                if connection.closing {
-                    self.close_if_sent(slot);
-                    return;
-                }
-                self.read_on_soon(slot);
-                self.go_on(slot);
-            }
-        }
     }
 
     fn id_of(&self, slot: usize) -> ConnectionId {
@@ -496,153 +341,6 @@ impl Shard {
             .get(slot)
             .filter(|connection| connection.generation == id.generation)
             .map(|_| slot)
-    }
-
-    /// Tells live readers of what became visible, and flushes each that is concerned, until nothing is left.
-    fn rounds(&mut self) {
-        loop {
-            let before = self.fanout.seen();
-            let hub = &self.hub;
-            let (frames, encoder) = (&mut self.frames, &mut self.encoder);
-            let (connections, dirty) = (&mut self.connections, &mut self.dirty);
-            let mut latest: *const cometserver_core::Publication = std::ptr::null();
-            let mut times = Vec::new();
-            let round = self.fanout.round(|tag, _reader, publication, place| {
-                let Some(connection) = connections.get_mut(tag as usize) else {
-                    return;
-                };
-                let State::Reading(subscriber) = &connection.state else {
-                    return;
-                };
-                if connection.share.is_empty() {
-                    dirty.push(tag);
-                }
-                if !std::ptr::eq(latest, &raw const **publication) {
-                    latest = &raw const **publication;
-                    times.push(publication.accepted);
-                }
-                frames.give(
-                    &mut connection.share,
-                    subscriber.format,
-                    publication,
-                    place,
-                    hub,
-                    encoder,
-                );
-            });
-            if round.lagged {
-                self.all_behind();
-            }
-            let dirty = std::mem::take(&mut self.dirty);
-            for tag in &dirty {
-                self.deliver(*tag as usize, before);
-            }
-            self.dirty = dirty;
-            self.dirty.clear();
-            self.frames.clear();
-            self.answer.forget();
-            if !times.is_empty() {
-                let wall = wall_micros();
-                let metrics = self.metrics();
-                // Nobody published the news about members.
-                for accepted in times.into_iter().filter(|accepted| *accepted != 0) {
-                    metrics.publish_to_write.observe(wall.saturating_sub(accepted), 1);
-                }
-            }
-            if !round.more {
-                break;
-            }
-        }
-    }
-
-    /// Writes a connection's share of the round.
-    fn deliver(&mut self, slot: usize, before: Position) {
-        let Some(connection) = self.connections.get_mut(slot) else {
-            return;
-        };
-        let share = std::mem::take(&mut connection.share);
-        let State::Reading(subscriber) = &mut connection.state else {
-            return;
-        };
-        let (reader, format, blocked) = (subscriber.reader, subscriber.format, connection.is_blocked());
-        if format == crate::wire::Format::Poll {
-            self.answer_poll_from_round(slot, &share, before);
-            return;
-        }
-        if blocked {
-            self.fanout.stall(reader, before);
-            return;
-        }
-        let plain = self.frames.plain(format, &share);
-        let sent = match plain {
-            // Nearly always: one slice, one call.
-            Some((bytes, _)) => connection.send_slice(bytes),
-            None => connection.send_slices(self.frames.slices(format, &share)),
-        };
-        let written = match sent {
-            Ok(written) => written,
-            Err(_) => return self.remove(slot),
-        };
-        self.bytes_sent += written as u64;
-        let (total, count) = match plain {
-            Some((bytes, count)) => (bytes.len(), count as usize),
-            None => (
-                self.frames.slices(format, &share).map(<[u8]>::len).sum(),
-                self.frames.count(&share),
-            ),
-        };
-        let transport = connection.counted;
-        if written == total {
-            if let State::Reading(subscriber) = &mut connection.state {
-                subscriber.sent = self.now;
-            }
-            self.delivered[transport as usize] += count as u64;
-            return;
-        }
-        // The peer takes no more: keep the rest of one frame; from there it reads on by itself when it can.
-        let (position, rest, count) = self.frames.after(format, &share, written);
-        connection.keep(rest);
-        self.fanout.stall(reader, position.unwrap_or(before));
-        self.delivered[transport as usize] += count as u64;
-        // Even if no frame was begun and nothing is kept: it is told when there is room.
-        self.sent(slot, Sent::Part);
-    }
-
-    /// The shard was too late: every reader reads on from its own cursor.
-    fn all_behind(&mut self) {
-        let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).collect();
-        for slot in slots {
-            self.read_on_soon(slot);
-        }
-    }
-
-    /// Puts a connection that is behind, and can be written to, into the queue of those that read on.
-    fn read_on_soon(&mut self, slot: usize) {
-        let id = self.id_of(slot);
-        let connection = &mut self.connections[slot];
-        if connection.is_blocked() || connection.closing {
-            return;
-        }
-        let Some(subscriber) = connection.subscriber() else {
-            return;
-        };
-        if subscriber.queued || subscriber.fetching || self.fanout.is_live(subscriber.reader) {
-            return;
-        }
-        subscriber.queued = true;
-        self.behind.push_back(id);
-    }
-
-    /// A page each for those who are behind.
-    fn pump(&mut self) {
-        for _ in 0..PUMPS.min(self.behind.len()) {
-            let Some(id) = self.behind.pop_front() else { break };
-            let Some(slot) = self.slot_of(id) else { continue };
-            if let Some(subscriber) = self.connections[slot].subscriber() {
-                subscriber.queued = false;
-            }
-            self.read_on(slot);
-        }
     }
 
     /// Counters and channels nobody needs any more.
@@ -695,6 +393,12 @@ impl Shard {
         let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             match &self.connections[slot].state {
+                // It is told what became of its publications first.
+                State::Reading(subscriber)
+                    if subscriber
+                        .socket
+                        .as_ref()
+                        .is_some_and(|socket| !socket.waiting.is_empty()) => {}
                 State::Reading(_) => self.send_away(slot),
                 State::Fresh | State::Http if self.connections[slot].input.is_empty() => {
                     // A request that came in time is answered, also if it lies in the socket yet.

@@ -7,14 +7,18 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cometserver_core::Time;
-use cometserver_core::hub::{Hub, PublishError, Receipt};
+use cometserver_core::broker::{BrokerError, Page};
+use cometserver_core::hub::{History, Hub, PublishError, Receipt};
+use cometserver_core::{Publication, Time};
 use mio::Waker;
 
 use crate::access::Access;
+use crate::broker::disk::DiskLog;
+use crate::budget::Budget;
 use crate::config::Config;
 use crate::listener::{Door, Socket};
 use crate::metrics::Metrics;
+use crate::static_files::StaticFiles;
 
 /// Connections beyond the limits that are taken nevertheless, for as long as one request lasts: only who has read it can
 /// refuse it in words that its client obeys. A browser's EventSource gives up for ever after a 503.
@@ -33,21 +37,44 @@ pub struct Settings {
 pub enum Mail {
     /// A socket was accepted at this door, from this address if that is counted; why its request is to be refused, if so.
     Accepted(Socket, usize, Option<IpAddr>, Option<&'static str>),
-    /// A publication that had to wait for the store was answered.
-    Published(ConnectionId, Result<Receipt, PublishError>),
-    /// The same for a command of a WebSocket, with the command's `id`.
-    SocketPublished(ConnectionId, Option<Box<str>>, Result<Receipt, PublishError>),
+    /// Part of the answer to a connection's question of this number came from the store.
+    Answered(ConnectionId, u64, Part),
     /// What a reader needs came from the store.
-    Fetched(
-        ConnectionId,
-        Result<cometserver_core::broker::Page, cometserver_core::broker::BrokerError>,
-    ),
+    Fetched(ConnectionId, Result<Page, BrokerError>),
     /// A newer request of the same session has come: end this one.
     Superseded(ConnectionId),
     /// Other settings are in force.
     Reloaded,
     /// Tell everybody when to come back, and take nothing new.
     Drain,
+}
+
+/// Part of an answer, as the store gave it.
+#[derive(Debug)]
+pub enum Part {
+    /// What became of a publication; which of those asked for.
+    Published(usize, Result<Receipt, PublishError>),
+    /// A history.
+    History(Result<Option<History>, BrokerError>),
+    /// A retained value.
+    Value(Result<Option<Arc<Publication>>, BrokerError>),
+    /// Several, in the order asked for.
+    Values(Result<Vec<Option<Arc<Publication>>>, BrokerError>),
+    /// How many publications are forgotten.
+    Deleted(Result<usize, BrokerError>),
+    /// What came of an errand: an object, open at its end.
+    Done(Result<Vec<u8>, Failed>),
+}
+
+/// Why an errand failed, as a problem.
+#[derive(Debug)]
+pub struct Failed {
+    /// The HTTP status.
+    pub status: u16,
+    /// The code of docs/protocol.md.
+    pub code: &'static str,
+    /// What to do.
+    pub detail: String,
 }
 
 /// A connection, and which tenant of its place.
@@ -131,6 +158,12 @@ pub enum Request {
 pub struct Shared {
     /// The hub.
     pub hub: Arc<Hub>,
+    /// The log on disk, if anything is kept there.
+    pub log: Option<Arc<DiskLog>>,
+    /// What keeps it from being written.
+    pub trouble: Arc<Trouble>,
+    /// Is somebody on an errand?
+    pub errand: AtomicBool,
     settings: RwLock<Arc<Settings>>,
     /// Counters.
     pub metrics: Metrics,
@@ -140,15 +173,21 @@ pub struct Shared {
     pub mailboxes: Vec<Mailbox>,
     /// Held requests on public doors, per [`Route`].
     held: [AtomicUsize; 4],
+    /// Requests that wait behind gateways, whichever door they came in through.
+    pub gateways: Budget,
+    /// Which channels are followed by a file.
+    pub static_files: StaticFiles,
     /// All connections.
     pub connections: AtomicUsize,
     /// Those of them that are there only to be refused.
     surplus: AtomicUsize,
     /// Connections per address, where that is bounded.
     pub addresses: Mutex<HashMap<IpAddr, usize>>,
-    /// Held polls by the [`Shared::secret_hash`] of whose they are, what they listen to, and their session: a session's
-    /// name alone can be anybody's.
+    /// Held polls and streams by the [`Shared::secret_hash`] of whose they are, what they listen to, and their session: a
+    /// session's name alone can be anybody's.
     pub sessions: Mutex<HashMap<u64, ConnectionId>>,
+    /// The same by whose they are and their session alone.
+    pub holders: Mutex<HashMap<u64, Vec<ConnectionId>>>,
     /// Made up at start.
     secret: RandomState,
     /// Is the server on its way out?
@@ -160,9 +199,62 @@ pub struct Shared {
     main: Waker,
     /// How to read the configuration again.
     reload: Mutex<Reload>,
+    /// How long a request waits for the store, in milliseconds.
+    pub patience: u64,
     /// When the server started, in milliseconds since 1970.
     pub started: Time,
 }
+
+/// What keeps the log on disk from being written, if something does.
+#[derive(Debug, Default)]
+pub struct Trouble {
+    is_there: AtomicBool,
+    what: Mutex<String>,
+}
+
+impl Trouble {
+    /// What came of the latest publication that was to be stored.
+    pub fn note(&self, error: Option<&BrokerError>) {
+        match error {
+            // Nearly always nothing was, and nothing is.
+            None if !self.is_there.load(Ordering::Relaxed) => {}
+            None => {
+                self.is_there.store(false, Ordering::Relaxed);
+                tracing::info!("the log on disk is written again");
+            }
+            Some(error) => {
+                *lock(&self.what) = error.to_string();
+                if !self.is_there.swap(true, Ordering::Relaxed) {
+                    tracing::error!("the log on disk cannot be written: {error}");
+                }
+            }
+        }
+    }
+
+    /// Why the log takes nothing.
+    pub fn now(&self) -> Option<String> {
+        self.is_there
+            .load(Ordering::Relaxed)
+            .then(|| lock(&self.what).clone())
+    }
+}
+
+/// What a server is started with besides its configuration.
+pub struct Start {
+    /// See [`Shared::demo`].
+    pub demo: bool,
+    /// How to read the configuration again.
+    pub reload: Reload,
+    /// How long a request waits for each part of its answer from the store.
+    pub patience: Option<Duration>,
+    /// See [`Shared::log`].
+    pub log: Option<Arc<DiskLog>>,
+    /// See [`Shared::trouble`].
+    pub trouble: Arc<Trouble>,
+}
+
+/// Longer than a busy disk takes, shorter than what front web servers and clients wait for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Shared {
     /// What the threads of a server share.
@@ -172,26 +264,33 @@ impl Shared {
         doors: Vec<Door>,
         mailboxes: Vec<Mailbox>,
         main: Waker,
-        demo: bool,
-        reload: Reload,
+        start: Start,
     ) -> Self {
+        let patience = start.patience.unwrap_or(PATIENCE);
         Self {
             hub,
+            log: start.log,
+            trouble: start.trouble,
+            errand: AtomicBool::new(false),
             metrics: Metrics::new(mailboxes.len(), wall_clock()),
+            static_files: StaticFiles::new(&settings.config),
             settings: RwLock::new(Arc::new(settings)),
             doors,
             mailboxes,
             held: [const { AtomicUsize::new(0) }; 4],
+            gateways: Budget::default(),
             connections: AtomicUsize::new(0),
             surplus: AtomicUsize::new(0),
             addresses: Mutex::new(HashMap::new()),
             sessions: Mutex::new(HashMap::new()),
+            holders: Mutex::new(HashMap::new()),
             secret: RandomState::new(),
             draining: AtomicBool::new(false),
-            demo,
+            demo: start.demo,
+            patience: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
             requests: Mutex::new(Vec::new()),
             main,
-            reload: Mutex::new(reload),
+            reload: Mutex::new(start.reload),
             started: wall_clock(),
         }
     }
@@ -206,6 +305,7 @@ impl Shared {
 
     /// Puts another configuration in force.
     pub fn set_settings(&self, settings: Settings) {
+        self.static_files.reload(&settings.config);
         *self
             .settings
             .write()
@@ -239,6 +339,11 @@ impl Shared {
         result
     }
 
+    /// Tells a connection part of the answer to its question.
+    pub fn answer(&self, connection: ConnectionId, number: u64, part: Part) {
+        self.mailboxes[usize::from(connection.shard)].send(Mail::Answered(connection, number, part));
+    }
+
     /// Asks the main thread for something.
     pub fn ask(&self, request: Request) {
         lock(&self.requests).push(request);
@@ -260,6 +365,22 @@ impl Shared {
     /// A hash that nobody else can compute, nor compute the value from.
     pub fn secret_hash(&self, value: &impl Hash) -> u64 {
         self.secret.hash_one(value)
+    }
+
+    /// A request of a session is held no longer.
+    pub fn forget_held(&self, held_as: u64, holder: u64, id: ConnectionId) {
+        let mut sessions = lock(&self.sessions);
+        if sessions.get(&held_as) == Some(&id) {
+            sessions.remove(&held_as);
+        }
+        drop(sessions);
+        let mut holders = lock(&self.holders);
+        if let Some(held) = holders.get_mut(&holder) {
+            held.retain(|other| *other != id);
+            if held.is_empty() {
+                holders.remove(&holder);
+            }
+        }
     }
 
     /// Takes a place in a route's budget, if there is one.
@@ -316,16 +437,44 @@ impl Shared {
         if is_public && self.connections.load(Ordering::Relaxed) >= limits.connections {
             return Err("the server has as many connections as limits.connections allows");
         }
-        let counted = address.filter(|_| limits.connections_per_address.is_some() && is_public);
-        if let (Some(address), Some(max)) = (counted, limits.connections_per_address) {
-            let mut addresses = lock(&self.addresses);
-            let count = addresses.entry(address).or_default();
-            if *count >= max {
-                return Err("this address has as many connections as limits.connections_per_address allows");
-            }
-            *count += 1;
+        // The front web server's own address says nothing; its requests will.
+        let is_visitor = is_public && !settings.config.public.proxied;
+        let counted = address.filter(|_| limits.connections_per_address.is_some() && is_visitor);
+        if let (Some(_), Some(max)) = (counted, limits.connections_per_address) {
+            self.recount(None, counted, max)?;
         }
         Ok(counted)
+    }
+
+    /// A connection counts for another address from now on.
+    ///
+    /// # Errors
+    /// That address has `max` already, for the reason given; the connection counts for none.
+    pub fn recount(&self, old: Option<IpAddr>, new: Option<IpAddr>, max: usize) -> Result<(), &'static str> {
+        if old == new {
+            return Ok(());
+        }
+        if let Some(old) = old {
+            self.uncount(old);
+        }
+        let Some(new) = new else { return Ok(()) };
+        let mut addresses = lock(&self.addresses);
+        let count = addresses.get(&new).copied().unwrap_or_default();
+        if count >= max {
+            return Err("this address has as many connections as limits.connections_per_address allows");
+        }
+        addresses.insert(new, count + 1);
+        Ok(())
+    }
+
+    fn uncount(&self, address: IpAddr) {
+        let mut addresses = lock(&self.addresses);
+        if let Some(count) = addresses.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                addresses.remove(&address);
+            }
+        }
     }
 
     /// A connection of this shard is gone, which was one of [`SURPLUS`] or not.
@@ -337,13 +486,7 @@ impl Shared {
             .load
             .fetch_sub(1, Ordering::Relaxed);
         if let Some(address) = address {
-            let mut addresses = lock(&self.addresses);
-            if let Some(count) = addresses.get_mut(&address) {
-                *count -= 1;
-                if *count == 0 {
-                    addresses.remove(&address);
-                }
-            }
+            self.uncount(address);
         }
         if self.connections.fetch_sub(1, Ordering::Relaxed) == 1 {
             // The last one: the main thread may be waiting for that.

@@ -427,6 +427,7 @@ fn all_logs_together_stay_within_log_memory_and_the_largest_gives_way() {
         ("limits.message_size", "64KiB"),
         ("limits.window_bytes", "64KiB"),
         ("limits.log_memory", "1MiB"),
+        ("namespace_default.durability", "memory"),
         ("namespace_default.history.count", "10000"),
         ("namespace_default.history.bytes", "1GiB"),
     ];

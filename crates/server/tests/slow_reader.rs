@@ -144,7 +144,7 @@ fn publish(server: &TestServer, crowd: &mut [Listener]) {
 #[cfg(target_os = "linux")]
 fn one_among_many(door: Door) {
     platform::raise_descriptor_limit().unwrap();
-    let server = TestServer::start();
+    let server = TestServer::with(|config| config.limits.window = std::time::Duration::from_secs(120));
     let mut crowd = listeners(&server, door, CROWD, "channel=small");
     let mut slow: Vec<(Listener, OwnedFd)> = STREAMS
         .into_iter()

@@ -1,18 +1,16 @@
 //! Reading on from a cursor: the one operation behind live, resume, slow and catching up.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+mod stored;
+mod ways;
+
 use std::sync::Arc;
 
 use super::state::State;
-use crate::broker::{Fetch, Page, Stored};
+use crate::broker::{Fetch, Page};
 use crate::channel::{Channel, ChannelId};
 use crate::pattern::Pattern;
 use crate::position::{Position, Source};
-use crate::publication::{Place, Places, Publication};
-
-/// A pattern that matches little must not hold the lock while everything kept is looked at.
-const LOOK_AT: usize = 10_000;
+use crate::publication::Publication;
 
 /// A channel that is read.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +47,16 @@ pub enum Item {
         /// It.
         publication: Arc<Publication>,
         /// The client's position once it has seen it.
+        at: Position,
+    },
+    /// Of what a pattern matches, the store no longer knows everything up to here: something may be gone. It is told before
+    /// anything else, with each page that begins before that.
+    Forgotten {
+        /// The pattern.
+        pattern: Arc<Pattern>,
+        /// The durable position.
+        until: u64,
+        /// The client's position.
         at: Position,
     },
     /// Something is gone.
@@ -140,6 +148,15 @@ impl State {
         let fetched_until = page
             .filter(|page| page.reached < cold_until)
             .map(|page| page.reached);
+        if let Some(page) = page.filter(|page| page.forgotten > from.durable) {
+            let patterns = selection.patterns.iter();
+            let listened = patterns.filter_map(|(id, _)| self.patterns.get(*id));
+            out.extend(listened.map(|listened| Item::Forgotten {
+                pattern: listened.pattern.clone(),
+                until: page.forgotten,
+                at: from,
+            }));
+        }
         let mut gone = self.gone(selection, from);
         gone.extend(page.into_iter().flat_map(|page| self.stored_gone(page, from)));
         let mut heads: Vec<Head> = gone
@@ -171,34 +188,6 @@ impl State {
             self.merge(selection, heads, &mut reader)
         } else {
             self.scan(selection, heads, &mut reader)
-        }
-    }
-
-    /// Is there anything in the store after this that is selected?
-    fn selects_durable(&self, selection: &Selection<'_>, after: u64) -> bool {
-        !selection.patterns.is_empty()
-            || selection.channels.iter().any(|selected| {
-                self.channel(selected.channel)
-                    .is_some_and(|entry| entry.channel.is_stored() && entry.last.durable > after)
-            })
-    }
-
-    fn fetch(&self, selection: &Selection<'_>, after: u64, until: u64, limits: Limits) -> Fetch {
-        let names = selection
-            .channels
-            .iter()
-            .filter_map(|selected| self.channel(selected.channel))
-            .filter(|entry| entry.channel.is_stored());
-        let patterns = selection
-            .patterns
-            .iter()
-            .filter_map(|(id, _)| self.patterns.get(*id));
-        Fetch {
-            channels: names.map(|entry| entry.channel.name.clone()).collect(),
-            patterns: patterns.map(|listened| listened.pattern.clone()).collect(),
-            after,
-            until,
-            limit: limits.items,
         }
     }
 
@@ -240,173 +229,6 @@ impl State {
             }
         }
         all
-    }
-
-    /// The gaps in what was fetched.
-    fn stored_gone<'a>(&'a self, page: &'a Page, from: Position) -> impl Iterator<Item = Gone> + 'a {
-        page.gaps
-            .iter()
-            .filter(move |(_, position)| *position > from.durable)
-            .filter_map(|(name, position)| {
-                let at = Position {
-                    durable: *position,
-                    memory: 0,
-                };
-                let channel = self.find(name)?.channel.clone();
-                channel.is_stored().then_some(Gone {
-                    channel: Some(channel),
-                    pattern: None,
-                    presence: false,
-                    lost: (Source::Durable, at),
-                })
-            })
-    }
-
-    /// What was fetched.
-    fn stored<'a>(&'a self, page: &'a Page, from: Position) -> impl Iterator<Item = Head> + 'a {
-        page.stored
-            .iter()
-            .filter(move |stored| stored.position > from.durable)
-            .filter_map(|stored| {
-                let publication = self.revive(stored)?;
-                Some(Head {
-                    source: Source::Durable,
-                    at: publication.at,
-                    from: From::Publication(Arc::new(publication)),
-                })
-            })
-    }
-
-    /// A publication as it was before it left memory, but for how many memory publications had preceded it.
-    fn revive(&self, stored: &Stored) -> Option<Publication> {
-        let places: Vec<Place> = stored
-            .places
-            .iter()
-            .filter_map(|(name, offset)| {
-                let channel = self.find(name)?.channel.clone();
-                channel.is_stored().then_some(Place {
-                    channel,
-                    offset: *offset,
-                    patterns: None,
-                })
-            })
-            .collect();
-        (!places.is_empty()).then(|| Publication {
-            source: Source::Durable,
-            at: Position {
-                durable: stored.position,
-                memory: 0,
-            },
-            time: stored.time,
-            accepted: 0,
-            places: Places::from(places),
-            audience: 0,
-            body: stored.body.clone(),
-        })
-    }
-
-    /// Exact channels: a merge of their logs. Costs what it reads, however much else happened.
-    fn merge(&self, selection: &Selection<'_>, heads: Vec<Head>, reader: &mut Reader<'_>) -> Read {
-        let from = reader.position;
-        let mut streams: Vec<Box<dyn Iterator<Item = &Arc<Publication>> + '_>> = Vec::new();
-        for selected in selection.channels {
-            let Some(entry) = self.channel(selected.channel) else {
-                continue;
-            };
-            streams.push(Box::new(entry.log.beyond(from)));
-            if let Some(presence) = entry.presence.as_ref().filter(|_| selected.presence) {
-                streams.push(Box::new(presence.news.beyond(from)));
-            }
-        }
-        let mut heap: BinaryHeap<Reverse<(Head, usize)>> = heads
-            .into_iter()
-            .map(|head| Reverse((head, usize::MAX)))
-            .collect();
-        let head = |publication: &Arc<Publication>| Head {
-            source: publication.source,
-            at: publication.at,
-            from: From::Publication(publication.clone()),
-        };
-        for (index, stream) in streams.iter_mut().enumerate() {
-            heap.extend(
-                stream
-                    .next()
-                    .map(|publication| Reverse((head(publication), index))),
-            );
-        }
-        while let Some(Reverse((next, index))) = heap.pop() {
-            if let Some(stream) = streams.get_mut(index)
-                && let Some(publication) = stream.next()
-            {
-                heap.push(Reverse((head(publication), index)));
-            }
-            if let Some(end) = reader.take(next) {
-                return end;
-            }
-        }
-        reader.end()
-    }
-
-    /// Patterns: the hub's order, filtered. Never a walk over all channels.
-    fn scan(&self, selection: &Selection<'_>, heads: Vec<Head>, reader: &mut Reader<'_>) -> Read {
-        let from = reader.position;
-        let patterns: Vec<(&Pattern, bool)> = selection
-            .patterns
-            .iter()
-            .filter_map(|(id, presence)| self.patterns.get(*id).map(|l| (&*l.pattern, *presence)))
-            .collect();
-        let wanted = |publication: &Publication| {
-            let news = publication.body.is_presence();
-            publication.places.iter().any(|place| {
-                let id = place.channel.id;
-                selection
-                    .channels
-                    .iter()
-                    .any(|s| s.channel == id && (s.presence || !news))
-                    || patterns.iter().any(|(pattern, presence)| {
-                        (*presence || !news) && pattern.matches_name(&place.channel.name)
-                    })
-            })
-        };
-        let mut heap: BinaryHeap<Reverse<Head>> = heads.into_iter().map(Reverse).collect();
-        let mut looked = 0;
-        for publication in self.order.beyond(from) {
-            looked += 1;
-            if from.covers(publication.source, publication.at) {
-                continue;
-            }
-            let head = Head {
-                source: publication.source,
-                at: publication.at,
-                from: From::Publication(publication.clone()),
-            };
-            while heap.peek().is_some_and(|Reverse(first)| *first < head) {
-                let Some(Reverse(first)) = heap.pop() else { break };
-                if let Some(end) = reader.take(first) {
-                    return end;
-                }
-            }
-            let end = if wanted(publication) {
-                reader.take(head)
-            } else {
-                reader.pass(&head)
-            };
-            if let Some(end) = end {
-                return end;
-            }
-            if looked == LOOK_AT {
-                return Read::Page {
-                    reached: reader.position,
-                    more: true,
-                };
-            }
-        }
-        while let Some(Reverse(first)) = heap.pop() {
-            if let Some(end) = reader.take(first) {
-                return end;
-            }
-        }
-        reader.end()
     }
 }
 
@@ -516,7 +338,14 @@ impl Reader<'_> {
         let own = (publication.source, publication.at);
         let precedes = |lost: (Source, Position)| Position::visibility(own, lost).is_lt();
         let is_island = |gone: &Gone| match (&gone.channel, &gone.pattern) {
-            (Some(channel), _) => precedes(gone.lost) && publication.place_in(channel.id).is_some(),
+            // By name: the channel may have been forgotten and made again since.
+            (Some(channel), _) => {
+                precedes(gone.lost)
+                    && publication
+                        .places
+                        .iter()
+                        .any(|place| place.channel.name == channel.name)
+            }
             (None, Some(pattern)) => publication.places.iter().any(|place| {
                 pattern.matches_name(&place.channel.name)
                     && match self.state.channel(place.channel.id) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cometserver_core::channel::ChannelName;
 use cometserver_core::fanout::{Fanout, Progress, ReaderId, Step, Target};
-use cometserver_core::hub::{Hub, Options, Published, ReadLimits, Receipt};
+use cometserver_core::hub::{Delete, History, HistoryQuery, Hub, Options, Published, ReadLimits, Receipt};
 use cometserver_core::namespace::{Bounds, Durability, Namespace, Namespaces};
 use cometserver_core::pattern::Pattern;
 use cometserver_core::publication::{Body, Message, Publication};
@@ -55,8 +55,26 @@ pub(crate) fn publish_message(hub: &Hub, message: Message, now: u64) -> Receipt 
         .unwrap()
     {
         Published::Visible(receipt) => receipt,
-        Published::Pending => panic!("memory does not wait"),
+        published => panic!("memory does not wait: {published:?}"),
     }
+}
+
+/// The history of a channel in memory.
+pub(crate) fn history(hub: &Arc<Hub>, channel: &str, query: HistoryQuery, now: u64) -> Option<History> {
+    let answer = hub.history(&name(channel), query, now, &mut || panic!("memory does not wait"));
+    answer.ready().unwrap()
+}
+
+/// Deletes something of a channel in memory.
+pub(crate) fn delete(hub: &Hub, channel: &str, what: Delete, now: u64) -> usize {
+    let answer = hub.delete(&name(channel), what, now, &mut || panic!("memory does not wait"));
+    answer.unwrap().ready().unwrap()
+}
+
+/// The retained value of a channel in memory.
+pub(crate) fn retained(hub: &Arc<Hub>, channel: &str) -> Option<Arc<Publication>> {
+    let answer = hub.retained(&name(channel), &mut || panic!("memory does not wait"));
+    answer.ready().unwrap()
 }
 
 /// What a publication says, in a word.

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::client::{Frame, Since, To};
+use cometserver_core::position::Position;
 use cometserver_core::publication::{Body, Publication};
 
 /// One line: a message, or news about members.
@@ -14,6 +15,8 @@ pub(crate) struct Line {
     pub(crate) news: bool,
     pub(crate) retain: bool,
     pub(crate) excluded: Option<String>,
+    /// Its position in the store, if it has one.
+    pub(crate) durable: Option<u64>,
 }
 
 /// Everything that became visible, in that order.
@@ -21,12 +24,23 @@ pub(crate) struct Line {
 pub(crate) struct Ledger {
     pub(crate) lines: Vec<Line>,
     by_text: HashMap<String, usize>,
+    /// So many lines lie before what positions of this start count.
+    base: usize,
+    /// Retained values of channels, as they were one after the other: lines, or none.
+    values: HashMap<String, Vec<Option<usize>>>,
 }
 
 impl Ledger {
     pub(crate) fn enter(&mut self, text: Option<&str>, line: Line) {
         if let Some(text) = text {
-            self.by_text.insert(text.into(), self.lines.len());
+            let before = self.by_text.insert(text.into(), self.lines.len());
+            assert_eq!(before, None, "{text:?} is published twice");
+        }
+        for channel in line.channels.iter().filter(|_| line.retain) {
+            self.values
+                .entry(channel.clone())
+                .or_default()
+                .push(Some(self.lines.len()));
         }
         self.lines.push(line);
     }
@@ -35,11 +49,36 @@ impl Ledger {
         self.lines.len()
     }
 
+    /// The value of a channel is no longer there.
+    pub(crate) fn forget_value(&mut self, channel: &str) {
+        self.values.entry(channel.into()).or_default().push(None);
+    }
+
+    /// The values of a channel, one after the other; before the first there was none.
+    pub(crate) fn values(&self, channel: &str) -> &[Option<usize>] {
+        self.values.get(channel).map_or(&[], Vec::as_slice)
+    }
+
+    /// Was this published?
+    pub(crate) fn has(&self, text: &str) -> bool {
+        self.by_text.contains_key(text)
+    }
+
+    /// How many lines a position of this start covers that was stamped when something became visible.
+    pub(crate) fn lines_at(&self, position: Position) -> usize {
+        self.base + position.sequence() as usize
+    }
+
+    /// Memory begins anew, at this position.
+    pub(crate) fn restart(&mut self, position: Position) {
+        self.base = self.lines.len() - position.sequence() as usize;
+    }
+
     /// The line of something that was shown: a message is known by its text, whatever else it says about itself.
-    fn find(&self, publication: &Publication) -> usize {
+    pub(crate) fn find(&self, publication: &Publication) -> usize {
         match &publication.body {
             Body::Message { payload, .. } => self.by_text[std::str::from_utf8(payload.bytes()).unwrap()],
-            _ => publication.sequence() as usize - 1,
+            _ => self.lines_at(publication.at) - 1,
         }
     }
 }
@@ -277,11 +316,9 @@ impl Peer {
     }
 
     fn told_gap(&mut self, to: &To, presence: bool, main: bool) {
-        let listenings: Vec<&mut Listening> = if main || self.pending.is_empty() {
-            self.active.iter_mut().collect()
-        } else {
-            vec![&mut self.pending[0]]
-        };
+        // Without a cursor it is of what catches up, or that a source was lost.
+        let catching_up = self.pending.iter_mut().take(usize::from(!main));
+        let listenings = self.active.iter_mut().chain(catching_up);
         let mut concerned = false;
         for listening in listenings {
             let channels: Vec<String> = match to {

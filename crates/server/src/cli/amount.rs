@@ -22,6 +22,24 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
     bytes.ok_or_else(|| "expected a size such as 100B, 4KiB or 1MiB".to_owned())
 }
 
+/// A size for people: `17 B`, `4.0 KiB`, `1.3 GiB`.
+pub(super) fn shown(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let mut size = bytes as f64;
+    let mut unit = "B";
+    for larger in UNITS {
+        // What would be shown as 1024.0 is one of the next.
+        if size < 1023.95 {
+            break;
+        }
+        (size, unit) = (size / 1024.0, larger);
+    }
+    match unit {
+        "B" => format!("{bytes} B"),
+        _ => format!("{size:.1} {unit}"),
+    }
+}
+
 fn amount(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let factor = units.iter().find(|(name, _)| *name == unit)?.1;
@@ -31,6 +49,21 @@ fn amount(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_shown_in_the_unit_that_leaves_few_digits() {
+        let cases = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            ((1 << 20) - 1, "1.0 MiB"),
+            (3 << 29, "1.5 GiB"),
+            (5 << 50, "5120.0 TiB"),
+        ];
+        for (bytes, text) in cases {
+            assert_eq!(shown(bytes), text);
+        }
+    }
 
     #[test]
     fn amounts_need_a_number_and_a_known_unit() {

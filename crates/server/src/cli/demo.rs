@@ -1,4 +1,4 @@
-//! `demo`: a server to play with: in memory, on this machine only, open to everybody on it.
+//! `demo`: a server to play with: in a folder of its own, on this machine only, open to everybody on it.
 
 use std::fs::DirBuilder;
 use std::net::{SocketAddr, TcpListener};
@@ -57,11 +57,13 @@ impl Demo {
         let loaded = settings.load_flags_only()?;
         refuse_other_machines(&loaded.config)?;
         let data_dir = loaded.config.data_dir.clone();
-        let ready = move |addresses: &Addresses| welcome(addresses, &data_dir);
+        let is_passing = folder.is_some();
+        let ready = move |addresses: &Addresses| welcome(addresses, &data_dir, is_passing);
         let ended = serve::serve(
             loaded.config,
             Options {
                 demo: true,
+                progress: serve::on_terminal(),
                 ready: Some(Box::new(ready)),
                 ..Options::default()
             },
@@ -116,19 +118,29 @@ impl Drop for TemporaryFolder {
     }
 }
 
-fn welcome(addresses: &Addresses, data_dir: &Path) {
+fn welcome(addresses: &Addresses, data_dir: &Path, is_passing: bool) {
     let paint = Paint::for_stdout();
     let program = std::env::args().next().unwrap_or_else(|| "comet".to_owned());
-    let text = welcome_text(&addresses.tcp, &program, data_dir, paint);
+    let text = welcome_text(&addresses.tcp, &program, data_dir, is_passing, paint);
     // A demo that nobody watches runs all the same.
     let _ = super::print(text.as_bytes());
 }
 
-fn welcome_text(tcp: &[SocketAddr], program: &str, data_dir: &Path, paint: Paint) -> String {
+fn welcome_text(
+    tcp: &[SocketAddr],
+    program: &str,
+    data_dir: &Path,
+    is_passing: bool,
+    paint: Paint,
+) -> String {
     let url = tcp
         .first()
         .map(|address| format!("http://{address}"))
         .unwrap_or_default();
+    let kept = match is_passing {
+        true => "What is published is on disk until then, and survives a crash but not the end.",
+        false => "What is published is kept in that folder for the next time.",
+    };
     let folder = quoted(&data_dir.to_string_lossy());
     let things = [
         (
@@ -153,7 +165,9 @@ fn welcome_text(tcp: &[SocketAddr], program: &str, data_dir: &Path, paint: Paint
     );
     text.push_str(&format!(
         "  {}\n",
-        paint.dim("Everything is in memory and open to this machine only. Ctrl-C ends it.")
+        paint.dim(&format!(
+            "It is open to this machine only. {kept} Ctrl-C ends it."
+        ))
     ));
     for (number, (what, how)) in (1..).zip(things) {
         text.push_str(&format!(

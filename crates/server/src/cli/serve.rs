@@ -1,7 +1,7 @@
 //! `serve`: the server in the foreground, and as the process that `start` leaves behind.
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::config::Config;
 use crate::data_folder::DataFolder;
 use crate::platform;
-use crate::server::{self, Addresses, Options};
+use crate::server::{self, Addresses, Options, Reading};
 
 use super::settings::Settings;
-use super::{Failure, Outcome, configuration};
+use super::{Failure, Outcome, amount, configuration};
 
 /// What a server in the background writes to, in the data folder.
 const LOG: &str = "comet.log";
@@ -43,6 +43,7 @@ impl Serve {
             loaded.config,
             Options {
                 reload: Some(reload(settings)),
+                progress: on_terminal(),
                 ..Options::default()
             },
         )
@@ -62,6 +63,14 @@ pub(super) fn serve(config: Config, options: Options) -> Outcome {
     }
 }
 
+/// Shows somebody who watches that the log is still being read; others have it in the log.
+pub(super) fn on_terminal() -> Option<server::Progress> {
+    std::io::stderr().is_terminal().then(|| -> server::Progress {
+        // Nothing is lost with a line that cannot be shown.
+        Box::new(|progress| drop(writeln!(std::io::stderr(), "{}", reading(progress))))
+    })
+}
+
 /// The log of a server in the background.
 pub(super) fn log_path(config: &Config) -> PathBuf {
     config.data_dir.join(LOG)
@@ -74,8 +83,9 @@ fn detached(config: Config, settings: Settings) -> Outcome {
         report.error(failure.message());
         return Err(failure);
     }
-    let ready = report.clone();
+    let (ready, slow) = (report.clone(), report.clone());
     let options = Options {
+        progress: Some(Box::new(move |progress| slow.progress(progress))),
         ready: Some(Box::new(move |addresses| ready.ready(addresses))),
         reload: Some(reload(settings)),
         ..Options::default()
@@ -107,7 +117,13 @@ fn leave(config: &Config, report: i32) -> Result<(), Failure> {
     platform::detach(&[report], folder).map_err(|error| said(folder, error))
 }
 
-/// The pipe to `start`: takes one line, then is closed.
+/// What is said of a log that is still being read.
+pub(super) fn reading(reading: &Reading) -> String {
+    let size = amount::shown(reading.bytes);
+    format!("reading the log on disk, {size}: {} s so far", reading.seconds)
+}
+
+/// The pipe to `start`: takes lines of progress, then one that says what came of it, then is closed.
 #[derive(Clone)]
 struct Report {
     pipe: Arc<Mutex<Option<std::fs::File>>>,
@@ -127,6 +143,13 @@ impl Report {
 
     fn fd(&self) -> i32 {
         self.fd
+    }
+
+    fn progress(&self, progress: &Reading) {
+        let mut pipe = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipe) = pipe.as_mut() {
+            let _ = writeln!(pipe, "progress {}", reading(progress));
+        }
     }
 
     fn ready(&self, addresses: &Addresses) {

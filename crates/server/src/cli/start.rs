@@ -1,7 +1,7 @@
 //! `start`: a server in the background, and the truth about whether it came up.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
@@ -17,7 +17,8 @@ use super::settings::Settings;
 use super::show::Paint;
 use super::{Failure, Outcome, configuration, daemon, serve};
 
-/// How long a server may take until it listens. Reading what a million publications left on disk takes a second.
+/// How long a server may take until it listens, or says that it still reads what is on disk: a million publications take
+/// it a second.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// How often we look whether a server that somebody else is starting answers.
@@ -93,7 +94,7 @@ fn spawn(settings: &Settings) -> Result<Child, Failure> {
 /// What the child said.
 #[derive(Debug)]
 enum Report {
-    /// This, and closed the pipe.
+    /// This, at last.
     Line(String),
     /// Nothing before it ended.
     Nothing,
@@ -111,21 +112,26 @@ impl Report {
     }
 }
 
-/// Waits for what the child says until it closes the pipe or the time is up.
-fn report(mut pipe: ChildStdout) -> Report {
+/// Waits for what the child says; whoever says that it is getting on has all the time again.
+fn report(pipe: ChildStdout) -> Report {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
-        let mut text = String::new();
-        let _ = pipe.read_to_string(&mut text);
-        // Nobody listens any more once the time was up.
-        let _ = sender.send(text);
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            // Nobody listens any more once the time was up.
+            let _ = sender.send(line);
+        }
     });
-    match receiver.recv_timeout(START_LIMIT) {
-        Ok(text) => text
-            .lines()
-            .next()
-            .map_or(Report::Nothing, |line| Report::Line(line.to_owned())),
-        Err(_) => Report::Late,
+    let is_terminal = std::io::stderr().is_terminal();
+    loop {
+        match receiver.recv_timeout(START_LIMIT) {
+            Ok(line) => match line.strip_prefix("progress ") {
+                Some(progress) if is_terminal => eprintln!("{progress}"),
+                Some(_) => {}
+                None => return Report::Line(line),
+            },
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Report::Nothing,
+            Err(mpsc::RecvTimeoutError::Timeout) => return Report::Late,
+        }
     }
 }
 

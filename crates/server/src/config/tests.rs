@@ -237,8 +237,12 @@ fn mistakes_are_named_with_their_place_and_the_way_out() {
             "comet.toml:2: log.level \"loud\": expected error, warn, info, debug or trace",
         ),
         (
-            "[namespace_default]\ndurability = \"fsync\"",
-            "comet.toml:2: namespace_default.durability \"fsync\": not yet available in this version: expected memory",
+            "[namespace_default]\ndurability = \"disk\"",
+            "comet.toml:2: namespace_default.durability \"disk\": expected fsync, buffered or memory",
+        ),
+        (
+            "[storage]\nmax_size = \"4MiB\"\nsegment_size = \"2MiB\"",
+            "storage.max_size of 4194304 bytes: expected at least four times storage.segment_size, which is 8388608 bytes",
         ),
         (
             "[namespace_default.history]\nage = \"7\"",
@@ -541,4 +545,17 @@ fn a_reload_takes_over_what_is_looked_up_when_it_is_needed_and_names_the_rest() 
     ];
     assert_eq!(old.needs_restart(&new), restart);
     assert_eq!(old.needs_restart(&old), [""; 0]);
+}
+
+#[test]
+fn what_would_need_a_log_on_disk_needs_a_restart_only_if_there_is_none() {
+    let memory = config("[namespace_default]\ndurability = \"memory\"");
+    let rule = config("[namespace_default]\ndurability = \"memory\"\n[[namespaces]]\nmatch = \"kept/**\"");
+    let durable = config("");
+    assert!(!memory.is_durable() && rule.is_durable() && durable.is_durable());
+    assert_eq!(memory.needs_restart(&durable), ["namespace_default.durability"]);
+    assert_eq!(memory.needs_restart(&rule), ["[[namespaces]] durability"]);
+    assert_eq!(durable.needs_restart(&memory), [""; 0]);
+    let smaller = config("[storage]\nmax_size = \"1GiB\"");
+    assert_eq!(durable.needs_restart(&smaller), ["storage.max_size"]);
 }

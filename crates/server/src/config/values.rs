@@ -136,6 +136,10 @@ pub enum LogLevel {
 pub enum Durability {
     /// In memory: a restart forgets them.
     Memory,
+    /// On disk, their publisher answered at once.
+    Buffered,
+    /// On disk, their publisher answered when they are safe.
+    Fsync,
 }
 
 /// What a key allows.
@@ -357,10 +361,14 @@ pub(super) fn log_format(raw: &Raw) -> Result<LogFormat, Problem> {
 
 /// See [`Durability`].
 pub(super) fn durability(raw: &Raw) -> Result<Durability, Problem> {
-    if matches!(raw.as_text(), Some("fsync" | "buffered")) {
-        return Err("not yet available in this version: expected memory".into());
-    }
-    word(raw, &[("memory", Durability::Memory)])
+    word(
+        raw,
+        &[
+            ("fsync", Durability::Fsync),
+            ("buffered", Durability::Buffered),
+            ("memory", Durability::Memory),
+        ],
+    )
 }
 
 /// See [`Action`].

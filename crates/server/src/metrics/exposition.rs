@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
+use crate::broker::disk::DiskStats;
+
 use super::{BUCKETS_MICROS, Count, Family, Histogram, Label, Metrics, ShardMetrics};
 
 /// The content type of [`Metrics::render`].
@@ -23,6 +25,8 @@ pub struct Gauges {
     pub window_bytes: u64,
     /// By realm: publications that a ceiling took out of a log before their time, since the start.
     pub trimmed: Vec<(String, u64)>,
+    /// The log on disk, if there is one.
+    pub storage: Option<DiskStats>,
     /// Open file descriptors, where the system tells.
     pub open_fds: Option<u64>,
     /// Memory in RAM, in bytes, where the system tells.
@@ -57,6 +61,7 @@ impl Metrics {
     fn families(&self, gauges: &Gauges) -> Vec<Described> {
         let mut families = self.state(gauges);
         families.extend(self.traffic(gauges));
+        families.extend(gauges.storage.iter().flat_map(storage));
         families
     }
 
@@ -163,6 +168,11 @@ impl Metrics {
                 trimmed,
             ),
             counter(
+                "cold_reads_total",
+                "Pages that readers had fetched from disk.",
+                self.sum(|s| &s.cold_reads),
+            ),
+            counter(
                 "bytes_received_total",
                 "Bytes read from sockets.",
                 self.sum(|s| &s.bytes_received),
@@ -208,6 +218,80 @@ impl Metrics {
             sum: seconds(self.total(|shard| &pick(shard).sum_micros)),
         }
     }
+}
+
+/// The log on disk.
+fn storage(stats: &DiskStats) -> Vec<Described> {
+    let gauges = [
+        ("storage_bytes", "Bytes of the log on disk.", stats.bytes),
+        (
+            "storage_live_bytes",
+            "Bytes in it of what is kept; the rest is cleared away in time.",
+            stats.live_bytes,
+        ),
+        ("storage_segments", "Files of the log.", stats.segments as u64),
+        (
+            "storage_channels",
+            "Channels that the log knows.",
+            stats.channels as u64,
+        ),
+        (
+            "storage_publications",
+            "Publications kept on disk, counted once for each of their channels.",
+            stats.publications as u64,
+        ),
+        (
+            "storage_queued_bytes",
+            "Bytes that wait to be written.",
+            stats.queued_bytes as u64,
+        ),
+        (
+            "storage_queued_reads",
+            "Reads that wait for the disk.",
+            stats.queued_reads as u64,
+        ),
+    ];
+    let counters = [
+        ("storage_batches_total", "Batches written.", stats.batches),
+        (
+            "storage_fsyncs_total",
+            "Times the disk was asked to make something safe.",
+            stats.syncs,
+        ),
+        (
+            "storage_fsync_failures_total",
+            "Times it could not.",
+            stats.sync_failures,
+        ),
+        (
+            "storage_write_failures_total",
+            "Batches that were not stored.",
+            stats.write_failures,
+        ),
+        (
+            "storage_damaged_total",
+            "Parts of the log found damaged.",
+            stats.damaged,
+        ),
+        (
+            "storage_trimmed_total",
+            "Publications that storage.max_size took before their time.",
+            stats.trimmed_for_ceiling,
+        ),
+        (
+            "storage_copied_bytes_total",
+            "Bytes copied forward, so that files could go.",
+            stats.copied_bytes,
+        ),
+        (
+            "storage_removed_segments_total",
+            "Files of the log removed.",
+            stats.removed_segments,
+        ),
+    ];
+    let gauges = gauges.map(|(name, help, value)| gauge(name, help, plain(value)));
+    let counters = counters.map(|(name, help, value)| counter(name, help, plain(value)));
+    gauges.into_iter().chain(counters).collect()
 }
 
 /// A family of samples with what is told about it.

@@ -2,22 +2,15 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
-use cometserver_core::ChannelName;
-use cometserver_core::hub::Published;
-use cometserver_core::publication::{Body, Kind, Message, Payload, Publication, Writer};
-
 use super::Shard;
-use crate::connection::State;
+use crate::connection::{State, Voice};
 use crate::metrics::Door;
-use crate::seed::{self, Depth, Parsed, Request};
+use crate::question::{self, Progress, Reply};
+use crate::seed::{self, Parsed, Request};
 use crate::shared;
 
 /// The old daemon had no limit; a megabyte of text encoded twice is at most nine times as long.
 const ENCODED: usize = 9;
-
-/// How many keys are listed at a time.
-const PIECE: usize = 1000;
 
 impl Shard {
     /// Bytes of a request of the seed's protocol.
@@ -27,7 +20,7 @@ impl Shard {
         };
         let limit = self.settings.config.limits.message_size.saturating_mul(ENCODED)
             + cometserver_core::channel::MAX_NAME;
-        let reply = match seed::parse_from(&bytes, searched, limit) {
+        let progress = match seed::parse_from(&bytes, searched, limit) {
             Parsed::Incomplete => {
                 let connection = &mut self.connections[slot];
                 connection.state = State::Seed(bytes.len());
@@ -38,122 +31,32 @@ impl Shard {
                 }
                 return;
             }
-            Parsed::TooLarge => seed::TOO_LARGE.to_vec(),
-            Parsed::Request(request, _) => self.seed_answer(&request),
+            Parsed::TooLarge => Progress::Done(Ok(Reply::Seed(seed::TOO_LARGE.to_vec()))),
+            Parsed::Request(request, _) => self.seed_answer(slot, &request),
         };
-        if self.send(slot, &reply) {
-            self.finish(slot);
+        match progress {
+            Progress::Done(outcome) => self.answer_seed(slot, outcome),
+            Progress::Waits(question) => self.put_aside(slot, self.questions, question, Voice::Seed),
         }
     }
 
-    fn seed_answer(&mut self, request: &Request<'_>) -> Vec<u8> {
-        match request {
-            Request::Write { key, token } => self.seed_write(key, token),
-            Request::WriteWithoutValue => seed::VALUE_MISSING.to_vec(),
-            Request::Read { key } => self.seed_read(key),
-            Request::Dump => self.seed_dump(),
+    fn seed_answer(&mut self, slot: usize, request: &Request<'_>) -> Progress {
+        let text = match request {
+            Request::Write { key, token } => {
+                let most = self.settings.config.limits.message_size;
+                let progress = question::write(key, token, most, &self.asker(slot));
+                self.metrics().publications.of(Door::Seed).add(1);
+                return progress;
+            }
+            Request::Read { key } => return question::read(key, &self.asker(slot)),
+            Request::Dump => return question::dump(&self.asker(slot)),
             Request::Stop => {
                 self.shared.ask(shared::Request::Stop);
-                seed::DONE.to_vec()
+                seed::DONE
             }
-            Request::Unknown => seed::UNKNOWN_COMMAND.to_vec(),
-        }
-    }
-
-    fn seed_write(&mut self, key: &[u8], token: &[u8]) -> Vec<u8> {
-        let refused = |why: String| [b"Nothing was stored: ", why.as_bytes(), b" \0"].concat();
-        let name = match ChannelName::new(key) {
-            Ok(name) => name,
-            Err(error) => return refused(error.to_string()),
+            Request::WriteWithoutValue => seed::VALUE_MISSING,
+            Request::Unknown => seed::UNKNOWN_COMMAND,
         };
-        let text = seed::text_of_wire_token(token);
-        let most = self.settings.config.limits.message_size;
-        if text.len() > most {
-            return refused(format!(
-                "the value has {} bytes, at most {most} are allowed",
-                text.len()
-            ));
-        }
-        let kind = if std::str::from_utf8(&text).is_ok() {
-            Kind::Text
-        } else {
-            Kind::Binary
-        };
-        let payload = match Payload::new(kind, Bytes::from(text)) {
-            Ok(payload) => payload,
-            Err(error) => return refused(error.to_string()),
-        };
-        let mut message = Message::new(name, payload);
-        message.retain = true;
-        message.accepted = shared::wall_micros();
-        // An old reader must get these very bytes back, whatever they are.
-        message.attributes_mut().writer = Some(Writer::Token(Bytes::copy_from_slice(token)));
-        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-        let published = self.hub.publish(message, self.wall, &mut || {
-            let sender = sender.clone();
-            Box::new(move |result| {
-                // Whoever waits may have given up.
-                let _ = sender.send(result);
-            })
-        });
-        self.metrics().publications.of(Door::Seed).add(1);
-        match published {
-            Ok(Published::Visible(_)) => seed::DONE.to_vec(),
-            // The seed's clients wait for one answer and no more: so does this, for a store that is slow.
-            Ok(Published::Pending) => match receiver.recv_timeout(std::time::Duration::from_secs(10)) {
-                Ok(Ok(_)) => seed::DONE.to_vec(),
-                Ok(Err(error)) => refused(error.to_string()),
-                Err(_) => refused("the store did not answer in time".into()),
-            },
-            Err(error) => refused(error.to_string()),
-        }
+        Progress::Done(Ok(Reply::Seed(text.to_vec())))
     }
-
-    fn seed_read(&self, key: &[u8]) -> Vec<u8> {
-        if let Some(publication) = ChannelName::new(key)
-            .ok()
-            .and_then(|name| self.hub.retained(&name))
-        {
-            return seed::token_reply(&token(&publication));
-        }
-        // The time of a key's value, for old pages that look whether it has changed.
-        let timed = seed::time_key(key).and_then(|key| ChannelName::new(key).ok());
-        match timed.and_then(|name| self.hub.retained(&name)) {
-            Some(publication) => seed::token_reply((publication.time / 1000).to_string().as_bytes()),
-            None => seed::NOTHING.to_vec(),
-        }
-    }
-
-    fn seed_dump(&self) -> Vec<u8> {
-        let mut entries: Vec<(ChannelName, Vec<u8>)> = Vec::new();
-        let mut after = 0;
-        loop {
-            let (found, next) = self.hub.channels(None, after, PIECE);
-            for summary in found {
-                if let Some(publication) = summary.retained {
-                    entries.push((summary.channel.name.clone(), token(&publication)));
-                }
-            }
-            match next {
-                Some(next) => after = next,
-                None => break,
-            }
-        }
-        seed::dump_reply(
-            entries
-                .iter()
-                .map(|(name, token)| (name.as_bytes(), token.as_slice())),
-        )
-    }
-}
-
-/// A value as an old reader expects it: at the depth of its writer.
-fn token(publication: &Publication) -> Vec<u8> {
-    let Body::Message {
-        payload, attributes, ..
-    } = &publication.body
-    else {
-        return Vec::new();
-    };
-    seed::token_for_old_reader(payload.bytes(), Depth::of(attributes.as_deref())).into_owned()
 }

@@ -29,6 +29,14 @@ pub const TOKEN_SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// A key that may do everything; see `keys` in [`config`].
 pub const KEY: &str = "all-doors-open-here";
 
+/// The suites in `on_disk` are those of memory once more: there the same tests keep what they publish on disk.
+pub fn durability() -> &'static str {
+    match env!("CARGO_CRATE_NAME") {
+        "on_disk" => "fsync",
+        _ => "memory",
+    }
+}
+
 /// The doors through which a client may come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
@@ -66,11 +74,23 @@ impl TestServer {
         Self::run(folder, config)
     }
 
+    /// The same, started in another way.
+    pub fn with_options(options: Options, change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(folder.path());
+        change(&mut config);
+        Self::run_with(folder, config, options)
+    }
+
     fn run(folder: tempfile::TempDir, config: Config) -> Self {
         let options = Options {
             embedded: true,
             ..Options::default()
         };
+        Self::run_with(folder, config, options)
+    }
+
+    fn run_with(folder: tempfile::TempDir, config: Config, options: Options) -> Self {
         let server = Server::start(config, options).unwrap();
         Self {
             addresses: server.addresses().clone(),
@@ -230,6 +250,7 @@ impl Drop for TestServer {
 /// Two shards, a public port and socket, everything open to everybody, a history of 1000, a quick end.
 pub fn config(folder: &Path) -> Config {
     let file = folder.join("comet.toml");
+    let durability = durability();
     let text = format!(
         r#"
 threads = 2
@@ -246,6 +267,7 @@ anonymous_publish = true
 presence = true
 anonymous_presence = true
 history = {{ count = 1000, bytes = "4MiB" }}
+durability = "{durability}"
 [[tokens]]
 name = "tests"
 secret = "{TOKEN_SECRET}"

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::broker::disk::DiskStats;
+
 use super::*;
 use crate::metrics::{Door, DropReason, Recovery, Refusal, Subscription, Transport};
 
@@ -168,6 +170,11 @@ fn gauges() -> Gauges {
         log_bytes: 4096,
         window_bytes: 2048,
         trimmed: vec![("default".to_owned(), 7), ("we\"ird\\\nrealm".to_owned(), 8)],
+        storage: Some(DiskStats {
+            bytes: 5000,
+            syncs: 7,
+            ..DiskStats::default()
+        }),
         open_fds: Some(12),
         resident_bytes: Some(5 << 40),
     }
@@ -201,6 +208,22 @@ fn every_family_comes_once_with_help_and_type() {
         "log_bytes",
         "window_bytes",
         "trimmed_total",
+        "cold_reads_total",
+        "storage_bytes",
+        "storage_live_bytes",
+        "storage_segments",
+        "storage_channels",
+        "storage_publications",
+        "storage_queued_bytes",
+        "storage_queued_reads",
+        "storage_batches_total",
+        "storage_fsyncs_total",
+        "storage_fsync_failures_total",
+        "storage_write_failures_total",
+        "storage_damaged_total",
+        "storage_trimmed_total",
+        "storage_copied_bytes_total",
+        "storage_removed_segments_total",
         "process_open_fds",
         "process_resident_memory_bytes",
     ];
@@ -234,7 +257,7 @@ fn what_the_system_does_not_tell_is_left_out() {
 #[test]
 fn a_sample_is_there_before_it_first_counts() {
     let families = parse(&Metrics::new(1, 0).render(&Gauges::default()));
-    assert_eq!(families["cometserver_refused_total"].samples.len(), 13);
+    assert_eq!(families["cometserver_refused_total"].samples.len(), 14);
     assert_eq!(families["cometserver_connections"].samples.len(), 6);
     assert_eq!(families["cometserver_deliveries_total"].value("websocket"), 0.0);
 }

@@ -1,0 +1,151 @@
+//! Which channels and patterns a shard listens to, and for whom.
+
+use std::sync::Arc;
+
+use super::{Fanout, PatternSlot, PatternSubscription, ReaderId, Slot, Subscription, Wants};
+use crate::Time;
+use crate::channel::ChannelName;
+use crate::few::Few;
+use crate::hub::ListenError;
+use crate::pattern::Pattern;
+
+/// A channel without readers is listened to for so long: the next long poll then finds everything in place.
+const LINGER: Time = 5_000;
+
+impl Fanout {
+    pub(super) fn slot_of(&self, name: &ChannelName) -> Option<u32> {
+        self.by_name
+            .find(name, |slot| self.slots[slot as usize].channel.name == *name)
+    }
+
+    pub(super) fn slot(&mut self, name: &ChannelName, now: Time) -> Result<u32, ListenError> {
+        if let Some(slot) = self.slot_of(name) {
+            return Ok(slot);
+        }
+        let listening = self.hub.listen(self.shard, name, now)?;
+        let channel = listening.channel;
+        let slot = self.slots.insert(Slot {
+            channel: channel.clone(),
+            since: listening.since,
+            last: listening.last,
+            readers: Few::default(),
+            idle: false,
+        }) as u32;
+        self.by_name.insert(name, slot);
+        self.by_place.insert(channel.id.slot, slot);
+        Ok(slot)
+    }
+
+    pub(super) fn attach(&mut self, reader: ReaderId, slot: u32, presence: bool, active: bool) {
+        let entry = &mut self.readers[reader as usize];
+        if let Some(own) = entry.subscriptions.iter_mut().find(|s| s.slot == slot) {
+            own.presence |= presence;
+            return;
+        }
+        let readers = &mut self.slots[slot as usize].readers;
+        let index = readers.len() as u32;
+        readers.push((reader, entry.subscriptions.len() as u32));
+        if entry.subscriptions.is_empty() {
+            // Most readers have one subscription; a growing vector would begin with four.
+            entry.subscriptions.reserve_exact(1);
+        }
+        entry.subscriptions.push(Subscription {
+            slot,
+            index,
+            presence,
+            active,
+        });
+        self.subscriptions += 1;
+    }
+
+    pub(super) fn detach(&mut self, reader: ReaderId, index: usize, now: Time) {
+        let subscriptions = &mut self.readers[reader as usize].subscriptions;
+        let gone = subscriptions.swap_remove(index);
+        let moved_own = subscriptions.get(index).map(|moved| (moved.slot, moved.index));
+        if let Some((slot, at)) = moved_own {
+            self.slots[slot as usize].readers[at as usize].1 = index as u32;
+        }
+        let slot = &mut self.slots[gone.slot as usize];
+        slot.readers.swap_remove(gone.index as usize);
+        if let Some((moved, subscription)) = slot.readers.get(gone.index as usize).copied() {
+            self.readers[moved as usize].subscriptions[subscription as usize].index = gone.index;
+        }
+        self.subscriptions -= 1;
+        let slot = &mut self.slots[gone.slot as usize];
+        if slot.readers.is_empty() && !slot.idle {
+            slot.idle = true;
+            self.idle.push_back((now, gone.slot, slot.channel.id));
+        }
+    }
+
+    pub(super) fn pattern_slot(&mut self, pattern: &Arc<Pattern>) -> Result<u32, ListenError> {
+        if let Some(id) = self.by_pattern.get(pattern) {
+            return Ok(*id);
+        }
+        let (id, since) = self.hub.listen_pattern(self.shard, pattern)?;
+        self.by_pattern.insert(pattern.clone(), id);
+        self.patterns.insert(
+            id,
+            PatternSlot {
+                pattern: pattern.clone(),
+                since,
+                readers: Vec::new(),
+            },
+        );
+        Ok(id)
+    }
+
+    pub(super) fn attach_pattern(&mut self, reader: ReaderId, id: u32, wants: Wants, active: bool) {
+        let entry = &mut self.readers[reader as usize];
+        if entry.patterns.iter().any(|p| p.id == id) {
+            return;
+        }
+        entry.patterns.push(PatternSubscription { id, wants, active });
+        if let Some(slot) = self.patterns.get_mut(&id) {
+            slot.readers.push(reader);
+        }
+        self.pattern_subscriptions += 1;
+    }
+
+    pub(super) fn detach_pattern(&mut self, reader: ReaderId, id: u32, now: Time) {
+        let Some(slot) = self.patterns.get_mut(&id) else {
+            return;
+        };
+        if let Some(at) = slot.readers.iter().position(|other| *other == reader) {
+            slot.readers.swap_remove(at);
+            self.pattern_subscriptions -= 1;
+        }
+        if slot.readers.is_empty() {
+            let pattern = slot.pattern.clone();
+            self.patterns.remove(&id);
+            self.by_pattern.remove(&pattern);
+            self.hub.unlisten_pattern(self.shard, id, now);
+        }
+    }
+
+    /// Stops listening to channels that have had no reader for a while. Returns when to call again.
+    pub fn rest(&mut self, now: Time) -> Option<Time> {
+        while let Some((since, slot, channel)) = self.idle.front().copied() {
+            if since.saturating_add(LINGER) > now {
+                return Some(since.saturating_add(LINGER));
+            }
+            self.idle.pop_front();
+            let Some(entry) = self
+                .slots
+                .get_mut(slot as usize)
+                .filter(|e| e.channel.id == channel)
+            else {
+                continue;
+            };
+            entry.idle = false;
+            if !entry.readers.is_empty() {
+                continue;
+            }
+            let entry = self.slots.remove(slot as usize);
+            self.by_name.remove(&entry.channel.name, slot);
+            self.by_place.remove(&channel.slot);
+            self.hub.unlisten(self.shard, channel, now);
+        }
+        None
+    }
+}

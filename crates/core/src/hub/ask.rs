@@ -1,0 +1,358 @@
+//! Questions about channels: their retained values, and which there are. What is stored, the store is asked for.
+
+use std::sync::Arc;
+
+use super::Hub;
+use super::state::{Entry, State};
+use crate::broker::{BrokerError, Fetch, Page, StoredChannel, Want};
+use crate::channel::{ChannelId, ChannelName};
+use crate::pattern::Pattern;
+use crate::position::Position;
+use crate::publication::Publication;
+
+/// So many retained values are fetched at a time: each may be as large as a message may be.
+pub(crate) const VALUES: usize = 16;
+
+/// A pattern that matches little must not look at a million channels for one page of a list.
+const LOOK_AT: usize = 20_000;
+
+/// From this number on a list of channels goes on among those of the store. Both lists count far below it, and numbers up to
+/// twice as much survive JavaScript.
+const STORED: u64 = 1 << 52;
+
+/// What a question is answered with.
+#[derive(Debug)]
+pub enum Answer<T> {
+    /// At once.
+    Ready(T),
+    /// The completion will be called, from any thread, the hub not locked.
+    Later,
+}
+
+impl<T> Answer<T> {
+    /// The answer, if it came at once.
+    pub fn ready(self) -> Option<T> {
+        match self {
+            Answer::Ready(answer) => Some(answer),
+            Answer::Later => None,
+        }
+    }
+}
+
+/// How a question is answered that had to wait for the store.
+pub type Later<T> = Box<dyn FnOnce(Result<T, BrokerError>) + Send>;
+
+/// A channel as the operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChannelSummary {
+    /// Its name.
+    pub name: ChannelName,
+    /// Identity of its history.
+    pub epoch: u64,
+    /// The newest offset.
+    pub offset: u64,
+    /// How many publications are kept.
+    pub publications: usize,
+    /// Bytes that they take: of memory, or of a durable channel in the store.
+    pub bytes: usize,
+    /// Does anybody listen?
+    pub listened: bool,
+    /// The members, if it has presence.
+    pub members: usize,
+    /// Is there a retained value? [`Hub::retained_values`] has it.
+    pub retained: bool,
+}
+
+/// What is known of a retained value.
+pub(crate) enum Value {
+    /// Memory has it.
+    Here(Arc<Publication>),
+    /// The store has it, at this position.
+    Stored(u64),
+    /// There is none.
+    None,
+}
+
+/// Values that are being fetched, a few at a time.
+struct Values {
+    names: Vec<ChannelName>,
+    found: Vec<Option<Arc<Publication>>>,
+    /// Which of them the store has to be asked for.
+    missing: Vec<usize>,
+}
+
+impl Hub {
+    /// The retained value of a channel.
+    pub fn retained(
+        self: &Arc<Self>,
+        name: &ChannelName,
+        later: &mut dyn FnMut() -> Later<Option<Arc<Publication>>>,
+    ) -> Answer<Option<Arc<Publication>>> {
+        let value = self.state().value_of(name);
+        match value {
+            Value::Here(value) => Answer::Ready(Some(value)),
+            Value::None => Answer::Ready(None),
+            Value::Stored(_) => {
+                let values = Values {
+                    names: vec![name.clone()],
+                    found: vec![None],
+                    missing: vec![0],
+                };
+                let one = later();
+                self.fetch_values(
+                    values,
+                    Box::new(|values| one(values.map(|mut values| values.pop().flatten()))),
+                );
+                Answer::Later
+            }
+        }
+    }
+
+    /// The retained values of several channels, in their order.
+    pub fn retained_values(
+        self: &Arc<Self>,
+        names: Vec<ChannelName>,
+        later: &mut dyn FnMut() -> Later<Vec<Option<Arc<Publication>>>>,
+    ) -> Answer<Vec<Option<Arc<Publication>>>> {
+        let (mut found, mut missing) = (Vec::with_capacity(names.len()), Vec::new());
+        {
+            let state = self.state();
+            for (index, name) in names.iter().enumerate() {
+                found.push(match state.value_of(name) {
+                    Value::Here(value) => Some(value),
+                    Value::None => None,
+                    Value::Stored(_) => {
+                        missing.push(index);
+                        None
+                    }
+                });
+            }
+        }
+        if missing.is_empty() {
+            return Answer::Ready(found);
+        }
+        // The next to be asked for are at the end.
+        missing.reverse();
+        let values = Values {
+            names,
+            found,
+            missing,
+        };
+        self.fetch_values(values, later());
+        Answer::Later
+    }
+
+    fn fetch_values(self: &Arc<Self>, mut values: Values, later: Later<Vec<Option<Arc<Publication>>>>) {
+        let asked = values
+            .missing
+            .split_off(values.missing.len().saturating_sub(VALUES));
+        let fetch = Fetch {
+            want: Want::Retained,
+            channels: asked.iter().map(|index| values.names[*index].clone()).collect(),
+            until: self.now().durable,
+            ..Fetch::default()
+        };
+        let (hub, until) = (self.clone(), fetch.until);
+        let fetched = move |page: Result<Page, BrokerError>| {
+            let page = match page {
+                Ok(page) => page,
+                Err(error) => return later(Err(error)),
+            };
+            {
+                let mut state = hub.state();
+                state.open_page(&page);
+                for index in asked {
+                    match state.value_of(&values.names[index]) {
+                        Value::Here(value) => values.found[index] = Some(value),
+                        // It was replaced while it was fetched, and memory has let go the new one already.
+                        Value::Stored(position) if position > until => values.missing.push(index),
+                        Value::Stored(position) => values.found[index] = state.value_in(&page, position),
+                        Value::None => {}
+                    }
+                }
+            }
+            if values.missing.is_empty() {
+                later(Ok(values.found));
+            } else {
+                hub.fetch_values(values, later);
+            }
+        };
+        self.fetch(fetch, Box::new(fetched));
+    }
+
+    /// Is there a retained value in a channel that is listened to?
+    pub(crate) fn has_retained(&self, channel: ChannelId) -> bool {
+        let state = self.state();
+        state
+            .channel(channel)
+            .is_some_and(|entry| !matches!(entry.value(), Value::None))
+    }
+
+    /// The retained value of a channel that is listened to, as of `until`: what came later is not for whoever asks.
+    pub(crate) fn retained_until(&self, channel: ChannelId, until: Position) -> Value {
+        let state = self.state();
+        match state.channel(channel).map_or(Value::None, Entry::value) {
+            Value::Here(value) if !until.covers(value.source, value.at) => Value::None,
+            Value::Stored(position) if position > until.durable => Value::None,
+            value => value,
+        }
+    }
+
+    /// The same with a page that had to be fetched.
+    pub(crate) fn retained_fetched(
+        &self,
+        channel: ChannelId,
+        until: Position,
+        page: &Page,
+    ) -> Option<Arc<Publication>> {
+        match self.retained_until(channel, until) {
+            Value::Here(value) => Some(value),
+            Value::Stored(position) => {
+                let mut state = self.state();
+                state.open_page(page);
+                state.value_in(page, position)
+            }
+            Value::None => None,
+        }
+    }
+
+    /// Channels that a pattern matches, from the first after `after`: those in memory in the order in which they were made,
+    /// then those of the store. At most `limit`; the second value is where to go on, if there is more. A page may be short,
+    /// or empty.
+    pub fn channels(
+        &self,
+        pattern: Option<&Pattern>,
+        after: u64,
+        limit: usize,
+    ) -> (Vec<ChannelSummary>, Option<u64>) {
+        let limit = limit.max(1);
+        let mut found = Vec::new();
+        let mut from = 0;
+        match after.checked_sub(STORED) {
+            Some(after) => from = after,
+            None => {
+                let next = self.state().summaries(pattern, after, limit, &mut found);
+                if next.is_some() {
+                    return (found, next);
+                }
+            }
+        }
+        let Some(broker) = &self.broker else {
+            return (found, None);
+        };
+        let mut looked = 0;
+        while found.len() < limit && looked < LOOK_AT {
+            let (stored, next) = broker.channels(from, limit - found.len());
+            looked += stored.len();
+            let state = self.state();
+            let matching = stored
+                .into_iter()
+                .filter(|stored| pattern.is_none_or(|pattern| pattern.matches_name(&stored.name)));
+            found.extend(matching.filter_map(|stored| state.stored_summary(stored)));
+            match next {
+                Some(next) => from = next,
+                None => return (found, None),
+            }
+        }
+        (found, Some(STORED + from))
+    }
+}
+
+impl State {
+    fn value_of(&self, name: &ChannelName) -> Value {
+        match (self.find(name), &self.broker) {
+            (Some(entry), _) => entry.value(),
+            (None, Some(broker)) if self.is_stored(name) => {
+                Value::stored(broker.channel(name).map_or(0, |channel| channel.retained))
+            }
+            (None, _) => Value::None,
+        }
+    }
+
+    /// A retained value in what was fetched.
+    fn value_in(&self, page: &Page, position: u64) -> Option<Arc<Publication>> {
+        let stored = page.stored.iter().find(|stored| stored.position == position)?;
+        self.revive(stored).map(Arc::new)
+    }
+
+    /// Channels of which the store has nothing to tell. Returns where to go on, if there are more.
+    fn summaries(
+        &self,
+        pattern: Option<&Pattern>,
+        after: u64,
+        limit: usize,
+        found: &mut Vec<ChannelSummary>,
+    ) -> Option<u64> {
+        for (looked, (made, id)) in self.made.range(after + 1..).enumerate() {
+            if found.len() == limit || looked == LOOK_AT {
+                return Some(made - 1);
+            }
+            let Some(entry) = self.channel(*id) else { continue };
+            let name = &entry.channel.name;
+            if pattern.is_some_and(|pattern| !pattern.matches_name(name)) {
+                continue;
+            }
+            let store = self.broker.as_ref().filter(|_| entry.channel.is_stored());
+            let listed = store
+                .and_then(|broker| broker.channel(name))
+                .is_some_and(|stored| stored.keeps());
+            if !listed {
+                found.push(entry.summary());
+            }
+        }
+        None
+    }
+
+    fn stored_summary(&self, stored: StoredChannel) -> Option<ChannelSummary> {
+        let entry = self.find(&stored.name);
+        if entry.is_some_and(|entry| !entry.channel.is_stored()) {
+            // By now it is in memory, and listed there.
+            return None;
+        }
+        Some(ChannelSummary {
+            epoch: stored.epoch,
+            offset: stored.offset,
+            publications: stored.publications,
+            bytes: stored.bytes,
+            listened: entry.is_some_and(|entry| entry.shards != 0),
+            members: entry.map_or(0, Entry::members),
+            retained: stored.retained != 0,
+            name: stored.name,
+        })
+    }
+}
+
+impl Entry {
+    fn value(&self) -> Value {
+        match self.log.retained() {
+            Some(value) => Value::Here(value.clone()),
+            None => Value::stored(self.retained),
+        }
+    }
+
+    fn members(&self) -> usize {
+        self.presence.as_ref().map_or(0, |presence| presence.count())
+    }
+
+    fn summary(&self) -> ChannelSummary {
+        ChannelSummary {
+            name: self.channel.name.clone(),
+            epoch: self.channel.epoch,
+            offset: self.offset,
+            publications: self.log.len(),
+            bytes: self.log.bytes(),
+            listened: self.shards != 0,
+            members: self.members(),
+            retained: !matches!(self.value(), Value::None),
+        }
+    }
+}
+
+impl Value {
+    fn stored(position: u64) -> Self {
+        match position {
+            0 => Value::None,
+            position => Value::Stored(position),
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! What the store has been given, and what becomes of it.
+
+use std::sync::Arc;
+
+use super::state::State;
+use super::{Answer, Completion, Hub, Later, PublishError, Published, Receipt};
+use crate::Time;
+use crate::broker::{BrokerError, Committed, Delete, Deletion, Outcome, Submission};
+use crate::channel::{ChannelId, ChannelName};
+use crate::idempotency::{Claim, Scope, digest};
+use crate::namespace::Durability;
+use crate::position::Position;
+use crate::publication::{Body, Message, Place, Places};
+
+/// What waits for the store's answer. Its channels are not forgotten meanwhile.
+pub(super) enum Submitted {
+    Publication {
+        message: Arc<Message>,
+        /// Those of its channels that are stored, as submitted, and the same by handle.
+        channels: Vec<ChannelName>,
+        awaited: Vec<ChannelId>,
+        /// When it was submitted: the time that is stored, so that live and from the store it is the same.
+        time: Time,
+        /// Its idempotency key.
+        scope: Option<Scope>,
+        /// None: the publisher has been answered.
+        completion: Option<Completion>,
+    },
+    Deletion {
+        channel: ChannelId,
+        what: Delete,
+        completion: Later<usize>,
+    },
+}
+
+/// Who is to be told what, once the hub is not locked.
+#[derive(Default)]
+struct Answers {
+    published: Vec<(Completion, Result<Receipt, PublishError>)>,
+    deleted: Vec<(Later<usize>, Result<usize, BrokerError>)>,
+    audience: u64,
+}
+
+impl Hub {
+    /// Forgets something of a channel. The answer is how many publications are gone, a retained value included; of a durable
+    /// channel that is for the store to say, and gone they are when it does.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`]: the store does not take it; nothing is forgotten.
+    pub fn delete(
+        &self,
+        name: &ChannelName,
+        what: Delete,
+        now: Time,
+        later: &mut dyn FnMut() -> Later<usize>,
+    ) -> Result<Answer<usize>, BrokerError> {
+        let mut state = self.state();
+        let now = state.clock(now);
+        let answer = if state.is_stored(name) {
+            state.submit_deletion(name, what, now, later)
+        } else {
+            Ok(Answer::Ready(state.delete(name, what, now)))
+        };
+        let deadline = state.deadline();
+        drop(state);
+        self.due(deadline);
+        answer
+    }
+
+    /// The broker tells what became of submissions and deletions, in the order of its positions.
+    pub fn commit(&self, batch: Vec<Committed>, now: Time) {
+        let mut answers = Answers::default();
+        let mut state = self.state();
+        let now = state.clock(now);
+        for committed in batch {
+            state.committed(committed, &mut answers, now);
+        }
+        let deadline = state.append_deadline(now);
+        drop(state);
+        self.due(deadline);
+        self.wake(answers.audience);
+        for (completion, result) in answers.published {
+            completion(result);
+        }
+        for (completion, result) in answers.deleted {
+            completion(result);
+        }
+    }
+}
+
+impl State {
+    /// Several channels with different durability: the strictest wins.
+    pub(super) fn durability(&self, message: &Message) -> Durability {
+        let of = |name| self.namespace_of(name).durability;
+        message.channels.iter().map(of).max().unwrap_or_default()
+    }
+
+    /// Is the history of this channel in the store, or will it be?
+    pub(super) fn is_stored(&self, name: &ChannelName) -> bool {
+        match self.find(name) {
+            Some(entry) => entry.channel.is_stored(),
+            None => self.options.namespaces.of(name).durability.is_stored(),
+        }
+    }
+
+    /// What a message claims that carries a key. What is stored of its channels decides, if anything is: it is all that the
+    /// store remembers.
+    pub(super) fn claim_of(&self, message: &Message) -> Option<Claim> {
+        let key = message.idempotency_key.as_ref()?;
+        let mut all: Vec<&ChannelName> = Vec::with_capacity(message.channels.len());
+        for name in &message.channels {
+            if !all.contains(&name) {
+                all.push(name);
+            }
+        }
+        if all.iter().any(|name| self.is_stored(name)) {
+            all.retain(|name| self.is_stored(name));
+        }
+        Claim::new(key, digest(message.payload.bytes()), all.iter().copied())
+    }
+
+    /// The answer to the repetition of what was published before the restart.
+    pub(super) fn remembered(&mut self, position: u64, places: &[(ChannelName, u64)], now: Time) -> Receipt {
+        let mut found = Vec::with_capacity(places.len());
+        for (name, offset) in places {
+            let id = self.open_stored(name, now);
+            found.extend(self.channel(id).map(|entry| Place {
+                channel: entry.channel.clone(),
+                offset: *offset,
+                patterns: None,
+            }));
+        }
+        Receipt {
+            places: Places::from(found),
+            // Nothing of this incarnation of memory preceded it.
+            at: Position {
+                durable: position,
+                memory: 0,
+            },
+            duplicate: true,
+        }
+    }
+
+    pub(super) fn publish_memory(
+        &mut self,
+        message: &Message,
+        now: Time,
+    ) -> Result<(Published, u64), PublishError> {
+        let channels = self.open_all(&message.channels, now)?;
+        let body = Body::Message {
+            payload: message.payload.clone(),
+            attributes: message.attributes.clone(),
+            retain: message.retain,
+        };
+        let (receipt, audience) = self.append_memory(&channels, body, message.accepted, now);
+        Ok((Published::Visible(receipt), audience))
+    }
+
+    /// Hands a message to the store.
+    pub(super) fn submit(
+        &mut self,
+        message: &Message,
+        scope: Option<&Scope>,
+        durability: Durability,
+        now: Time,
+        later: &mut dyn FnMut() -> Completion,
+    ) -> Result<(Published, u64), PublishError> {
+        // Opened now, so that a refusal is told before anything is stored.
+        let mut awaited = self.open_all(&message.channels, now)?;
+        awaited.retain(|id| self.channel(*id).is_some_and(|entry| entry.channel.is_stored()));
+        let Some(broker) = self.broker.clone().filter(|_| !awaited.is_empty()) else {
+            // What was stored was made again in another namespace, when room was made for it.
+            return self.publish_memory(message, now);
+        };
+        let entries = awaited.iter().filter_map(|id| self.channel(*id));
+        let channels: Vec<ChannelName> = entries.map(|entry| entry.channel.name.clone()).collect();
+        let ticket = self.next_ticket();
+        let message = Arc::new(message.clone());
+        let waiting = broker.publish(Submission {
+            ticket,
+            message: message.clone(),
+            channels: channels.clone(),
+            time: now,
+        })?;
+        let accepted = durability == Durability::Buffered && waiting <= self.options.buffered;
+        for id in &awaited {
+            self.await_store(*id);
+        }
+        let submitted = Submitted::Publication {
+            message,
+            channels,
+            awaited,
+            time: now,
+            scope: scope.cloned(),
+            completion: (!accepted).then(later),
+        };
+        self.submitted.insert(ticket, submitted);
+        let published = if accepted {
+            Published::Accepted
+        } else {
+            Published::Pending
+        };
+        Ok((published, 0))
+    }
+
+    fn submit_deletion(
+        &mut self,
+        name: &ChannelName,
+        what: Delete,
+        now: Time,
+        later: &mut dyn FnMut() -> Later<usize>,
+    ) -> Result<Answer<usize>, BrokerError> {
+        let Some(broker) = self.broker.clone() else {
+            return Ok(Answer::Ready(0));
+        };
+        if self.find_id(name).is_none() && broker.channel(name).is_none() {
+            return Ok(Answer::Ready(0));
+        }
+        let channel = self.open_stored(name, now);
+        let ticket = self.next_ticket();
+        broker.delete(Deletion {
+            ticket,
+            channel: name.clone(),
+            what,
+        })?;
+        self.await_store(channel);
+        let submitted = Submitted::Deletion {
+            channel,
+            what,
+            completion: later(),
+        };
+        self.submitted.insert(ticket, submitted);
+        Ok(Answer::Later)
+    }
+
+    fn committed(&mut self, committed: Committed, answers: &mut Answers, now: Time) {
+        let Committed { ticket, result } = committed;
+        let submitted = self.submitted.remove(&ticket);
+        if let Ok(Outcome::Published { position, .. }) = &result {
+            let known = matches!(submitted, Some(Submitted::Publication { .. }));
+            // What there is no publication for is in the store nevertheless.
+            let missed = if known { position - 1 } else { *position };
+            if missed > self.visible.durable {
+                answers.audience |= self.pass_over(missed);
+            }
+        }
+        match submitted {
+            Some(Submitted::Publication {
+                message,
+                channels,
+                awaited,
+                time,
+                scope,
+                completion,
+            }) => {
+                let result = match result {
+                    Ok(Outcome::Published { position, offsets }) if position > self.visible.durable => {
+                        let places: Vec<_> = channels.into_iter().zip(offsets).collect();
+                        let (receipt, shards) = self.append_durable(&message, position, &places, (time, now));
+                        answers.audience |= shards;
+                        Ok(receipt)
+                    }
+                    result => Err(PublishError::Broker(no_outcome(result))),
+                };
+                for id in awaited {
+                    self.answered(id, now);
+                }
+                self.answer_publishers(scope, completion, result, answers);
+            }
+            Some(Submitted::Deletion {
+                channel,
+                what,
+                completion,
+            }) => {
+                let result = match result {
+                    Ok(Outcome::Deleted { count, .. }) => {
+                        // Whatever memory has of it was committed before.
+                        self.delete_in(channel, what, now);
+                        Ok(count)
+                    }
+                    result => Err(no_outcome(result)),
+                };
+                self.answered(channel, now);
+                answers.deleted.push((completion, result));
+            }
+            None => {}
+        }
+    }
+
+    fn answer_publishers(
+        &mut self,
+        scope: Option<Scope>,
+        completion: Option<Completion>,
+        result: Result<Receipt, PublishError>,
+        answers: &mut Answers,
+    ) {
+        let waiting = match (&scope, &result) {
+            (Some(scope), Ok(receipt)) => self.keys.done(scope, receipt),
+            (Some(scope), Err(_)) => self.keys.failed(scope),
+            (None, _) => Vec::new(),
+        };
+        for repeated in waiting {
+            let result = result.as_ref().map(Receipt::repeated).map_err(Clone::clone);
+            answers.published.push((repeated, result));
+        }
+        match completion {
+            Some(completion) => answers.published.push((completion, result)),
+            None => self.lost += u64::from(result.is_err()),
+        }
+    }
+
+    /// The store has published something up to this position that the hub knows nothing about (another hub's, or the hub was
+    /// wrong). Everybody reads it from there. Returns the shards concerned: all.
+    fn pass_over(&mut self, position: u64) -> u64 {
+        self.visible.durable = position;
+        self.hot_from = position;
+        self.order.pass_over(self.visible.sequence());
+        let broker = self.broker.clone();
+        for (_, entry) in &mut self.entries {
+            if !entry.channel.is_stored() {
+                continue;
+            }
+            // It may be in any of them.
+            entry.last.durable = position;
+            if let Some(known) = broker
+                .as_ref()
+                .and_then(|broker| broker.channel(&entry.channel.name))
+            {
+                entry.offset = known.offset;
+                entry.retained = known.retained;
+            }
+        }
+        u64::MAX
+    }
+}
+
+fn no_outcome(result: Result<Outcome, BrokerError>) -> BrokerError {
+    match result {
+        Err(error) => error,
+        Ok(_) => BrokerError::Unknown("the store answered something else".into()),
+    }
+}

@@ -1,0 +1,79 @@
+//! For the operator: readiness, figures, reload.
+
+use std::sync::atomic::Ordering;
+
+use crate::metrics::Gauges;
+use crate::platform;
+use crate::shared::Shared;
+
+use super::{Answer, Refused};
+
+/// Ready for clients? In detail only where monitoring may look.
+pub(super) fn ready(answer: Answer<'_>) {
+    let shared = answer.shared;
+    let draining = shared.draining.load(Ordering::Relaxed);
+    // It serves whatever is in memory, and reads what is on disk: that its log takes nothing is for the operator to know.
+    let trouble = shared.trouble.now().filter(|_| answer.ops);
+    let (status, word) = match (draining, &trouble) {
+        (true, _) => (503, "draining"),
+        (false, Some(_)) => (200, "degraded"),
+        (false, None) => (200, "ready"),
+    };
+    let mut body = serde_json::json!({"status": word});
+    if answer.ops {
+        body["storage"] = match (&shared.log, trouble) {
+            (None, _) => "off".into(),
+            (Some(_), None) => "ok".into(),
+            (Some(_), Some(trouble)) => trouble.into(),
+        };
+        let stats = shared.hub.stats();
+        body["version"] = env!("CARGO_PKG_VERSION").into();
+        body["uptime_ms"] = answer.now.saturating_sub(shared.started).into();
+        body["connections"] = shared.connections.load(Ordering::Relaxed).into();
+        body["held"] = shared.held().into();
+        body["channels"] = stats.channels.into();
+        body["publications"] = stats.publications.into();
+        body["log_bytes"] = stats.log_bytes.into();
+    }
+    answer.json(status, body.to_string().as_bytes());
+}
+
+pub(super) fn reload(answer: Answer<'_>) -> Result<(), Refused> {
+    let waiting = answer
+        .shared
+        .reload()
+        .map_err(|error| Refused::new(422, "bad_configuration", error))?;
+    let body = serde_json::json!({"reloaded": true, "needs_restart": waiting});
+    answer.json(200, body.to_string().as_bytes());
+    Ok(())
+}
+
+pub(super) fn gauges(shared: &Shared) -> Gauges {
+    let stats = shared.hub.stats();
+    let mut realms = shared.hub.trimmed_early();
+    // A counter that is there from the start can be watched before it first moves.
+    realms.entry(0).or_default();
+    Gauges {
+        channels: stats.channels as u64,
+        log_bytes: stats.log_bytes as u64,
+        window_bytes: stats.window_bytes as u64,
+        trimmed: realms
+            .into_iter()
+            .map(|(realm, count)| (realm_name(realm), count))
+            .collect(),
+        storage: shared.log.as_ref().map(|log| log.stats()),
+        open_fds: platform::open_descriptors(),
+        resident_bytes: platform::process_usage(std::process::id())
+            .ok()
+            .map(|usage| usage.resident),
+    }
+}
+
+/// Realms get names with the dialects that make them; until then there is one.
+pub(super) fn realm_name(realm: u16) -> String {
+    if realm == 0 {
+        "default".to_owned()
+    } else {
+        realm.to_string()
+    }
+}

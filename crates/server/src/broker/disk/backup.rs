@@ -1,0 +1,216 @@
+//! Copies of a log: made while it is open or closed, checked and read back.
+//!
+//! A copy is a log folder like any other. What a client has seen after it was made is not known to it: under the mark of the
+//! next start such a cursor is told of a gap.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+
+use cometserver_core::namespace::{Bounds, Namespace, Namespaces};
+
+use super::format::Header;
+use super::format::header::{STORE_FILE, file_name, segment_number};
+use super::inspect::{Report, inspect};
+use super::io::{Disk, RealDisk};
+use super::lock::LockError;
+use super::recovery::OpenError;
+use super::shared::Shared;
+
+/// What was copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Segments.
+    pub segments: usize,
+    /// Bytes, those among them that both now share (hard links).
+    pub bytes: u64,
+    /// The newest position in the copy; 0 if the log was not open.
+    pub position: u64,
+}
+
+/// Why there is no copy, or none that can be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackupError {
+    /// There is something in the target.
+    #[error("{} is not empty: name a folder that is empty or does not exist", path.display())]
+    NotEmpty {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The log to be copied is open: its server can make a backup.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// What is to be read back is no log, or is of another version.
+    #[error(transparent)]
+    Unreadable(#[from] OpenError),
+    /// What is to be read back is damaged.
+    #[error("{}: {damaged} parts of it are damaged: look at it with comet storage check", path.display())]
+    Damaged {
+        /// The backup.
+        path: PathBuf,
+        /// How many.
+        damaged: u64,
+    },
+    /// The file system.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// See [`DiskLog::backup`](super::DiskLog::backup).
+pub(super) fn of_running(shared: &Shared, target: &Path) -> Result<Copied, BackupError> {
+    make_empty(target)?;
+    // No segment is removed meanwhile. Publishing goes on: what is copied is what was safe at one moment.
+    let _tidying = shared.tidying.lock().unwrap_or_else(PoisonError::into_inner);
+    let (segments, position) = {
+        let index = shared.index();
+        let segments = index
+            .segments
+            .iter()
+            .map(|(number, segment)| (*number, u64::from(segment.length)));
+        (segments.collect::<Vec<_>>(), index.position)
+    };
+    let mut copied = Copied {
+        position,
+        ..Copied::default()
+    };
+    let newest = segments.last().map(|(number, _)| *number);
+    for (number, length) in segments {
+        let (from, to) = (
+            shared.folder.join(file_name(number)),
+            target.join(file_name(number)),
+        );
+        // The newest is written to; the others never again, so that a second name is as good as a copy.
+        if newest == Some(number) || fs::hard_link(&from, &to).is_err() {
+            copy(&from, &to, length)?;
+        }
+        copied.segments += 1;
+        copied.bytes += length;
+    }
+    let header = Header {
+        store: shared.store,
+        segment: 0,
+        first: 0,
+    };
+    let path = target.join(STORE_FILE);
+    let written = new_file(&path).and_then(|mut file| {
+        io::Write::write_all(&mut file, &header.encode())?;
+        file.sync_all()
+    });
+    written.map_err(|source| failed(&path, source))?;
+    seal(target)?;
+    Ok(copied)
+}
+
+/// Copies a log that no server has open.
+///
+/// # Errors
+/// [`BackupError`].
+pub fn backup(folder: &Path, target: &Path) -> Result<Copied, BackupError> {
+    let _lock = RealDisk.lock(folder)?;
+    make_empty(target)?;
+    copy_files(folder, target)
+}
+
+/// Reads a backup back into a folder, which must be empty or not there: it is checked first, and refused if it is damaged
+/// unless `accept_damage` (then what can be read is there, and the rest is said to be gone). Returns what it holds.
+///
+/// # Errors
+/// [`BackupError`]; but for the last of its reasons nothing was copied.
+pub fn restore(from: &Path, to: &Path, accept_damage: bool) -> Result<Report, BackupError> {
+    let everything = Namespaces::uniform(Namespace {
+        history: Bounds {
+            count: usize::MAX,
+            bytes: usize::MAX,
+            age: u64::MAX,
+        },
+        ..Namespace::default()
+    });
+    let report = inspect(from, &everything, 0)?;
+    let torn = report.segments.iter().filter(|segment| segment.torn > 0).count() as u64;
+    let damaged = report.damaged + torn;
+    if damaged > 0 && !accept_damage {
+        return Err(BackupError::Damaged {
+            path: from.to_owned(),
+            damaged,
+        });
+    }
+    make_empty(to)?;
+    copy_files(from, to)?;
+    Ok(report)
+}
+
+fn copy_files(from: &Path, to: &Path) -> Result<Copied, BackupError> {
+    let mut copied = Copied::default();
+    for name in RealDisk.list(from).map_err(|source| failed(from, source))? {
+        let is_segment = segment_number(&name).is_some();
+        if !is_segment && name != STORE_FILE {
+            continue;
+        }
+        let bytes = copy(&from.join(&name), &to.join(&name), u64::MAX)?;
+        if is_segment {
+            copied.segments += 1;
+            copied.bytes += bytes;
+        }
+    }
+    seal(to)?;
+    Ok(copied)
+}
+
+/// A folder with nothing in it, made if it is not there.
+fn make_empty(path: &Path) -> Result<(), BackupError> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let mut entries = fs::read_dir(path).map_err(|source| failed(path, source))?;
+            match entries.next() {
+                None => Ok(()),
+                Some(_) => Err(BackupError::NotEmpty {
+                    path: path.to_owned(),
+                }),
+            }
+        }
+        Err(source) => Err(failed(path, source)),
+    }
+}
+
+fn copy(from: &Path, to: &Path, length: u64) -> Result<u64, BackupError> {
+    let source = File::open(from).map_err(|source| failed(from, source))?;
+    let written = new_file(to).and_then(|mut file| {
+        let bytes = io::copy(&mut source.take(length), &mut file)?;
+        file.sync_all()?;
+        Ok(bytes)
+    });
+    written.map_err(|source| failed(to, source))
+}
+
+fn new_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// The folder has the files for good.
+fn seal(folder: &Path) -> Result<(), BackupError> {
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let synced = RealDisk.sync_folder(folder);
+    synced
+        .and_then(|()| RealDisk.sync_folder(parent.unwrap_or(Path::new("."))))
+        .map_err(|source| failed(folder, source))
+}
+
+fn failed(path: &Path, source: io::Error) -> BackupError {
+    BackupError::File {
+        path: path.to_owned(),
+        source,
+    }
+}

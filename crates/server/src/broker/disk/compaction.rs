@@ -1,0 +1,220 @@
+//! Clearing away the oldest segment: what is still kept of it is copied to the end of the log, then it is removed.
+//!
+//! Always the oldest: then whatever was deleted or forgotten later says so in a newer segment, and nothing comes back. What is
+//! written goes through the writer, in small batches between those of publishers.
+
+use std::collections::HashSet;
+use std::sync::mpsc::sync_channel;
+
+use bytes::Bytes;
+use cometserver_core::channel::ChannelName;
+use cometserver_core::idempotency;
+
+use super::format::Publication;
+use super::format::body::{self, Body};
+use super::format::header::{HEADER, file_name};
+use super::index::{Index, Slot};
+use super::keeper::for_each_slot;
+use super::queue::{Chore, Upkeep};
+use super::scan::{Piece, Scan};
+use super::shared::{Shared, count};
+
+/// About so many bytes are copied at once.
+const PORTION: usize = 1 << 20;
+
+/// So many channels are looked at while the index is locked once.
+const STRIDE: usize = 256;
+
+struct Clearing<'a> {
+    shared: &'a Shared,
+    segment: u32,
+    keys_since: u64,
+    /// Channels that the segment names: it may be the last to know how they stand.
+    named: HashSet<Slot>,
+    steps: Vec<Upkeep>,
+    bytes: usize,
+}
+
+/// Clears away the oldest segment, unless it is the one that is written to. Could it be done?
+pub(crate) fn clear_oldest(shared: &Shared) -> bool {
+    let _tidying = shared
+        .tidying
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let oldest = {
+        let index = shared.index();
+        let first = index
+            .segments
+            .first_key_value()
+            .filter(|_| index.segments.len() > 1);
+        first.map(|(number, segment)| (*number, segment.file.clone(), segment.seed, segment.length))
+    };
+    let Some((segment, file, seed, length)) = oldest else {
+        return false;
+    };
+    let mut clearing = Clearing {
+        shared,
+        segment,
+        keys_since: shared
+            .now()
+            .saturating_sub(shared.options.idempotency.as_millis() as u64),
+        named: HashSet::new(),
+        steps: Vec::new(),
+        bytes: 0,
+    };
+    let mut scan = Scan::new(&*file, seed, HEADER as u32, length);
+    while let Some(piece) = scan.next() {
+        if let Piece::Record { offset, body, .. } = piece
+            && !clearing.record(offset, body)
+        {
+            return false;
+        }
+        if shared.bell.is_closed() {
+            return false;
+        }
+    }
+    clearing.send() && clearing.remove()
+}
+
+impl Clearing<'_> {
+    fn record(&mut self, offset: u32, record: &[u8]) -> bool {
+        match body::decode(record) {
+            Some(Body::Publication(publication)) => self.publication(offset, record, &publication),
+            Some(Body::Key(key)) if key.time >= self.keys_since => {
+                self.push(Upkeep::Copy(record.to_vec()), record.len())
+            }
+            Some(Body::Deleted(deleted)) => {
+                let channel = deleted.channel;
+                self.named
+                    .extend(self.shared.index().find(channel.realm, channel.name));
+                true
+            }
+            Some(Body::Channel(channel)) => {
+                self.named
+                    .extend(self.shared.index().find(channel.realm, channel.name));
+                true
+            }
+            _ => true,
+        }
+    }
+
+    fn publication(&mut self, offset: u32, record: &[u8], publication: &Publication<'_>) -> bool {
+        let mut is_kept = false;
+        let index = self.shared.index();
+        for place in publication.places() {
+            let Some(slot) = index.find(place.realm, place.name) else {
+                continue;
+            };
+            self.named.insert(slot);
+            let kept = index.kept_at(slot, publication.position);
+            is_kept |=
+                kept.is_some_and(|(entry, ..)| (entry.segment, entry.offset) == (self.segment, offset));
+        }
+        drop(index);
+        let key = publication.key().filter(|_| publication.time >= self.keys_since);
+        let key = key.zip(publication.payload()).map(|(key, payload)| {
+            let mut record = Vec::new();
+            publication.put_key(&mut record, key, idempotency::digest(payload));
+            record
+        });
+        match (is_kept, key) {
+            (true, key) => {
+                let step = Upkeep::Keep {
+                    body: Bytes::copy_from_slice(record),
+                    segment: self.segment,
+                    offset,
+                    key,
+                };
+                self.push(step, record.len())
+            }
+            (false, Some(key)) => {
+                let length = key.len();
+                self.push(Upkeep::Copy(key), length)
+            }
+            (false, None) => true,
+        }
+    }
+
+    fn push(&mut self, step: Upkeep, bytes: usize) -> bool {
+        self.steps.push(step);
+        self.bytes += bytes;
+        self.bytes < PORTION || self.send()
+    }
+
+    /// What was collected is written and safe.
+    fn send(&mut self) -> bool {
+        let steps = std::mem::take(&mut self.steps);
+        let bytes = std::mem::take(&mut self.bytes);
+        if steps.is_empty() {
+            return true;
+        }
+        let (done, wait) = sync_channel(1);
+        self.shared.queue.push_chore(Chore { steps, done });
+        count(&self.shared.counters.copied, bytes as u64);
+        matches!(wait.recv(), Ok(Ok(())))
+    }
+
+    /// Nothing that is kept is in the segment any more.
+    fn remove(&mut self) -> bool {
+        self.lose_rest();
+        self.write_channels();
+        self.steps.push(Upkeep::Remove(self.segment));
+        if !self.send() {
+            return false;
+        }
+        self.shared.index().remove_segment(self.segment);
+        let path = self.shared.folder.join(file_name(self.segment));
+        let removed = self.shared.disk.remove(&path);
+        if let Err(error) = removed.and_then(|()| self.shared.disk.sync_folder(&self.shared.folder)) {
+            tracing::error!(%error, path = %path.display(), "a segment could not be removed: the next start does it");
+        }
+        count(&self.shared.counters.removed, 1);
+        true
+    }
+
+    /// What could not be read of it is lost.
+    fn lose_rest(&self) {
+        let segment = self.segment;
+        let places = |index: &Index| index.segments.get(&segment).map_or(0, |segment| segment.places);
+        if places(&self.shared.index()) == 0 {
+            return;
+        }
+        let mut lost = 0;
+        for_each_slot(self.shared, |index, slot, _| {
+            for position in index
+                .get(slot)
+                .map(|channel| channel.in_segment(segment))
+                .unwrap_or_default()
+            {
+                index.lose(slot, position);
+                lost += 1;
+            }
+        });
+        count(&self.shared.counters.damaged, lost);
+        tracing::error!(
+            segment,
+            publications = lost,
+            "publications in a damaged part of the log are lost"
+        );
+    }
+
+    /// What only this segment says of channels that are still of interest is written again; the others are forgotten.
+    fn write_channels(&mut self) {
+        let named: Vec<Slot> = self.named.drain().collect();
+        let mut names: Vec<ChannelName> = Vec::new();
+        let grace = self.shared.options.idle_grace.as_millis() as u64;
+        let forgets = self.shared.now().saturating_sub(self.shared.began) >= grace;
+        for slots in named.chunks(STRIDE) {
+            let mut index = self.shared.index();
+            for slot in slots {
+                match index.get(*slot) {
+                    Some(channel) if channel.anchor > self.segment => {}
+                    Some(channel) if forgets && channel.is_idle() => index.forget(*slot),
+                    Some(channel) => names.push(channel.name.clone()),
+                    None => {}
+                }
+            }
+        }
+        self.steps.extend(names.into_iter().map(Upkeep::State));
+    }
+}

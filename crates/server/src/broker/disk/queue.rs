@@ -1,0 +1,204 @@
+//! What waits for the writer: submissions and deletions in the order taken, and one piece of upkeep at a time.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::SyncSender;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use cometserver_core::broker::{BrokerError, Deletion, Submission};
+use cometserver_core::channel::ChannelName;
+
+/// What a submission costs besides its payload, in bytes, so that many small ones are bounded too.
+const OVERHEAD: usize = 256;
+
+/// What the hub asks for.
+pub(crate) enum Request {
+    /// To publish.
+    Publish(Submission),
+    /// To delete.
+    Delete(Deletion),
+}
+
+/// What the log does for itself.
+pub(crate) enum Upkeep {
+    /// Copy a publication forward, if it is still kept.
+    Keep {
+        /// The body of its record.
+        body: Bytes,
+        /// Where that is.
+        segment: u32,
+        /// Where that is in it.
+        offset: u32,
+        /// If it is no longer kept, its idempotency key is: the body of the record to write then.
+        key: Option<Vec<u8>>,
+    },
+    /// Write a record as it is.
+    Copy(Vec<u8>),
+    /// Write down what is known of a channel.
+    State(ChannelName),
+    /// This segment is no longer part of the log.
+    Remove(u32),
+}
+
+/// Upkeep with who waits for it.
+pub(crate) struct Chore {
+    /// In this order.
+    pub(crate) steps: Vec<Upkeep>,
+    /// Told when all of it is safe, or why it is not.
+    pub(crate) done: SyncSender<Result<(), BrokerError>>,
+}
+
+/// What is written at once.
+#[derive(Default)]
+pub(crate) struct Batch {
+    /// Comes first: what is deleted in the same batch is then deleted after it was copied.
+    pub(crate) chore: Option<Chore>,
+    /// In the order taken.
+    pub(crate) requests: Vec<Request>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    requests: VecDeque<Request>,
+    chore: Option<Chore>,
+    /// Payloads of what waits, and of what is being written.
+    payloads: usize,
+    /// The same with their overhead.
+    bytes: usize,
+    is_idle: bool,
+    is_closed: bool,
+}
+
+/// See the module.
+pub(crate) struct Queue {
+    waiting: Mutex<Waiting>,
+    filled: Condvar,
+    limit: usize,
+}
+
+impl Queue {
+    /// At most `limit` bytes wait.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            waiting: Mutex::default(),
+            filled: Condvar::new(),
+            limit,
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing that is done under it can be left half done.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a request. Returns how many bytes of payloads wait for their commit.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`]: too much waits, or the log is closed.
+    pub(crate) fn push(&self, request: Request) -> Result<usize, BrokerError> {
+        let payload = request.payload();
+        let mut waiting = self.waiting();
+        if waiting.is_closed {
+            return Err(BrokerError::Unavailable("it is being closed".into()));
+        }
+        // One that is larger than the limit is taken when nothing else waits. A deletion makes room: it may still come.
+        let limit = match &request {
+            Request::Publish(_) => self.limit,
+            Request::Delete(_) => self.limit.saturating_mul(2),
+        };
+        if waiting.bytes > 0 && waiting.bytes + payload + OVERHEAD > limit {
+            return Err(BrokerError::Unavailable(format!(
+                "{} bytes wait to be written already",
+                waiting.bytes
+            )));
+        }
+        waiting.bytes += payload + OVERHEAD;
+        waiting.payloads += payload;
+        waiting.requests.push_back(request);
+        let payloads = waiting.payloads;
+        let wake = waiting.is_idle;
+        drop(waiting);
+        if wake {
+            self.filled.notify_one();
+        }
+        Ok(payloads)
+    }
+
+    /// Takes upkeep; one waits at most, as who asks waits for it.
+    pub(crate) fn push_chore(&self, chore: Chore) {
+        let mut waiting = self.waiting();
+        if waiting.is_closed {
+            drop(waiting);
+            let _ = chore
+                .done
+                .try_send(Err(BrokerError::Unavailable("it is being closed".into())));
+            return;
+        }
+        waiting.chore = Some(chore);
+        drop(waiting);
+        self.filled.notify_one();
+    }
+
+    /// Waits for the next batch of about `limit` bytes of payloads at most; none when the queue is closed and empty.
+    pub(crate) fn take(&self, limit: usize) -> Option<Batch> {
+        let mut waiting = self.waiting();
+        while waiting.requests.is_empty() && waiting.chore.is_none() {
+            if waiting.is_closed {
+                return None;
+            }
+            waiting.is_idle = true;
+            waiting = self.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            waiting.is_idle = false;
+        }
+        let mut batch = Batch {
+            chore: waiting.chore.take(),
+            requests: Vec::new(),
+        };
+        let mut bytes = 0;
+        while let Some(request) = waiting.requests.front() {
+            let size = request.payload() + OVERHEAD;
+            if !batch.requests.is_empty() && bytes + size > limit {
+                break;
+            }
+            bytes += size;
+            batch.requests.extend(waiting.requests.pop_front());
+        }
+        Some(batch)
+    }
+
+    /// So much no longer waits: it has been answered.
+    pub(crate) fn release(&self, requests: usize, payloads: usize) {
+        let mut waiting = self.waiting();
+        waiting.payloads -= payloads;
+        waiting.bytes -= payloads + requests * OVERHEAD;
+    }
+
+    /// How many bytes of payloads wait for their commit.
+    pub(crate) fn payloads(&self) -> usize {
+        self.waiting().payloads
+    }
+
+    /// Takes nothing any more; what waits is still handed out.
+    pub(crate) fn close(&self) {
+        self.waiting().is_closed = true;
+        self.filled.notify_all();
+    }
+}
+
+impl Request {
+    /// Bytes of its payload.
+    pub(crate) fn payload(&self) -> usize {
+        match self {
+            Request::Publish(submission) => submission.message.payload.bytes().len(),
+            Request::Delete(_) => 0,
+        }
+    }
+
+    /// The hub's number for it.
+    pub(crate) fn ticket(&self) -> u64 {
+        match self {
+            Request::Publish(submission) => submission.ticket,
+            Request::Delete(deletion) => deletion.ticket,
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The threads that read: where things are is copied out of the index, the records are read outside its lock.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use cometserver_core::broker::{BrokerError, Fetch, Fetched, Page, Stored, Want};
+use cometserver_core::channel::ChannelName;
+
+use super::format::body::{self, Body};
+use super::format::frame;
+use super::gather::{Found, Gather};
+use super::index::{Entry, Slot};
+use super::io::DiskFile;
+use super::shared::{Shared, count};
+
+/// So many fetches may wait; the hub asks for one at a time and reader, so this is beyond what it can mean.
+const MAX_WAITING: usize = 1 << 16;
+
+#[derive(Default)]
+struct Waiting {
+    /// Without what to fetch if it was refused.
+    fetches: VecDeque<(Option<Fetch>, Fetched)>,
+    is_closed: bool,
+}
+
+/// What waits to be read.
+#[derive(Default)]
+pub(crate) struct Reads {
+    waiting: Mutex<Waiting>,
+    filled: Condvar,
+}
+
+impl Reads {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a fetch. It is answered by one of the threads that read, in any case.
+    pub(crate) fn push(&self, fetch: Fetch, fetched: Fetched) {
+        let mut waiting = self.waiting();
+        let taken = waiting.fetches.len() < MAX_WAITING && !waiting.is_closed;
+        waiting.fetches.push_back((taken.then_some(fetch), fetched));
+        drop(waiting);
+        self.filled.notify_one();
+    }
+
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.waiting().fetches.len()
+    }
+
+    /// Nothing is read any more; what waits is refused.
+    pub(crate) fn close(&self) {
+        let mut waiting = self.waiting();
+        waiting.is_closed = true;
+        for (fetch, _) in &mut waiting.fetches {
+            *fetch = None;
+        }
+        drop(waiting);
+        self.filled.notify_all();
+    }
+
+    fn take(&self) -> Option<(Option<Fetch>, Fetched)> {
+        let mut waiting = self.waiting();
+        loop {
+            if let Some(next) = waiting.fetches.pop_front() {
+                return Some(next);
+            }
+            if waiting.is_closed {
+                return None;
+            }
+            waiting = self.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Reads until there is nothing to be read any more.
+pub(crate) fn run(shared: &Shared) {
+    while let Some((fetch, fetched)) = shared.reads.take() {
+        fetched(match fetch {
+            Some(fetch) => Ok(read(shared, &fetch)),
+            None => Err(BrokerError::Unavailable("too much waits to be read".into())),
+        });
+    }
+}
+
+fn read(shared: &Shared, fetch: &Fetch) -> Page {
+    let mut gather = Gather::new(fetch);
+    gather.run(shared);
+    let mut page = Page {
+        gaps: std::mem::take(&mut gather.gaps),
+        forgotten: gather.forgotten,
+        ..Page::default()
+    };
+    let is_cut = fill(shared, fetch, &mut gather, &mut page);
+    let last = page.stored.last().map(|stored| stored.position);
+    page.reached = match (fetch.want, last) {
+        (Want::Retained, _) => fetch.until,
+        // All that was found was damaged: it has been looked at.
+        (Want::Oldest, _) if !is_cut => gather.complete_until(),
+        (Want::Newest, _) if !is_cut => gather.complete_until(),
+        (Want::Oldest, last) => last.unwrap_or(fetch.until),
+        (Want::Newest, last) => last.map_or(fetch.after, |last| last - 1),
+    };
+    if fetch.want == Want::Oldest {
+        let reached = page.reached;
+        page.gaps
+            .iter_mut()
+            .for_each(|(_, gone)| *gone = reached.min(*gone));
+    }
+    page
+}
+
+/// Reads what was found, as far as the bytes allow. Was something left?
+fn fill(shared: &Shared, fetch: &Fetch, gather: &mut Gather<'_>, page: &mut Page) -> bool {
+    let mut bytes = 0;
+    for found in gather.take_found() {
+        match load(&found) {
+            Some(stored) => {
+                bytes += stored.body.payload_len().max(1);
+                if fetch.want != Want::Retained && !page.stored.is_empty() && bytes > fetch.bytes {
+                    return true;
+                }
+                page.stored.push(stored);
+            }
+            None => {
+                let lost = lose(shared, &found.entry, gather.slots());
+                if fetch.want != Want::Retained {
+                    page.gaps.extend(lost);
+                }
+            }
+        }
+    }
+    false
+}
+
+fn load(found: &Found) -> Option<Stored> {
+    let record = read_record(&*found.file, found.seed, &found.entry)?;
+    let Some(Body::Publication(publication)) = body::decode(&record) else {
+        return None;
+    };
+    (publication.position == found.entry.position)
+        .then(|| publication.stored(&record))
+        .flatten()
+}
+
+/// The body of the record that an entry tells of, if it can be read and is whole.
+pub(crate) fn read_record(file: &dyn DiskFile, seed: u32, entry: &Entry) -> Option<Bytes> {
+    let mut record = vec![0; (entry.weight as usize).max(frame::FRAME)];
+    if file.read_at(&mut record, u64::from(entry.offset)).ok()? < record.len() {
+        return None;
+    }
+    let length = frame::FRAME + frame::body_length(&record, seed, entry.offset)?;
+    let read = record.len();
+    if length > read {
+        // The weight was a share only.
+        record.resize(length, 0);
+        let rest = file.read_at(&mut record[read..], u64::from(entry.offset) + read as u64);
+        if rest.ok()? < length - read {
+            return None;
+        }
+    }
+    record.truncate(length);
+    frame::body(&record, seed, entry.offset)?;
+    Some(Bytes::from(record).slice(frame::FRAME..))
+}
+
+/// A record is damaged: it is gone for every channel that was asked for and keeps it.
+fn lose(shared: &Shared, entry: &Entry, slots: &[Slot]) -> Vec<(ChannelName, u64)> {
+    count(&shared.counters.damaged, 1);
+    tracing::error!(
+        segment = entry.segment,
+        offset = entry.offset,
+        position = entry.position,
+        "a publication in the log is damaged: its channels are told of a gap"
+    );
+    let mut index = shared.index();
+    let mut lost = Vec::new();
+    for slot in slots {
+        let kept = index.kept_at(*slot, entry.position);
+        if kept.is_some_and(|(own, ..)| (own.segment, own.offset) == (entry.segment, entry.offset)) {
+            lost.extend(
+                index
+                    .get(*slot)
+                    .map(|channel| (channel.name.clone(), entry.position)),
+            );
+            index.lose(*slot, entry.position);
+        }
+    }
+    lost
+}

@@ -1,0 +1,316 @@
+//! The one thread that writes: a batch, one sync, then the index, then the hub.
+
+use std::io;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use cometserver_core::broker::{BrokerError, Committed};
+
+use super::format::header::{file_name, seed};
+use super::format::{Header, Opening, SegmentState, body, frame};
+use super::index::Segment;
+use super::io::DiskFile;
+use super::plan::Plan;
+use super::queue::{Batch, Request};
+use super::shared::{Shared, count};
+
+/// What the buffer may keep between batches, in bytes: after a huge payload it is let go.
+const KEEP_BUFFER: usize = 16 << 20;
+
+/// The segment that is written to.
+pub(crate) struct Current {
+    /// Its number.
+    pub(crate) number: u32,
+    /// The file.
+    pub(crate) file: Arc<dyn DiskFile>,
+    /// With what the checks of its records begin.
+    pub(crate) seed: u32,
+    /// So many bytes of it are safe; behind there is nothing, or nothing that counts.
+    pub(crate) length: u32,
+}
+
+/// See the module.
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    /// None after a failure that leaves in doubt what the file holds: the next batch begins a new one.
+    current: Option<Current>,
+    /// The newest number that any segment ever had.
+    newest: u32,
+    buffer: Vec<u8>,
+    /// Nothing is tried before this, for this reason.
+    pause: Option<(Instant, String)>,
+}
+
+/// How a batch failed.
+enum Failure {
+    /// Nothing of it is there.
+    Nothing(io::Error),
+    /// What of it is there is not known.
+    Unknown(io::Error),
+}
+
+impl Writer {
+    /// Goes on with the segment given, if it can be gone on with.
+    pub(crate) fn new(shared: Arc<Shared>, current: Option<Current>, newest: u32) -> Self {
+        Self {
+            shared,
+            current,
+            newest,
+            buffer: Vec::new(),
+            pause: None,
+        }
+    }
+
+    /// Writes what waits, once.
+    pub(crate) fn step(&mut self) {
+        if let Some(batch) = self.shared.queue.take(self.shared.options.batch) {
+            self.commit(batch);
+        }
+    }
+
+    /// Writes until the queue is closed and empty.
+    pub(crate) fn run(mut self) {
+        while let Some(batch) = self.shared.queue.take(self.shared.options.batch) {
+            self.commit(batch);
+        }
+    }
+
+    /// Writes one batch and answers everything in it.
+    fn commit(&mut self, batch: Batch) {
+        let (requests, payloads) = (
+            batch.requests.len(),
+            batch.requests.iter().map(|request| request.payload()).sum(),
+        );
+        let committed = match self.pause.take_if(|(until, _)| *until <= Instant::now()) {
+            None if self.pause.is_some() => self.refuse(batch),
+            _ => self.write(batch),
+        };
+        let commit = self
+            .shared
+            .commit
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(commit) = commit
+            && !committed.is_empty()
+        {
+            commit(committed);
+        }
+        self.shared.queue.release(requests, payloads);
+    }
+
+    fn refuse(&self, batch: Batch) -> Vec<Committed> {
+        let reason = self
+            .pause
+            .as_ref()
+            .map_or_else(String::new, |(_, reason)| reason.clone());
+        answer(batch, &BrokerError::Unavailable(reason))
+    }
+
+    fn write(&mut self, batch: Batch) -> Vec<Committed> {
+        let mut batch = batch;
+        let mut refused = Vec::new();
+        if let Err(full) = self.has_room() {
+            // What clears away goes on.
+            let is_publish = |request: &mut Request| matches!(request, Request::Publish(_));
+            let requests = batch.requests.extract_if(.., is_publish).collect();
+            refused = answer(
+                Batch {
+                    chore: None,
+                    requests,
+                },
+                &full,
+            );
+            if batch.requests.is_empty() && batch.chore.is_none() {
+                return refused;
+            }
+        }
+        refused.extend(self.write_all(batch));
+        refused
+    }
+
+    fn write_all(&mut self, batch: Batch) -> Vec<Committed> {
+        self.buffer.clear();
+        self.buffer.shrink_to(KEEP_BUFFER);
+        let begun = match self.begin_segment() {
+            Ok(begun) => begun,
+            Err(error) => return answer(batch, &self.failed(Failure::Nothing(error))),
+        };
+        let (seed, base, number) = match begun.as_ref().or(self.current.as_ref()) {
+            Some(segment) => (segment.seed, segment.length, segment.number),
+            None => return answer(batch, &BrokerError::Unavailable("there is no segment".into())),
+        };
+        let plan = Plan::new(&self.shared, batch, &mut self.buffer, seed, base, number);
+        if self.buffer.is_empty() {
+            return plan.apply(&self.shared, base);
+        }
+        match self.store(begun) {
+            Ok(length) => {
+                count(&self.shared.counters.batches, 1);
+                plan.apply(&self.shared, length)
+            }
+            Err(failure) => {
+                let error = self.failed(failure);
+                plan.fail(&self.shared, &error)
+            }
+        }
+    }
+
+    /// Far above the ceiling nothing is taken: what was trimmed has to be cleared away first, or retained values fill it.
+    fn has_room(&self) -> Result<(), BrokerError> {
+        let (total, ceiling) = (self.shared.index().total, self.shared.options.ceiling);
+        if total <= ceiling + ceiling / 4 + self.shared.options.segment {
+            return Ok(());
+        }
+        self.shared.bell.ring();
+        Err(BrokerError::Unavailable(format!(
+            "the log has {total} bytes, its ceiling is {ceiling}"
+        )))
+    }
+
+    /// Begins a new segment if there is none or it is long enough. It counts only once its first batch is safe: its header
+    /// is at the beginning of the buffer.
+    fn begin_segment(&mut self) -> io::Result<Option<Current>> {
+        if let Some(current) = &self.current
+            && u64::from(current.length) < self.shared.options.segment
+        {
+            return Ok(None);
+        }
+        let number = self.newest + 1;
+        let (opening, first) = self.opening();
+        let file = self
+            .shared
+            .disk
+            .create(&self.shared.folder.join(file_name(number)))?;
+        // Also if it comes to nothing: what is found under this number is then never taken for something else.
+        self.newest = number;
+        let header = Header {
+            store: self.shared.store,
+            segment: number,
+            first,
+        };
+        let seed = seed(&self.shared.store, number);
+        self.buffer.extend_from_slice(&header.encode());
+        let start = frame::begin(&mut self.buffer);
+        body::put_opening(&mut self.buffer, &opening);
+        let offset = start as u32;
+        frame::finish(&mut self.buffer, start, seed, offset);
+        Ok(Some(Current {
+            number,
+            file,
+            seed,
+            length: 0,
+        }))
+    }
+
+    fn opening(&self) -> (Opening, u64) {
+        let index = self.shared.index();
+        let segments = index.segments.iter().map(|(number, segment)| SegmentState {
+            number: *number,
+            length: segment.length,
+        });
+        let opening = Opening {
+            position: index.position,
+            forgotten: index.forgotten,
+            marks: index.marks.clone(),
+            segments: segments.collect(),
+        };
+        (opening, index.position + 1)
+    }
+
+    /// Writes the buffer and makes it safe. Returns how long the segment is then.
+    fn store(&mut self, begun: Option<Current>) -> Result<u32, Failure> {
+        if let Some(begun) = begun {
+            return self.store_first(begun);
+        }
+        let current = self.current.as_mut().expect("there is one if none was begun");
+        let (file, length) = (current.file.clone(), current.length);
+        if let Err(error) = file.write_at(&self.buffer, u64::from(length)) {
+            // What was written of it must not come back after a crash.
+            return match file.truncate(u64::from(length)).and_then(|()| self.sync(&*file)) {
+                Ok(()) => Err(Failure::Nothing(error)),
+                Err(_) => {
+                    self.current = None;
+                    Err(Failure::Unknown(error))
+                }
+            };
+        }
+        if let Err(error) = self.sync(&*file) {
+            // Whether a second sync says the truth is not known: pages may have been dropped. This file is given up here.
+            self.current = None;
+            let _ = file.truncate(u64::from(length));
+            return Err(Failure::Unknown(error));
+        }
+        let current = self.current.as_mut().expect("a failed sync has returned");
+        current.length += self.buffer.len() as u32;
+        Ok(current.length)
+    }
+
+    fn store_first(&mut self, mut begun: Current) -> Result<u32, Failure> {
+        let path = self.shared.folder.join(file_name(begun.number));
+        let written = begun.file.write_at(&self.buffer, 0);
+        let unsafe_yet = written.is_ok();
+        let stored = written
+            .and_then(|()| self.sync(&*begun.file))
+            .and_then(|()| self.shared.disk.sync_folder(&self.shared.folder));
+        if let Err(error) = stored {
+            // Only what is made safe to be gone is known not to be there.
+            let gone = self.shared.disk.remove(&path);
+            let gone = gone.and_then(|()| self.shared.disk.sync_folder(&self.shared.folder));
+            return Err(match gone {
+                Ok(()) if !unsafe_yet => Failure::Nothing(error),
+                _ => Failure::Unknown(error),
+            });
+        }
+        begun.length = self.buffer.len() as u32;
+        let segment = Segment {
+            file: begun.file.clone(),
+            seed: begun.seed,
+            length: begun.length,
+            live: 0,
+            places: 0,
+        };
+        self.shared.index().add_segment(begun.number, segment);
+        let length = begun.length;
+        self.current = Some(begun);
+        Ok(length)
+    }
+
+    fn sync(&self, file: &dyn DiskFile) -> io::Result<()> {
+        count(&self.shared.counters.syncs, 1);
+        file.sync()
+            .inspect_err(|_| count(&self.shared.counters.sync_failures, 1))
+    }
+
+    fn failed(&mut self, failure: Failure) -> BrokerError {
+        count(&self.shared.counters.write_failures, 1);
+        let (error, is_unknown) = match failure {
+            Failure::Nothing(error) => (error, false),
+            Failure::Unknown(error) => (error, true),
+        };
+        tracing::error!(%error, folder = %self.shared.folder.display(), "the log cannot be written");
+        let reason = format!("the log cannot be written: {error}");
+        self.pause = Some((Instant::now() + self.shared.options.pause, reason.clone()));
+        if is_unknown {
+            BrokerError::Unknown(reason)
+        } else {
+            BrokerError::Unavailable(reason)
+        }
+    }
+}
+
+/// The same answer to everything in a batch.
+fn answer(batch: Batch, error: &BrokerError) -> Vec<Committed> {
+    if let Some(chore) = batch.chore {
+        let _ = chore.done.try_send(Err(error.clone()));
+    }
+    let failed = |ticket| Committed {
+        ticket,
+        result: Err(error.clone()),
+    };
+    batch
+        .requests
+        .iter()
+        .map(|request| failed(request.ticket()))
+        .collect()
+}

@@ -1,0 +1,185 @@
+//! Questions whose answers may have to come from the store: what was asked, what has come of it, and what it comes to.
+//!
+//! Nobody waits for a store. A question that is not answered at once is put aside with its connection, and goes on whenever a
+//! [`Part`] of its answer comes back through the shard's mailbox.
+
+mod errand;
+mod keys;
+mod looking;
+mod publishing;
+
+use std::sync::Arc;
+
+use cometserver_core::Time;
+use cometserver_core::broker::BrokerError;
+use cometserver_core::hub::{Answer, Completion, Hub, Later};
+use cometserver_core::publication::Payload;
+
+use crate::api::Refused;
+use crate::http::cors::Cors;
+use crate::http::response::{Head, Terms};
+use crate::shared::{ConnectionId, Part, Shared};
+
+pub use errand::{backup, storage};
+pub use keys::{dump, read, write};
+pub use looking::{ask, history, since};
+pub use publishing::{batch, publish};
+
+/// Who asks, and where parts of the answer go that come later.
+#[derive(Clone, Copy)]
+pub struct Asker<'a> {
+    /// The server.
+    pub shared: &'a Arc<Shared>,
+    /// The connection.
+    pub connection: ConnectionId,
+    /// Its question's number: what comes for another one is too late.
+    pub number: u64,
+    /// Milliseconds since 1970.
+    pub now: Time,
+}
+
+impl Asker<'_> {
+    fn hub(&self) -> &Arc<Hub> {
+        &self.shared.hub
+    }
+
+    /// What the hub calls when the answer is known.
+    fn later<T: 'static>(&self, part: fn(Result<T, BrokerError>) -> Part) -> Later<T> {
+        let (shared, connection, number) = (self.shared.clone(), self.connection, self.number);
+        Box::new(move |result| shared.answer(connection, number, part(result)))
+    }
+
+    /// The same for one of the publications asked for.
+    fn completion(&self, index: usize) -> Completion {
+        let (shared, connection, number) = (self.shared.clone(), self.connection, self.number);
+        Box::new(move |result| shared.answer(connection, number, Part::Published(index, result)))
+    }
+
+    /// Counts what is refused within an answer.
+    fn count_refusal(&self, refused: &Refused) {
+        let metrics = self.shared.metrics.shard(usize::from(self.connection.shard));
+        refused.count(metrics);
+    }
+}
+
+/// What is answered.
+#[derive(Debug)]
+pub enum Reply {
+    /// A JSON object, open at its end, and its HTTP status.
+    Object(u16, Vec<u8>),
+    /// A payload as it was published.
+    Payload(Payload),
+    /// A whole answer of the seed's wire protocol.
+    Seed(Vec<u8>),
+}
+
+impl Reply {
+    /// As the answer to an HTTP request.
+    pub fn answer(self, terms: Terms, cors: &Cors, out: &mut Vec<u8>) {
+        match self {
+            Self::Object(status, mut open) => {
+                open.push(b'}');
+                cors.write(Head::new(out, terms, status))
+                    .header("Content-Type", "application/json")
+                    .header("Cache-Control", "no-store")
+                    .body(&open);
+            }
+            Self::Payload(payload) => looking::answer_payload(&payload, terms, cors, out),
+            // Only who speaks that protocol asks its questions.
+            Self::Seed(bytes) => cors.write(Head::new(out, terms, 200)).body(&bytes),
+        }
+    }
+}
+
+/// What a question comes to.
+pub type Outcome = Result<Reply, Refused>;
+
+/// How far a question is.
+pub enum Progress {
+    /// It is answered.
+    Done(Outcome),
+    /// Parts of its answer will come.
+    Waits(Question),
+}
+
+/// What was asked, with what has come of it.
+pub enum Question {
+    /// One publication.
+    Publish,
+    /// Several.
+    Batch(publishing::Batch),
+    /// A channel's history.
+    History(looking::HistoryOf),
+    /// A channel's retained value.
+    Retained(looking::ValueOf),
+    /// Channels, with their values.
+    Channels(looking::List),
+    /// Something is to be forgotten; it is told how much, or only whether there was any.
+    Delete(looking::Deleted),
+    /// Something that is done in a thread of its own.
+    Errand,
+    /// A value, by the seed's wire protocol.
+    Write,
+    /// The value of a key, or of the key whose time it is.
+    Read(keys::Key),
+    /// All keys and values.
+    Dump(keys::Dump),
+}
+
+impl Question {
+    /// Takes a part of the answer.
+    pub fn take(self, part: Part, asker: &Asker<'_>) -> Progress {
+        match (self, part) {
+            (Self::Publish, Part::Published(_, result)) => {
+                Progress::Done(publishing::published(result, asker))
+            }
+            (Self::Batch(batch), Part::Published(index, result)) => batch.take(index, result, asker),
+            (Self::History(of), Part::History(result)) => Progress::Done(of.answer(result, asker)),
+            (Self::Retained(of), Part::Value(result)) => Progress::Done(of.answer(result)),
+            (Self::Channels(list), Part::Values(result)) => Progress::Done(list.answer(result)),
+            (Self::Delete(deleted), Part::Deleted(result)) => Progress::Done(deleted.answer(result)),
+            (Self::Errand, Part::Done(result)) => Progress::Done(errand::done(result)),
+            (Self::Write, Part::Published(_, result)) => Progress::Done(Ok(keys::written(result))),
+            (Self::Read(key), Part::Value(result)) => key.take(result, asker),
+            (Self::Dump(dump), Part::Values(result)) => dump.take(result, asker),
+            // Its own number came with something that was never asked for.
+            (question, _) => Progress::Waits(question),
+        }
+    }
+
+    /// The store has not answered, and nobody waits any longer.
+    pub fn give_up(self, asker: &Asker<'_>) -> Outcome {
+        const LATE: &str = "the store did not answer in time";
+        match self {
+            Self::Publish => Err(Refused::from(BrokerError::Unknown(LATE.into()))),
+            Self::Batch(batch) => Ok(batch.give_up(LATE, asker)),
+            Self::Write => Ok(keys::written(Err(BrokerError::Unknown(LATE.into()).into()))),
+            Self::Read(_) | Self::Dump(_) => Ok(keys::unreadable(LATE)),
+            // What is forgotten late is forgotten all the same.
+            _ => Err(Refused::from(BrokerError::Unavailable(LATE.into()))),
+        }
+    }
+
+    /// May it take as long as it takes?
+    pub fn is_errand(&self) -> bool {
+        matches!(self, Self::Errand)
+    }
+
+    /// May more be published before it is answered? Nothing else may be asked: it could not be true yet.
+    pub fn is_publication(&self) -> bool {
+        matches!(self, Self::Publish)
+    }
+}
+
+/// Goes on with what is known at once, or waits.
+fn begin<T>(
+    answer: Answer<T>,
+    part: fn(Result<T, BrokerError>) -> Part,
+    question: Question,
+    asker: &Asker<'_>,
+) -> Progress {
+    match answer {
+        Answer::Ready(value) => question.take(part(Ok(value)), asker),
+        Answer::Later => Progress::Waits(question),
+    }
+}

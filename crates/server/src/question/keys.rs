@@ -1,0 +1,212 @@
+//! Keys and values as the seed's wire protocol asks for them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cometserver_core::ChannelName;
+use cometserver_core::broker::BrokerError;
+use cometserver_core::hub::{Answer, PublishError, Published, Receipt};
+use cometserver_core::publication::{Body, Kind, Message, Payload, Publication, Writer};
+
+use super::{Asker, Outcome, Progress, Question, Reply, begin};
+use crate::seed::{self, Depth};
+use crate::shared::{self, Part};
+
+/// How many keys are listed at a time.
+const PIECE: usize = 1000;
+
+/// Whose value is asked for.
+pub struct Key {
+    key: Vec<u8>,
+    /// The value of another key was looked for, of which this would be the time.
+    is_time: bool,
+}
+
+/// All keys and values, as far as they have come.
+pub struct Dump {
+    entries: Vec<(ChannelName, Vec<u8>)>,
+    /// Whose values are fetched now.
+    asked: Vec<ChannelName>,
+    /// Where the list goes on.
+    next: Option<u64>,
+}
+
+/// Sets a key's value; `most` bytes of text at the most.
+pub fn write(key: &[u8], token: &[u8], most: usize, asker: &Asker<'_>) -> Progress {
+    let message = match value(key, token, most) {
+        Ok(message) => message,
+        Err(why) => return Progress::Done(Ok(refused(&why))),
+    };
+    match asker
+        .hub()
+        .publish(message, asker.now, &mut || asker.completion(0))
+    {
+        Ok(Published::Visible(_) | Published::Accepted) => {
+            Progress::Done(Ok(Reply::Seed(seed::DONE.to_vec())))
+        }
+        // The seed's clients wait for one answer and no more.
+        Ok(Published::Pending) => Progress::Waits(Question::Write),
+        Err(error) => Progress::Done(Ok(refused(&error.to_string()))),
+    }
+}
+
+/// The message that sets a key's value.
+fn value(key: &[u8], token: &[u8], most: usize) -> Result<Message, String> {
+    let name = ChannelName::new(key).map_err(|error| error.to_string())?;
+    let text = seed::text_of_wire_token(token);
+    if text.len() > most {
+        return Err(format!(
+            "the value has {} bytes, at most {most} are allowed",
+            text.len()
+        ));
+    }
+    let kind = if std::str::from_utf8(&text).is_ok() {
+        Kind::Text
+    } else {
+        Kind::Binary
+    };
+    let payload = Payload::new(kind, Bytes::from(text)).map_err(|error| error.to_string())?;
+    let mut message = Message::new(name, payload);
+    message.retain = true;
+    message.accepted = shared::wall_micros();
+    // An old reader must get these very bytes back, whatever they are.
+    message.attributes_mut().writer = Some(Writer::Token(Bytes::copy_from_slice(token)));
+    Ok(message)
+}
+
+/// A value was stored, or not.
+pub(super) fn written(result: Result<Receipt, PublishError>) -> Reply {
+    match result {
+        Ok(_) => Reply::Seed(seed::DONE.to_vec()),
+        Err(error) => refused(&error.to_string()),
+    }
+}
+
+/// Nothing came of it.
+pub(super) fn refused(why: &str) -> Reply {
+    Reply::Seed([b"Nothing was stored: ", why.as_bytes(), b" \0"].concat())
+}
+
+/// Asks for a key's value.
+pub fn read(key: &[u8], asker: &Asker<'_>) -> Progress {
+    let key = Key {
+        key: key.to_vec(),
+        is_time: false,
+    };
+    match ChannelName::new(&key.key) {
+        Ok(name) => key.ask(&name, asker),
+        Err(_) => key.ask_time(asker),
+    }
+}
+
+fn nothing() -> Progress {
+    Progress::Done(Ok(Reply::Seed(seed::NOTHING.to_vec())))
+}
+
+impl Key {
+    fn ask(self, name: &ChannelName, asker: &Asker<'_>) -> Progress {
+        let answer = asker.hub().retained(name, &mut || asker.later(Part::Value));
+        begin(answer, Part::Value, Question::Read(self), asker)
+    }
+
+    pub(super) fn take(
+        self,
+        result: Result<Option<Arc<Publication>>, BrokerError>,
+        asker: &Asker<'_>,
+    ) -> Progress {
+        let found = match result {
+            Ok(found) => found,
+            Err(error) => return Progress::Done(Ok(unreadable(&error.to_string()))),
+        };
+        match found {
+            Some(publication) if self.is_time => {
+                let time = (publication.time / 1000).to_string();
+                Progress::Done(Ok(Reply::Seed(seed::token_reply(time.as_bytes()))))
+            }
+            Some(publication) => Progress::Done(Ok(Reply::Seed(seed::token_reply(&token(&publication))))),
+            None if self.is_time => nothing(),
+            None => self.ask_time(asker),
+        }
+    }
+
+    /// The time of a key's value, for old pages that look whether it has changed.
+    fn ask_time(mut self, asker: &Asker<'_>) -> Progress {
+        self.is_time = true;
+        let timed = seed::time_key(&self.key).and_then(|key| ChannelName::new(key).ok());
+        match timed {
+            Some(name) => self.ask(&name, asker),
+            None => nothing(),
+        }
+    }
+}
+
+/// The store failed. The old daemon had no words for that; its clients print what they get.
+pub(super) fn unreadable(why: &str) -> Reply {
+    Reply::Seed([b"It cannot be read: ", why.as_bytes(), b" \0"].concat())
+}
+
+/// Asks for all keys and values.
+pub fn dump(asker: &Asker<'_>) -> Progress {
+    let dump = Dump {
+        entries: Vec::new(),
+        asked: Vec::new(),
+        next: Some(0),
+    };
+    dump.go_on(asker)
+}
+
+impl Dump {
+    pub(super) fn take(
+        mut self,
+        result: Result<Vec<Option<Arc<Publication>>>, BrokerError>,
+        asker: &Asker<'_>,
+    ) -> Progress {
+        match result {
+            Ok(values) => self.add(values),
+            Err(error) => return Progress::Done(Ok(unreadable(&error.to_string()))),
+        }
+        self.go_on(asker)
+    }
+
+    fn add(&mut self, values: Vec<Option<Arc<Publication>>>) {
+        let asked = std::mem::take(&mut self.asked);
+        // A value that was forgotten meanwhile is not there any more.
+        let kept = asked.into_iter().zip(values);
+        self.entries
+            .extend(kept.filter_map(|(name, value)| Some((name, token(&*value?)))));
+    }
+
+    /// Lists on as far as values are known at once.
+    fn go_on(mut self, asker: &Asker<'_>) -> Progress {
+        let hub = asker.hub();
+        while let Some(after) = self.next {
+            let (found, next) = hub.channels(None, after, PIECE);
+            self.next = next;
+            let retained = found.into_iter().filter(|summary| summary.retained);
+            self.asked = retained.map(|summary| summary.name).collect();
+            match hub.retained_values(self.asked.clone(), &mut || asker.later(Part::Values)) {
+                Answer::Ready(values) => self.add(values),
+                Answer::Later => return Progress::Waits(Question::Dump(self)),
+            }
+        }
+        Progress::Done(self.reply())
+    }
+
+    fn reply(&self) -> Outcome {
+        let entries = self.entries.iter();
+        Ok(Reply::Seed(seed::dump_reply(
+            entries.map(|(name, token)| (name.as_bytes(), token.as_slice())),
+        )))
+    }
+}
+
+/// A value as an old reader expects it: at the depth of its writer.
+fn token(publication: &Publication) -> Vec<u8> {
+    let Body::Message {
+        payload, attributes, ..
+    } = &publication.body
+    else {
+        return Vec::new();
+    };
+    seed::token_for_old_reader(payload.bytes(), Depth::of(attributes.as_deref())).into_owned()
+}

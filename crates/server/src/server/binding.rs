@@ -1,0 +1,108 @@
+//! The doors of a configuration: bound, and removed again.
+
+use std::path::PathBuf;
+
+use crate::config::Config;
+use crate::data_folder::Lock;
+use crate::listener::{Door, DoorAddress, Listener, Role};
+use crate::platform;
+
+use super::{Addresses, StartError, system};
+
+/// The sockets that this server made, which go with it: also if it fails to start. Not those that it inherited: whoever
+/// opened one goes on listening there when we are gone.
+#[derive(Default)]
+pub(super) struct Sockets(Vec<PathBuf>);
+
+impl Sockets {
+    pub(super) fn remove(&mut self) {
+        for path in self.0.drain(..) {
+            // Somebody else may have removed it; nothing depends on it.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// Binds every door of the configuration; an inherited Unix socket takes the place of the one with its path.
+pub(super) fn bind_all(
+    config: &Config,
+    lock: &Lock,
+    sockets: &mut Sockets,
+) -> Result<Vec<(Door, Listener)>, StartError> {
+    let mut bound: Vec<(Door, Listener)> = Vec::new();
+    for inherited in platform::inherited_listeners().map_err(system("the inherited listeners"))? {
+        let (listener, address) =
+            Listener::inherited(inherited.listener).map_err(system("an inherited listener"))?;
+        let role = match inherited.name.as_str() {
+            "backend" => Role::Backend,
+            "ops" => Role::Ops,
+            _ => Role::Public,
+        };
+        bound.push((door(config, role, address), listener));
+    }
+    let has = |bound: &[(Door, Listener)], path: &std::path::Path| {
+        bound
+            .iter()
+            .any(|(door, _)| door.address == DoorAddress::Unix(path.to_owned()))
+    };
+    let group = match &config.socket_group {
+        None => None,
+        Some(name) => Some(
+            platform::group_id(name)
+                .map_err(system("a look-up of the socket's group"))?
+                .ok_or_else(|| StartError::NoGroup(name.clone()))?,
+        ),
+    };
+    let backend = [(Some(&config.socket), Role::Backend, config.socket_mode, group)];
+    let public = [(config.public.socket.as_ref(), Role::Public, 0o666, None)];
+    for (path, role, mode, group) in backend.into_iter().chain(public) {
+        let Some(path) = path.filter(|path| !has(&bound, path)) else {
+            continue;
+        };
+        lock.remove_stale_socket(path)?;
+        sockets.0.push(path.clone());
+        let listener = Listener::unix(path, mode, group).map_err(StartError::Listen)?;
+        bound.push((door(config, role, DoorAddress::Unix(path.clone())), listener));
+    }
+    let tcp = [
+        (&config.public.listen, Role::Public),
+        (&config.backend.listen, Role::Backend),
+        (&config.ops.listen, Role::Ops),
+    ];
+    for (addresses, role) in tcp {
+        for address in addresses {
+            let (listener, address) = Listener::tcp(*address).map_err(StartError::Listen)?;
+            bound.push((door(config, role, DoorAddress::Tcp(address)), listener));
+        }
+    }
+    Ok(bound)
+}
+
+pub(super) fn door(config: &Config, role: Role, address: DoorAddress) -> Door {
+    let ops = match role {
+        Role::Backend | Role::Ops => true,
+        Role::Public => config.public.ops,
+    };
+    Door { role, ops, address }
+}
+
+pub(super) fn addresses(config: &Config, doors: &[Door]) -> Addresses {
+    let tcp = doors
+        .iter()
+        .filter(|door| door.role == Role::Public)
+        .filter_map(|door| match &door.address {
+            DoorAddress::Tcp(address) => Some(*address),
+            DoorAddress::Unix(_) => None,
+        });
+    Addresses {
+        backend: config.socket.clone(),
+        public: config.public.socket.clone(),
+        tcp: tcp.collect(),
+    }
+}

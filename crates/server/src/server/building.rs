@@ -1,0 +1,98 @@
+//! What a configuration means to the hub and the shards; a reload.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cometserver_core::hub::{self};
+use cometserver_core::namespace::{Bounds, Durability, Namespace, Namespaces};
+use cometserver_core::pattern::Pattern;
+
+use crate::access::Access;
+use crate::config::{self, Config};
+use crate::shared::{self, Settings};
+
+use super::{Reload, StartError};
+
+/// Reads the configuration again, and puts in force what can be without a restart. A bad one changes nothing.
+pub(super) fn reload_with(read: Option<Reload>) -> shared::Reload {
+    Box::new(move |shared| {
+        let Some(read) = &read else { return Ok(Vec::new()) };
+        let loaded = read().map_err(|error| error.to_string())?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        let restart = shared.settings().config.needs_restart(&loaded.config);
+        let namespaces = namespaces(&loaded.config)?;
+        let settings = settings(loaded.config)?;
+        shared.hub.set_namespaces(namespaces);
+        shared.set_settings(settings);
+        Ok(restart)
+    })
+}
+
+pub(super) fn settings(config: Config) -> Result<Settings, String> {
+    let access = Access::new(&config).map_err(|error| error.to_string())?;
+    Ok(Settings { config, access })
+}
+
+pub(super) fn hub_options(config: &Config) -> Result<hub::Options, StartError> {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let limits = &config.limits;
+    let incarnation = getrandom::u32().map_err(|error| StartError::System {
+        what: "random numbers",
+        source: io::Error::other(error.to_string()),
+    })?;
+    Ok(hub::Options {
+        namespaces: namespaces(config).map_err(StartError::Config)?,
+        window: millis(limits.window),
+        window_bytes: limits.window_bytes,
+        log_memory: limits.log_memory,
+        buffered: config.storage.buffered,
+        channels: limits.channels,
+        patterns: limits.patterns_total,
+        idempotency_window: millis(limits.idempotency_window),
+        idempotency_keys: limits.idempotency_keys,
+        presence: cometserver_core::presence::Limits {
+            grace: millis(config.presence.grace),
+            announce: config.presence.announce_limit,
+        },
+        incarnation,
+        ..hub::Options::default()
+    })
+}
+
+/// What a configuration says of channels.
+///
+/// # Errors
+/// A pattern that is none.
+pub fn namespaces(config: &Config) -> Result<Namespaces, String> {
+    let listed = config.namespaces.iter().map(|rule| {
+        let pattern = Pattern::new(&rule.pattern, config.limits.pattern_length)
+            .map_err(|error| format!("[[namespaces]] match {:?}: {error}", rule.pattern))?;
+        Ok((pattern, Arc::new(namespace(&rule.namespace))))
+    });
+    Ok(Namespaces {
+        listed: listed.collect::<Result<_, String>>()?,
+        fallback: Arc::new(namespace(&config.namespace_default)),
+    })
+}
+
+pub(super) fn namespace(config: &config::Namespace) -> Namespace {
+    Namespace {
+        public: config.public,
+        anonymous_publish: config.anonymous_publish,
+        presence: config.presence,
+        anonymous_presence: config.anonymous_presence,
+        history: Bounds {
+            count: config.history_count,
+            bytes: config.history_bytes,
+            age: u64::try_from(config.history_age.as_millis()).unwrap_or(u64::MAX),
+        },
+        durability: match config.durability {
+            config::Durability::Memory => Durability::Memory,
+            config::Durability::Buffered => Durability::Buffered,
+            config::Durability::Fsync => Durability::Committed,
+        },
+    }
+}

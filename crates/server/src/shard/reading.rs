@@ -1,0 +1,169 @@
+//! Readers that are behind: a page at a time, from memory or from the store.
+
+use cometserver_core::broker::{BrokerError, Page};
+use cometserver_core::fanout::{Progress, Step, Target};
+use cometserver_core::hub::ReadLimits;
+use cometserver_core::protocol::native;
+
+use super::Shard;
+use crate::shared::{ConnectionId, Mail};
+use crate::wire::Format;
+
+/// What a reader that is behind reads at a time: enough for few calls, little enough to keep for a slow one.
+pub(super) const PAGE: ReadLimits = ReadLimits {
+    items: 256,
+    bytes: 32 << 10,
+};
+
+impl Shard {
+    /// A page for a reader that is behind.
+    pub(super) fn read_on(&mut self, slot: usize) {
+        let blocked = self.connections[slot].is_blocked();
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
+        let (reader, format) = (subscriber.reader, subscriber.format);
+        if blocked || subscriber.fetching != 0 || self.fanout.is_live(reader) {
+            return;
+        }
+        if format == Format::Poll {
+            self.read_poll(slot);
+            return;
+        }
+        let mut steps = std::mem::take(&mut self.steps);
+        let progress = self.fanout.next(reader, PAGE, &mut steps);
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        let transport = self.connections[slot].counted;
+        let delivered = steps
+            .iter()
+            .filter(|step| matches!(step, Step::Publication(..)))
+            .count();
+        for step in steps.drain(..) {
+            self.write_step(slot, format, step, &mut out);
+        }
+        self.steps = steps;
+        self.metrics().deliveries.of(transport).add(delivered as u64);
+        self.open_late(slot, &mut out);
+        let there = out.is_empty() || self.send(slot, &out);
+        self.out = out;
+        if !there {
+            return;
+        }
+        if let Some(subscriber) = self.connections[slot].subscriber() {
+            subscriber.sent = self.now;
+        }
+        match progress {
+            Progress::Live if self.connections[slot].is_blocked() => {}
+            Progress::Live => self.connections[slot].stuck = 0,
+            Progress::More => self.read_on_soon(slot),
+            Progress::Cold(fetch) => self.fetch(slot, fetch),
+        }
+        self.go_on(slot);
+    }
+
+    /// The cursor that an opening could not give yet: now nothing is owed any more that it would hide.
+    pub(super) fn open_late(&mut self, slot: usize, out: &mut Vec<u8>) {
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
+        let (reader, format) = (subscriber.reader, subscriber.format);
+        if subscriber.unopened.is_some() && !self.fanout.owes(reader) {
+            subscriber.unopened = None;
+            let cursor = self.hub.cursor(self.fanout.position(reader));
+            self.encoder.heartbeat(format, cursor, out);
+        }
+    }
+
+    pub(super) fn fetch(&mut self, slot: usize, fetch: cometserver_core::broker::Fetch) {
+        let id = self.id_of(slot);
+        let until = self.now + self.shared.patience;
+        if let Some(subscriber) = self.connections[slot].subscriber() {
+            subscriber.fetching = until;
+        }
+        let deadline = self.connections[slot].deadline.min(until);
+        self.set_deadline(slot, deadline);
+        self.metrics().cold_reads.add(1);
+        let shared = self.shared.clone();
+        self.hub.fetch(
+            fetch,
+            Box::new(move |page| shared.mailboxes[id.shard as usize].send(Mail::Fetched(id, page))),
+        );
+    }
+
+    pub(super) fn fetched(&mut self, id: ConnectionId, page: Result<Page, BrokerError>) {
+        let Some(slot) = self.slot_of(id) else { return };
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
+        if std::mem::take(&mut subscriber.fetching) == 0 {
+            return;
+        }
+        let reader = subscriber.reader;
+        match page {
+            Ok(page) => {
+                self.fanout.fetched(reader, page);
+                self.read_on_soon(slot);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "history could not be read");
+                self.leave_unread(slot);
+            }
+        }
+    }
+
+    /// What a reader needs cannot be read now. It is told which present values it does not get, as no cursor would bring
+    /// them back, and when to come back for the rest.
+    pub(super) fn leave_unread(&mut self, slot: usize) {
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
+        let (reader, format) = (subscriber.reader, subscriber.format);
+        let mut steps = std::mem::take(&mut subscriber.gathered);
+        let missing = self.fanout.give_up(reader);
+        steps.extend(missing.into_iter().map(|target| Step::Gap(target, false, None)));
+        if format == Format::Poll && !steps.is_empty() {
+            self.answer_with(slot, steps);
+            return;
+        }
+        let mut out = Vec::new();
+        for step in steps {
+            self.write_step(slot, format, step, &mut out);
+        }
+        if out.is_empty() || self.send(slot, &out) {
+            self.send_away(slot);
+        }
+    }
+
+    /// Writes one thing for a reader that was behind.
+    pub(super) fn write_step(&mut self, slot: usize, format: Format, step: Step, out: &mut Vec<u8>) {
+        match step {
+            Step::Publication(publication, place, at) => {
+                let cursor = at.map(|at| self.hub.cursor(at));
+                self.encoder.publication(format, &publication, place, cursor, out);
+            }
+            Step::Gap(target, presence, at) => {
+                self.metrics().gaps.add(1);
+                let mut open = b"{\"type\":\"gap\",".to_vec();
+                target_member(&target, &mut open);
+                if presence {
+                    open.extend_from_slice(b",\"presence\":true");
+                }
+                let cursor = at.map(|at| self.hub.cursor(at));
+                self.encoder.object(format, &open, cursor, out);
+            }
+            Step::Subscribed(target) => self.write_subscribed(slot, format, &target, out),
+        }
+    }
+}
+
+/// Which channel or pattern, as a member of an object.
+pub(super) fn target_member(target: &Target, out: &mut Vec<u8>) {
+    match target {
+        Target::Channel(channel) => native::channel_member(channel.name.as_bytes(), out),
+        Target::Pattern(pattern) => {
+            out.extend_from_slice(b"\"pattern\":");
+            native::json_string(&String::from_utf8_lossy(pattern.as_bytes()), out);
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! What a client that wants to listen asks for, and whether it may.
+
+use cometserver_core::action::Action;
+use cometserver_core::cursor::Marks;
+use cometserver_core::fanout::{Begin, Wants};
+use cometserver_core::grant::Grant;
+use cometserver_core::hub::Start;
+use cometserver_core::protocol::native;
+use cometserver_core::{ChannelName, Cursor, Position};
+use std::sync::Arc;
+
+use super::Shard;
+use super::requests::Parameters;
+use crate::api::{self, Refused};
+use crate::endpoint::Endpoint;
+use crate::http::Request;
+use crate::websocket::handshake;
+
+/// The least that a stream may ask to wait for its first heartbeat: earlier ones travel with the opening.
+const LEAST_PREAMBLE_MS: u64 = 100;
+
+/// The longest name of a session.
+pub(super) const MAX_SESSION: usize = 64;
+
+/// What a client that wants to listen asks for.
+pub(super) struct Wish {
+    pub(super) channels: Vec<Listening>,
+    pub(super) patterns: Vec<Arc<cometserver_core::pattern::Pattern>>,
+    pub(super) begin: Begin,
+    /// The cursor that the client came with: whoever is sent away before it was told of a loss keeps that.
+    pub(super) cursor: Option<Cursor>,
+    pub(super) retained: bool,
+    pub(super) join: bool,
+    pub(super) watch: bool,
+    pub(super) info: Option<bytes::Bytes>,
+    pub(super) session: Option<Box<str>>,
+    pub(super) binary: bool,
+    /// How soon a stream is to give a second sign of life, in milliseconds; 0: with its heartbeat.
+    pub(super) preamble: u32,
+}
+
+/// A channel that is to be listened to, and whether its members are to be seen, and joined.
+pub(super) struct Listening {
+    pub(super) name: ChannelName,
+    pub(super) watch: bool,
+    pub(super) join: bool,
+}
+
+impl Wish {
+    pub(super) fn is_member(&self) -> bool {
+        self.join || self.channels.iter().any(|channel| channel.join)
+    }
+
+    /// Whose poll this is, and of what: only another one of the same may take its place.
+    pub(super) fn identity<'a>(&'a self, grant: &'a Grant) -> impl std::hash::Hash + use<'a> {
+        let mut channels: Vec<_> = self
+            .channels
+            .iter()
+            .map(|channel| channel.name.as_bytes())
+            .collect();
+        let mut patterns: Vec<_> = self.patterns.iter().map(|pattern| pattern.as_bytes()).collect();
+        channels.sort_unstable();
+        patterns.sort_unstable();
+        (&grant.user, channels, patterns)
+    }
+
+    /// What a grant gives of a pattern.
+    pub(super) fn wants(&self, pattern: &cometserver_core::pattern::Pattern, grant: &Grant) -> Wants {
+        Wants {
+            presence: self.watch,
+            retained: self.retained,
+            public_only: !grant.covers(Action::Subscribe, pattern),
+        }
+    }
+}
+
+impl Shard {
+    pub(super) fn wish(
+        &self,
+        endpoint: Endpoint,
+        request: &Request<'_>,
+        parameters: &Parameters<'_>,
+    ) -> Result<Wish, Refused> {
+        let limits = api::limits(&self.settings);
+        let most = &self.settings.config.limits;
+        let named = |name: &'static [u8]| {
+            parameters
+                .iter()
+                .filter(move |(own, _)| **own == *name)
+                .map(|(_, value)| value)
+        };
+        let (join, watch) = presence_wish(api::text(parameters, "presence"))?;
+        let listening = |name, watch, join| {
+            native::command::channel_name(name, &limits).map(|name| Listening { name, watch, join })
+        };
+        let channels = named(b"channel")
+            .map(|name| listening(name, watch, join))
+            .chain(named(b"watch").map(|name| listening(name, true, join)))
+            .chain(named(b"join").map(|name| listening(name, true, true)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let patterns = named(b"pattern")
+            .map(|text| api::pattern(text, &self.settings).map(Arc::new))
+            .collect::<Result<Vec<_>, _>>()?;
+        if channels.len() > most.subscriptions || patterns.len() > most.patterns {
+            return Err(too_many(most.subscriptions, most.patterns));
+        }
+        if channels.is_empty() && patterns.is_empty() && endpoint != Endpoint::WebSocket {
+            return Err(Refused::bad(
+                "name at least one `channel` or `pattern` to listen to",
+            ));
+        }
+        let info = match api::text(parameters, "info") {
+            None => None,
+            Some(info) => Some(self.member_info(info)?),
+        };
+        let session = match api::text(parameters, "session") {
+            Some(session) if session.is_empty() || session.len() > MAX_SESSION => {
+                return Err(Refused::bad("`session` has 1 to 64 bytes"));
+            }
+            session => session.map(Box::from),
+        };
+        let (begin, cursor) = self.where_to_begin(endpoint, request, parameters)?;
+        let retained = !matches!(api::bytes(parameters, "retained"), Some(b"0" | b"false" | b"no"));
+        let binary = endpoint == Endpoint::WebSocket && api::text(parameters, "format") == Some("binary");
+        let preamble = match endpoint {
+            Endpoint::Sse | Endpoint::Stream => api::number(parameters, "preamble_ms")?,
+            _ => None,
+        };
+        let preamble = preamble.map_or(0, |wish| {
+            u32::try_from(wish.max(LEAST_PREAMBLE_MS)).unwrap_or(u32::MAX)
+        });
+        Ok(Wish {
+            channels,
+            patterns,
+            begin,
+            cursor,
+            retained,
+            join,
+            watch,
+            info,
+            session,
+            binary,
+            preamble,
+        })
+    }
+
+    pub(super) fn member_info(&self, info: &str) -> Result<bytes::Bytes, Refused> {
+        if info.len() > self.settings.config.presence.member_info {
+            return Err(Refused::new(
+                413,
+                "too_large",
+                "`info` is larger than presence.member_info allows",
+            ));
+        }
+        let mut value = Vec::new();
+        let payload = cometserver_core::publication::Payload::new(
+            cometserver_core::publication::Kind::Json,
+            bytes::Bytes::copy_from_slice(info.as_bytes()),
+        )
+        .map_err(|error| Refused::bad(format!("`info`: {error}")))?;
+        native::payload_value(&payload, &mut value);
+        Ok(value.into())
+    }
+
+    /// The header of a browser that reconnects wins: it repeats its first URL for ever.
+    pub(super) fn where_to_begin(
+        &self,
+        endpoint: Endpoint,
+        request: &Request<'_>,
+        parameters: &Parameters<'_>,
+    ) -> Result<(Begin, Option<Cursor>), Refused> {
+        let header = match endpoint {
+            Endpoint::Sse => request.header_str("last-event-id"),
+            Endpoint::Poll if api::bytes(parameters, "cursor").is_none() => request
+                .header_str("if-none-match")
+                .map(|tag| tag.trim_start_matches("W/").trim_matches('"')),
+            _ => None,
+        };
+        match header.filter(|text| !text.is_empty()) {
+            // A browser shows an error once and gives up for ever; a cursor of ours it cannot be, so all is a gap.
+            Some(text) => Ok(match text.parse::<Cursor>() {
+                Ok(cursor) => (Begin::At(self.hub.resolve(&cursor)), Some(cursor)),
+                Err(_) => {
+                    let nowhere = Cursor {
+                        marks: Marks::default(),
+                        position: Position::default(),
+                    };
+                    let lost = Start {
+                        lost_memory: true,
+                        lost_durable: true,
+                        ..Start::default()
+                    };
+                    (Begin::At(lost), Some(nowhere))
+                }
+            }),
+            None => {
+                let text = api::text(parameters, "cursor").unwrap_or("now");
+                Ok((api::begin(&self.hub, text)?, text.parse().ok()))
+            }
+        }
+    }
+
+    pub(super) fn check_handshake<'r>(
+        &self,
+        request: &Request<'r>,
+    ) -> Result<handshake::Accept<'r>, Refused> {
+        if request.version != crate::http::Version::Http11 {
+            return Err(Refused::bad("a WebSocket needs HTTP/1.1"));
+        }
+        handshake::check(request.headers(), |_| true)
+            .map_err(|refusal| Refused::new(refusal.status(), "bad_request", refusal.to_string()))
+    }
+
+    pub(super) fn authorize(&self, wish: &Wish, grant: &Grant) -> Result<(), Refused> {
+        for channel in &wish.channels {
+            self.authorize_channel(&channel.name, grant, channel.watch)?;
+        }
+        self.authorize_pattern_presence(&wish.patterns, grant, wish.watch)
+    }
+
+    /// Members are shown by pattern only to whom all that it matches is open: namespaces that are public need not show theirs.
+    pub(super) fn authorize_pattern_presence(
+        &self,
+        patterns: &[Arc<cometserver_core::pattern::Pattern>],
+        grant: &Grant,
+        presence: bool,
+    ) -> Result<(), Refused> {
+        if presence
+            && patterns
+                .iter()
+                .any(|pattern| !grant.covers(Action::Presence, pattern))
+        {
+            return Err(api::lacking(grant, Action::Presence));
+        }
+        Ok(())
+    }
+
+    pub(super) fn authorize_channel(
+        &self,
+        name: &ChannelName,
+        grant: &Grant,
+        presence: bool,
+    ) -> Result<(), Refused> {
+        let namespace = self.hub.namespace_of(name);
+        if !grant.allows(Action::Subscribe, name, &namespace) {
+            return Err(api::lacking(grant, Action::Subscribe));
+        }
+        if presence && !namespace.presence {
+            return Err(Refused::new(
+                403,
+                "forbidden",
+                "this channel's namespace has no presence",
+            ));
+        }
+        if presence && !grant.allows(Action::Presence, name, &namespace) {
+            return Err(api::lacking(grant, Action::Presence));
+        }
+        Ok(())
+    }
+}
+
+/// How presence is wished for: `join` is both.
+pub(super) fn presence_wish(text: Option<&str>) -> Result<(bool, bool), Refused> {
+    match text {
+        None | Some("") => Ok((false, false)),
+        Some("watch") => Ok((false, true)),
+        Some("join") => Ok((true, true)),
+        Some(_) => Err(Refused::bad("`presence` is `join` or `watch`")),
+    }
+}
+
+pub(super) fn too_many(channels: usize, patterns: usize) -> Refused {
+    Refused::new(
+        429,
+        "limit_reached",
+        format!(
+            "one connection may have {channels} channels (limits.subscriptions) and {patterns} patterns (limits.patterns)"
+        ),
+    )
+}

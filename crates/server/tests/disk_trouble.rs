@@ -1,0 +1,106 @@
+//! A disk that is full or fails, as clients and the operator see it: refused where it must be, served where it can be.
+#![allow(clippy::unwrap_used)] // the exception for tests does not know their helper functions
+
+#[path = "storage_support/sim.rs"]
+mod sim;
+mod support;
+
+use std::sync::Arc;
+
+use cometserver::config::{Durability, Namespace, NamespaceRule};
+use cometserver::server::Options;
+use serde_json::{Value, json};
+use sim::SimDisk;
+use support::{Answer, Door, TestServer, Transport};
+
+/// A server on a disk that fails when it is told to; `passing` is in memory.
+fn start() -> (TestServer, SimDisk) {
+    let disk = SimDisk::default();
+    let options = Options {
+        embedded: true,
+        disk: Some(Arc::new(disk.clone())),
+        ..Options::default()
+    };
+    let server = TestServer::with_options(options, |config| {
+        config.namespace_default.durability = Durability::Fsync;
+        config.namespaces.push(NamespaceRule {
+            pattern: "passing".into(),
+            namespace: Namespace {
+                durability: Durability::Memory,
+                ..config.namespace_default.clone()
+            },
+        });
+    });
+    (server, disk)
+}
+
+fn publish(server: &TestServer, channel: &str, data: &str) -> Answer {
+    let body = json!({"channel": channel, "data": data, "idempotency_key": data});
+    server.request(Door::Backend, "POST", "/v1/publish", &body.to_string())
+}
+
+fn ready(server: &TestServer, door: Door) -> (u16, Value) {
+    let answer = server.request(door, "GET", "/health/ready", "");
+    (answer.status, answer.json())
+}
+
+/// Refuses what is to be kept, serves the rest, says so to the operator alone, and recovers by itself.
+fn survives(break_it: impl Fn(&SimDisk), repair: impl Fn(&SimDisk), codes: &[&str]) {
+    let (server, disk) = start();
+    assert_eq!(ready(&server, Door::Backend).1["storage"], "ok");
+    server.publish("news", "before");
+    let mut listener = server.listen(
+        Door::Tcp,
+        Transport::Sse,
+        "channel=news&channel=passing&retained=0",
+    );
+
+    break_it(&disk);
+    let refused = publish(&server, "news", "refused");
+    assert_eq!(refused.status, 503, "{refused:?}");
+    let code = refused.json()["code"].as_str().unwrap().to_owned();
+    assert!(codes.contains(&code.as_str()), "{code}");
+    let (status, health) = ready(&server, Door::Backend);
+    assert_eq!((status, &health["status"]), (200, &json!("degraded")), "{health}");
+    assert!(health["storage"].as_str().unwrap().len() > 2, "{health}");
+    assert_eq!(ready(&server, Door::Tcp), (200, json!({"status": "ready"})));
+    assert!(server.metric("cometserver_storage_write_failures_total", "") >= 1.0);
+    assert_eq!(publish(&server, "passing", "in memory").status, 200);
+    let history = server.get("/v1/history?channel=news");
+    assert_eq!(history["publications"].as_array().unwrap().len(), 1);
+
+    repair(&disk);
+    // The same message again, under its key: it may be there, and then it is not published twice.
+    server.until("the disk is tried again", || {
+        publish(&server, "news", "refused").status == 200
+    });
+    assert_eq!(ready(&server, Door::Backend).1["status"], "ready");
+    server.publish("news", "after");
+    assert_eq!(listener.data(3), ["in memory", "refused", "after"]);
+    let history = server.get("/v1/history?channel=news");
+    let offsets: Vec<&Value> = history["publications"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["offset"])
+        .collect();
+    assert_eq!(offsets, [1, 2, 3]);
+}
+
+#[test]
+fn a_full_disk_refuses_what_is_to_be_kept_and_nothing_else() {
+    survives(
+        |disk| disk.set_full(true),
+        |disk| disk.set_full(false),
+        &["unavailable"],
+    );
+}
+
+#[test]
+fn after_a_failed_sync_nobody_is_told_that_something_is_safe() {
+    survives(
+        |disk| disk.set_failing_syncs(true),
+        |disk| disk.set_failing_syncs(false),
+        &["unknown_outcome", "unavailable"],
+    );
+}

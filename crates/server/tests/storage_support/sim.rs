@@ -1,0 +1,285 @@
+//! A disk in memory that loses what was not made safe, and fails when the test says so.
+
+#![allow(dead_code, reason = "each test uses its part")]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use cometserver::broker::disk::LockError;
+use cometserver::broker::disk::io::{Disk, DiskFile, Held};
+
+/// How a step fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The disk is full; of a write a part has arrived.
+    Full,
+    /// An error; of a write a part has arrived, of a sync nothing, and what was to be made safe is dropped.
+    Broken,
+    /// The machine stops: this step and all after it fail.
+    Crash,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Content {
+    /// As it is read.
+    now: Vec<u8>,
+    /// As it is after a crash, but for what the system happened to write by itself.
+    safe: Vec<u8>,
+    /// What the next sync makes safe. What a failed one dropped is not among it.
+    dirty: Vec<std::ops::Range<usize>>,
+}
+
+#[derive(Default)]
+struct State {
+    files: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
+    safe_files: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
+    step: u64,
+    faults: BTreeMap<u64, Fault>,
+    is_full: bool,
+    is_down: bool,
+    fails_syncs: bool,
+}
+
+/// See the module.
+#[derive(Clone, Default)]
+pub(crate) struct SimDisk(Arc<Mutex<State>>);
+
+struct SimFile {
+    disk: SimDisk,
+    content: Arc<Mutex<Content>>,
+}
+
+impl SimDisk {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// The step so many steps from now fails.
+    pub(crate) fn fail_in(&self, steps: u64, fault: Fault) {
+        let mut state = self.state();
+        let at = state.step + steps;
+        state.faults.insert(at, fault);
+    }
+
+    /// From now on nothing can be written, or can again.
+    pub(crate) fn set_full(&self, is_full: bool) {
+        self.state().is_full = is_full;
+    }
+
+    /// From now on no sync succeeds, or does again.
+    pub(crate) fn set_failing_syncs(&self, fails: bool) {
+        self.state().fails_syncs = fails;
+    }
+
+    /// How many steps have been made.
+    pub(crate) fn steps(&self) -> u64 {
+        self.state().step
+    }
+
+    pub(crate) fn file_names(&self) -> Vec<PathBuf> {
+        self.state().files.keys().cloned().collect()
+    }
+
+    /// The machine stops and starts again: what was not made safe may be there in part, as `chance` decides.
+    pub(crate) fn crash(&self, mut chance: impl FnMut(usize) -> usize) {
+        let mut state = self.state();
+        let state = &mut *state;
+        let mut after = BTreeMap::new();
+        for (path, content) in &state.safe_files {
+            let mut content = content.lock().unwrap();
+            let Content { now, safe, .. } = content.clone();
+            // The length may have reached the disk before the bytes, and the bytes in any order of blocks.
+            let length = if chance(2) == 0 {
+                safe.len()
+            } else {
+                now.len().max(safe.len())
+            };
+            let mut bytes = safe;
+            bytes.resize(length, 0);
+            for (block, target) in bytes.chunks_mut(64).enumerate() {
+                let from = block * 64;
+                let Some(source) = now.get(from..now.len().min(from + target.len())) else {
+                    continue;
+                };
+                if chance(2) == 0 {
+                    target[..source.len()].copy_from_slice(source);
+                }
+            }
+            let whole = Content::safe(bytes);
+            *content = whole.clone();
+            after.insert(path.clone(), Arc::new(Mutex::new(whole)));
+        }
+        // A new file whose folder was not made safe may be there or not; here it is, empty or whole as the system likes.
+        for (path, content) in &state.files {
+            if !after.contains_key(path) && chance(2) == 0 {
+                let now = content.lock().unwrap().now.clone();
+                let kept = now[..chance(now.len() + 1)].to_vec();
+                after.insert(path.clone(), Arc::new(Mutex::new(Content::safe(kept))));
+            }
+        }
+        state.files = after.clone();
+        state.safe_files = after;
+        state.faults.clear();
+        (state.is_down, state.is_full, state.fails_syncs) = (false, false, false);
+    }
+
+    /// Stops failing.
+    pub(crate) fn repair(&self) {
+        let mut state = self.state();
+        state.faults.clear();
+        (state.is_down, state.is_full, state.fails_syncs) = (false, false, false);
+    }
+
+    fn step(&self, writes: bool) -> Option<Fault> {
+        let mut state = self.state();
+        if state.is_down {
+            return Some(Fault::Crash);
+        }
+        state.step += 1;
+        let step = state.step;
+        let fault = state.faults.remove(&step);
+        if fault == Some(Fault::Crash) {
+            state.is_down = true;
+        }
+        fault.or((state.is_full && writes).then_some(Fault::Full))
+    }
+
+    fn open_file(&self, content: Arc<Mutex<Content>>) -> Arc<dyn DiskFile> {
+        Arc::new(SimFile {
+            disk: self.clone(),
+            content,
+        })
+    }
+}
+
+impl Content {
+    fn safe(bytes: Vec<u8>) -> Self {
+        Self {
+            now: bytes.clone(),
+            safe: bytes,
+            dirty: Vec::new(),
+        }
+    }
+}
+
+fn error(fault: Fault) -> io::Error {
+    match fault {
+        Fault::Full => io::Error::from(io::ErrorKind::StorageFull),
+        Fault::Broken | Fault::Crash => io::Error::other("the test said so"),
+    }
+}
+
+impl Disk for SimDisk {
+    fn make_folder(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn lock(&self, _: &Path) -> Result<Held, LockError> {
+        Ok(Box::new(()))
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+        let state = self.state();
+        let names = state.files.keys().filter(|path| path.parent() == Some(folder));
+        Ok(names
+            .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+            .collect())
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        if let Some(fault) = self.step(true) {
+            return Err(error(fault));
+        }
+        let content = Arc::<Mutex<Content>>::default();
+        let mut state = self.state();
+        if state.files.contains_key(path) {
+            return Err(io::Error::from(io::ErrorKind::AlreadyExists));
+        }
+        state.files.insert(path.to_owned(), content.clone());
+        drop(state);
+        Ok(self.open_file(content))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let content = self.state().files.get(path).cloned();
+        let content = content.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        Ok(self.open_file(content))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        if let Some(fault) = self.step(false) {
+            return Err(error(fault));
+        }
+        let removed = self.state().files.remove(path);
+        removed
+            .map(|_| ())
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    }
+
+    fn sync_folder(&self, _: &Path) -> io::Result<()> {
+        if let Some(fault) = self.step(false) {
+            return Err(error(fault));
+        }
+        let mut state = self.state();
+        state.safe_files = state.files.clone();
+        Ok(())
+    }
+}
+
+impl DiskFile for SimFile {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.content.lock().unwrap().now.len() as u64)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let content = self.content.lock().unwrap();
+        let from = content.now.len().min(offset as usize);
+        let read = buffer.len().min(content.now.len() - from);
+        buffer[..read].copy_from_slice(&content.now[from..from + read]);
+        Ok(read)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let fault = self.disk.step(true);
+        let written = match fault {
+            None => bytes.len(),
+            Some(_) => bytes.len() / 2,
+        };
+        let mut content = self.content.lock().unwrap();
+        let end = offset as usize + written;
+        if content.now.len() < end {
+            content.now.resize(end, 0);
+        }
+        content.now[offset as usize..end].copy_from_slice(&bytes[..written]);
+        content.dirty.push(offset as usize..end);
+        fault.map_or(Ok(()), |fault| Err(error(fault)))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let fault = self.disk.step(false);
+        if let Some(fault) = fault.or(self.disk.state().fails_syncs.then_some(Fault::Broken)) {
+            if fault == Fault::Broken {
+                self.content.lock().unwrap().dirty.clear();
+            }
+            return Err(error(fault));
+        }
+        let mut content = self.content.lock().unwrap();
+        let Content { now, safe, dirty } = &mut *content;
+        safe.resize(now.len(), 0);
+        for range in dirty.drain(..) {
+            let range = range.start.min(now.len())..range.end.min(now.len());
+            safe[range.clone()].copy_from_slice(&now[range]);
+        }
+        Ok(())
+    }
+
+    fn truncate(&self, length: u64) -> io::Result<()> {
+        if let Some(fault) = self.disk.step(false) {
+            return Err(error(fault));
+        }
+        self.content.lock().unwrap().now.truncate(length as usize);
+        Ok(())
+    }
+}

@@ -1,0 +1,22 @@
+"use strict";
+// Shows what comes after the cursor that the page was rendered with. A browser that loses its connection comes back with the
+// id of the last event by itself, also when the server was restarted meanwhile.
+const lines = document.getElementById("lines");
+const query = new URLSearchParams({ channel: lines.dataset.channel, cursor: lines.dataset.cursor });
+const events = new EventSource(document.currentScript.dataset.comet + "/v1/sse?" + query);
+
+events.onmessage = (event) => {
+  const message = JSON.parse(event.data);
+  if (message.type === "gap") {
+    // The server no longer has everything since then: what the page shows has to be rendered anew.
+    location.reload();
+    return;
+  }
+  if (message.type !== "publication") return;
+  // Published between the cursor and the history: the page shows it already.
+  if (lines.lastElementChild && message.offset <= lines.lastElementChild.value) return;
+  const line = document.createElement("li");
+  line.value = message.offset;
+  line.textContent = message.data;
+  lines.append(line);
+};
