@@ -14,8 +14,8 @@ final class CometBridge
 {
     /** What is passed on: the call, its method, its parameters. */
     private static $calls = array(
-        'poll' => array('GET', 'channel pattern cursor retained presence info token wait_ms limit session'),
-        'sse' => array('GET', 'channel pattern cursor retained presence info token session preamble_ms'),
+        'poll' => array('GET', 'channel pattern cursor retained presence join watch info token wait_ms limit session'),
+        'sse' => array('GET', 'channel pattern cursor retained presence join watch info token session preamble_ms'),
         'now' => array('GET', 'token'),
         'history' => array('GET', 'channel since limit reverse token'),
         'presence' => array('GET', 'channel limit token'),
@@ -25,11 +25,11 @@ final class CometBridge
 
     /** What of the visitor's head is passed on, beside host, origin, token and address: name here, name there, form. */
     private static $taken = array(
-        array('HTTP_ACCEPT', 'Accept', '~^[\x20-\x7E]{1,200}$~'),
-        array('CONTENT_TYPE', 'Content-Type', '~^[\x20-\x7E]{1,200}$~'),
-        array('HTTP_ORIGIN', 'Origin', '~^[\x21-\x7E]{1,300}$~'),
-        array('HTTP_IF_NONE_MATCH', 'If-None-Match', '~^[\x21-\x7E]{1,500}$~'),
-        array('HTTP_LAST_EVENT_ID', 'Last-Event-ID', '~^[\x21-\x7E]{1,500}$~'),
+        array('HTTP_ACCEPT', 'Accept', '~^[\x20-\x7E]{1,200}$~D'),
+        array('CONTENT_TYPE', 'Content-Type', '~^[\x20-\x7E]{1,200}$~D'),
+        array('HTTP_ORIGIN', 'Origin', '~^[\x21-\x7E]{1,300}$~D'),
+        array('HTTP_IF_NONE_MATCH', 'If-None-Match', '~^[\x21-\x7E]{1,500}$~D'),
+        array('HTTP_LAST_EVENT_ID', 'Last-Event-ID', '~^[\x21-\x7E]{1,500}$~D'),
     );
 
     /** What of the answer's head is passed on. */
@@ -159,14 +159,24 @@ final class CometBridge
             if (!$this->begun) {
                 throw $fault;
             }
-            // It is too late for a status: the page comes back with what it had.
-            echo '{"publications":[],"retry_ms":', self::DOWN_RETRY, ',"cursor":', json_encode($cursor), '}';
+            echo self::nothingYet($cursor, 0);
             return;
         }
         if (!$this->begun) {
             $this->give($head);
+        } elseif ($head['status'] !== 200) {
+            $body = self::nothingYet($cursor, isset($head['headers']['retry-after']) ? (int) $head['headers']['retry-after'] : 0);
         }
         echo $body;
+    }
+
+    /** For an error after the first blank, when it is too late for a status: the page comes back with what it had, and is told then. */
+    private static function nothingYet($cursor, $seconds)
+    {
+        $place = json_encode($cursor);
+        // No cursor of the server's is anything but UTF-8.
+        $place = is_string($place) ? $place : '"now"';
+        return '{"publications":[],"retry_ms":' . max(self::DOWN_RETRY, $seconds * 1000) . ',"cursor":' . $place . '}';
     }
 
     /** A stream of events, where it was seen that those arrive. */
@@ -240,7 +250,7 @@ final class CometBridge
         header('Cache-Control: no-store');
         if ($method === 'POST') {
             $file = $folder . '/probe-' . $value;
-            if ($folder !== null && preg_match('~^[0-9a-f]{32}$~', $value) && @is_file($file)) {
+            if ($folder !== null && preg_match('~^[0-9a-f]{32}$~D', $value) && @is_file($file)) {
                 @file_put_contents($file, 'seen');
             }
             http_response_code(204);
@@ -558,7 +568,7 @@ final class CometBridge
         }
         $uri = isset($_SERVER['REQUEST_URI']) ? explode('?', $_SERVER['REQUEST_URI'], 2) : array('');
         foreach (array(isset($_SERVER['PATH_INFO']) ? $_SERVER['PATH_INFO'] : '', $uri[0]) as $path) {
-            if (is_string($path) && preg_match('~/v1/([a-z]+)$~', $path, $match)) {
+            if (is_string($path) && preg_match('~/v1/([a-z]+)$~D', $path, $match)) {
                 return $match[1];
             }
         }
@@ -619,7 +629,7 @@ final class CometBridge
         if ($value === null || !preg_match('~^bearer ~i', $value)) {
             return null;
         }
-        if (!preg_match('~^bearer +[A-Za-z0-9\-._\~+/=]{1,8000}$~i', $value)) {
+        if (!preg_match('~^bearer +[A-Za-z0-9\-._\~+/=]{1,8000}$~iD', $value)) {
             throw new CometBridgeFault(400, 'bad_request', 'the header Authorization is not one to be passed on');
         }
         return $value;
@@ -666,7 +676,7 @@ final class CometBridge
         }
         $socket = empty($config['public_socket']) ? $config['data_dir'] . '/public/comet.sock' : $config['public_socket'];
         $config['target'] = 'unix://' . $socket;
-        if (!empty($config['public_url']) && preg_match('~^http://([^/?#@]+)/?$~', $config['public_url'], $match)) {
+        if (!empty($config['public_url']) && preg_match('~^http://([^/?#@]+)/?$~D', $config['public_url'], $match)) {
             $config['target'] = 'tcp://' . $match[1];
         }
         return $config;

@@ -23,6 +23,9 @@ final class CometSetup
     /** The channel of the test message; public, like all that begin with `public/`. */
     const CHANNEL = 'public/hello';
 
+    /** What hosts call the folders that they serve. */
+    private static $served = array('public_html', 'htdocs', 'httpdocs', 'www', 'html', 'web', 'public', 'webroot', 'wwwroot', 'docroot');
+
     private $folder;
     private $state;
     private $cookie;
@@ -53,7 +56,7 @@ final class CometSetup
         // A state that cannot be read locks the page: better that than a stranger.
         $this->state = is_array($state) ? $state : ($text === '' && !@is_file($file) ? array() : array('done' => true));
         $cookie = isset($_COOKIE[self::COOKIE]) ? $_COOKIE[self::COOKIE] : '';
-        $this->cookie = is_string($cookie) && preg_match('~^[0-9a-f]{40}$~', $cookie) ? $cookie : null;
+        $this->cookie = is_string($cookie) && preg_match('~^[0-9a-f]{40}$~D', $cookie) ? $cookie : null;
     }
 
     // What a browser asks for.
@@ -190,7 +193,7 @@ final class CometSetup
         }
         $this->keep();
         $checks[] = self::check(true, 'Data and secrets have a folder', $data . ($url === null
-            ? ', outside of what the web server serves' : ', within what the web server serves: whether it is closed is tried next'));
+            ? ', outside of what this site serves' : ', within what the web server serves: whether it is closed is tried next'));
         return array('checks' => $checks, 'canary' => $canary);
     }
 
@@ -211,44 +214,93 @@ final class CometSetup
         return isset($lines[0]) ? $lines[0] : null;
     }
 
-    /** Outside the document root if PHP may write there, else a folder beside this file that its .htaccess closes. */
+    /**
+     * A folder outside of everything served, if PHP may write there, else one beside this file. All are closed by a .htaccess
+     * and have names that nobody guesses: what another site of the same account serves cannot be seen from here.
+     */
     private function makeData()
     {
-        $places = array();
-        $root = isset($_SERVER['DOCUMENT_ROOT']) ? realpath($_SERVER['DOCUMENT_ROOT']) : false;
-        $own = realpath($this->folder);
-        $suffix = '-' . substr(md5($own), 0, 6);
-        if ($root !== false && $root !== '/' && strpos($own . '/', $root . '/') === 0) {
-            $places[] = dirname($root);
+        $rules = (string) @file_get_contents($this->folder . '/bin/.htaccess');
+        if ($rules === '') {
+            throw new CometSetupFault('The file comet/bin/.htaccess is missing. Upload the whole folder again, hidden files too.');
         }
+        $data = $this->formerData();
+        $name = '/comet-data-' . self::random(8);
+        foreach ($data === null ? $this->places() : array() as $place) {
+            $folder = $place . $name;
+            if (strlen($folder . '/public/comet.sock') <= self::SOCKET_PATH && @is_writable($place) && self::makeFolder($folder)) {
+                $data = $folder;
+                break;
+            }
+        }
+        if ($data === null) {
+            $data = $this->folder . '/data-' . self::random(8);
+            if (strlen($data . '/public/comet.sock') > self::SOCKET_PATH) {
+                throw new CometSetupFault('The path of this folder is too long for a socket (' . strlen($data) . ' bytes). Upload it nearer to the top.');
+            }
+            if (!self::makeFolder($data)) {
+                throw new CometSetupFault('PHP may not make a folder here. Give comet write permission (755, or 775) by FTP, and try again.');
+            }
+        }
+        self::write($data . '/.htaccess', $rules, 0644);
+        self::write($data . '/index.html', '', 0644);
+        return $data;
+    }
+
+    /** Where a data folder may be made that nobody serves, as far as one can see; the best first. */
+    private function places()
+    {
+        $root = isset($_SERVER['DOCUMENT_ROOT']) ? realpath($_SERVER['DOCUMENT_ROOT']) : false;
+        $found = array();
         $home = getenv('HOME');
         if ($home === false && function_exists('posix_getpwuid') && function_exists('posix_geteuid')) {
             $user = posix_getpwuid(posix_geteuid());
             $home = $user ? $user['dir'] : false;
         }
-        if (is_string($home) && $home !== '' && $home !== '/') {
-            $places[] = $home;
+        $found[] = is_string($home) && $home !== '' ? @realpath($home) : false;
+        if ($root !== false && strpos(realpath($this->folder) . '/', $root . '/') === 0) {
+            $found[] = dirname($root);
         }
-        foreach ($places as $place) {
-            $data = rtrim($place, '/') . '/comet-data' . $suffix;
+        $places = array();
+        foreach ($found as $place) {
             // A home may be the document root.
-            if ($root !== false && strpos($data . '/', $root . '/') === 0) {
-                continue;
-            }
-            if (strlen($data . '/public/comet.sock') <= self::SOCKET_PATH && @is_writable($place) && self::makeFolder($data)) {
-                return $data;
+            $within = $root !== false && strpos($place . '/', $root . '/') === 0;
+            if (is_string($place) && $place !== '/' && !$within && !self::looksServed($place)) {
+                $places[] = $place;
             }
         }
-        $data = $this->folder . '/data-' . self::random(8);
-        if (strlen($data . '/public/comet.sock') > self::SOCKET_PATH) {
-            throw new CometSetupFault('The path of this folder is too long for a socket (' . strlen($data) . ' bytes). Upload it nearer to the top.');
+        return $places;
+    }
+
+    /** Does a folder, or one that it is in, look like a document root? An addon domain's root often is within the main one's. */
+    private static function looksServed($place)
+    {
+        for ($folder = $place; strlen($folder) > 1; $folder = dirname($folder)) {
+            // Below these, hosts keep each customer's folder: only in themselves nothing is to be put.
+            $shelf = $folder !== $place && in_array($folder, array('/var/www', '/srv/www'), true);
+            if (!$shelf && in_array(strtolower(basename($folder)), self::$served, true)) {
+                return true;
+            }
+            foreach (array('.htaccess', 'index.html', 'index.htm', 'index.php') as $file) {
+                if (@file_exists($folder . '/' . $file)) {
+                    return true;
+                }
+            }
         }
-        if (!self::makeFolder($data)) {
-            throw new CometSetupFault('PHP may not make a folder here. Give comet write permission (755, or 775) by FTP, and try again.');
+        return false;
+    }
+
+    /** The data folder of an earlier time, whose state was deleted to unlock this page; not that of a site this is a copy of. */
+    private function formerData()
+    {
+        $file = $this->folder . '/php/comet-config.php';
+        $config = @is_file($file) ? include $file : null;
+        if (!isset($config['data_dir'], $config['binary']) || $config['binary'] !== $this->folder . '/bin/comet') {
+            return null;
         }
-        copy($this->folder . '/bin/.htaccess', $data . '/.htaccess');
-        self::write($data . '/index.html', '', 0644);
-        return $data;
+        $data = $config['data_dir'];
+        $good = @is_file($data . '/comet.toml') && in_array(dirname($data), $this->places(), true) && self::makeFolder($data);
+        return $good ? $data : null;
     }
 
     private static function makeFolder($folder)
@@ -388,7 +440,7 @@ TOML;
         $socket = $this->data() . '/public/comet.sock';
         $ways = array();
         // In a rule of Apache's a blank would end the path.
-        if (preg_match('~^[A-Za-z0-9/._-]+$~', $socket)) {
+        if (preg_match('~^[A-Za-z0-9/._-]+$~D', $socket)) {
             if (!@is_dir($this->folder . '/live')) {
                 @mkdir($this->folder . '/live', 0755);
             }

@@ -106,6 +106,7 @@ function folder(string $name = ''): string
         register_shutdown_function(static function () use ($base, $owner): void {
             if (getmypid() === $owner) {
                 Process::endAll();
+                end_servers($base);
                 // A link to a folder is removed, not followed.
                 exec('rm -rf ' . escapeshellarg($base));
             }
@@ -117,6 +118,18 @@ function folder(string $name = ''): string
         mkdir($folder, 0755, true);
     }
     return $folder;
+}
+
+/** Ends the servers in the background whose data is in a folder: a test that fails does not come to stopping its own. */
+function end_servers(string $base): void
+{
+    foreach (explode("\n", trim((string) shell_exec('find ' . escapeshellarg($base) . ' -name comet.pid'))) as $file) {
+        $pid = $file === '' ? 0 : (int) @file_get_contents($file);
+        // Its number may have become another's.
+        if ($pid > 0 && strpos((string) @file_get_contents("/proc/$pid/cmdline"), $base) !== false) {
+            posix_kill($pid, SIGTERM);
+        }
+    }
 }
 
 /** A process that ends with us. */
@@ -340,7 +353,7 @@ function http(string $target, string $method, string $path, array $headers = [],
     return (new Pending($target, $method, $path, $headers, $body))->answer();
 }
 
-/** PHP's own web server, for one request at a time: a worker of it may take two connections and answer the second late. */
+/** PHP's own web server, for one request at a time: with workers it may answer late, and leaves them behind when it is ended. */
 final class CliServer
 {
     public string $target;
@@ -353,7 +366,7 @@ final class CliServer
         $this->root = $root;
         $this->target = "tcp://$address";
         $command = [PHP_BINARY, '-d', 'error_reporting=32767', '-d', 'display_errors=1', '-d', 'html_errors=0', '-S', $address, '-t', $root];
-        $this->process = new Process($command, $environment + ['PHP_CLI_SERVER_WORKERS' => '4'], $root);
+        $this->process = new Process($command, $environment, $root);
         until('php -S answers', fn (): bool => answers($address));
     }
 

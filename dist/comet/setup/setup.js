@@ -122,7 +122,7 @@ async function host() {
       if (answer.ok) {
         closed("bad", "The data folder is open to everybody", `${new URL(canary.url, location.href)} answered ${answer.status}${text.includes(canary.word) ? ", with its content" : ""}.`);
         await ask("exposed");
-        alarm(card, "This web server shows what its .htaccess closes, so no secret was put there, and the folder is gone. Let PHP write to the folder above your public one, or ask your host to honour .htaccess files.", host);
+        alarm(card, "This web server shows what its .htaccess closes, so no secret was put there, and the folder is gone. Let PHP write to your home folder, or to one above all that are public, or ask your host to honour .htaccess files.", host);
         return;
       }
       closed("good", "No browser can look into it", `Tried just now: answered ${answer.status}.`);

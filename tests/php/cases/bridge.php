@@ -52,8 +52,8 @@ function bridge(string $call, array $more = []): string
     return '/bridge.php?call=' . $call . ($more === [] ? '' : '&' . http_build_query($more));
 }
 
-/** A server that keeps what it is asked, and answers as told. */
-function recorder(string $answer): array
+/** A server that keeps what it is asked, and answers as told, if it is to wait once the test says so. */
+function recorder(string $answer, bool $waits = false): array
 {
     $socket = folder() . '/rec.sock';
     $file = folder() . '/asked';
@@ -69,6 +69,9 @@ function recorder(string $answer): array
                     $asked .= $piece;
                 } while ($piece !== '' && (strpos($asked, "\r\n\r\n") === false || (preg_match('~Content-Length: (\d+)~', $asked, $m) && strlen(explode("\r\n\r\n", $asked, 2)[1]) < $m[1])));
                 file_put_contents($file, $asked);
+                while ($waits && !file_exists("$file-go")) {
+                    usleep(10000);
+                }
                 fwrite($stream, $answer);
                 fclose($stream);
             }
@@ -76,7 +79,7 @@ function recorder(string $answer): array
     }
     register_shutdown_function(static fn () => posix_kill($pid, SIGKILL));
     fclose($listener);
-    return [new Web(open_site(['data_dir' => folder(), 'public_socket' => $socket])), $file];
+    return [new Web(open_site(['data_dir' => folder(), 'public_socket' => $socket, 'sse' => $waits])), $file];
 }
 
 test('a poll, a publication, the history, now and presence pass, in whatever way the call is named', function () use ($web): void {
@@ -129,7 +132,7 @@ test('nothing but these calls passes, and only with their method', function () u
 
 test('what is passed on is made anew, so that nothing can be slipped in', function (): void {
     [$web, $file] = recorder("HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\nX-Secret: s\r\nSet-Cookie: a=b\r\n\r\n{}");
-    $query = 'call=poll&channel=' . urlencode("a\r\nX: y&route=none b") . '&channel=c&route=none&evil=1&wait_ms=99999999&presence=join&x%5By%5D=1';
+    $query = 'call=poll&channel=' . urlencode("a\r\nX: y&route=none b") . '&channel=c&route=none&evil=1&wait_ms=99999999&presence=join&join=c&watch=d&watch=e&preamble_ms=100&x%5By%5D=1';
     $answer = $web->get('/bridge.php?' . $query, [
         'X-Forwarded-For' => '10.0.0.1', 'X-Api-Key' => 'key', 'Cookie' => 'session=secret', 'Authorization' => 'Bearer aaa.bbb.ccc', 'X-Real-IP' => '1.2.3.4',
         'Origin' => 'http://localhost', 'Forwarded' => 'for=1.1.1.1', 'If-None-Match' => '"abc"', 'Host' => 'site.example:8080', 'Transfer-Encoding' => 'identity',
@@ -139,14 +142,16 @@ test('what is passed on is made anew, so that nothing can be slipped in', functi
     $asked = file_get_contents($file);
     [$head] = explode("\r\n\r\n", $asked);
     $lines = explode("\r\n", $head);
-    same('GET /v1/poll?channel=a%0D%0AX%3A%20y%26route%3Dnone%20b&channel=c&presence=join&wait_ms=10000&route=bridge HTTP/1.0', array_shift($lines));
+    same('GET /v1/poll?channel=a%0D%0AX%3A%20y%26route%3Dnone%20b&channel=c&presence=join&join=c&watch=d&watch=e&wait_ms=10000&route=bridge HTTP/1.0', array_shift($lines));
     sort($lines);
     same(['Authorization: Bearer aaa.bbb.ccc', 'Host: site.example:8080', 'If-None-Match: "abc"', 'Origin: http://localhost', 'X-Forwarded-For: 192.0.2.1'], $lines);
 });
 
 test('headers that could not be passed on are refused', function () use ($web): void {
-    foreach ([['Host' => 'a b'], ['Host' => 'evil/@x'], ['Authorization' => 'Bearer a b'], ['Origin' => 'http://' . str_repeat('x', 400)], ['If-None-Match' => '"' . "\x80" . '"']] as $headers) {
-        same(400, $web->get(bridge('now'), $headers)['status'], shown($headers));
+    foreach ([['Accept' => "a/b\n"], ['Origin' => "http://x\n"], ['If-None-Match' => "\"a\"\n"], ['Last-Event-ID' => "a\n"], ['Authorization' => "Bearer a\n"], ['Host' => 'a b'], ['Host' => 'evil/@x'], ['Authorization' => 'Bearer a b'], ['Origin' => 'http://' . str_repeat('x', 400)], ['If-None-Match' => '"' . "\x80" . '"']] as $headers) {
+        $answer = $web->get(bridge('now'), $headers);
+        same(400, $answer['status'], shown($headers));
+        yes(strpos($answer['body'], 'not one to be passed on') !== false, 'by the bridge: ' . shown($answer));
     }
     // A site behind the web server's own password.
     same(200, $web->get(bridge('now'), ['Authorization' => 'Basic eDp5'])['status']);
@@ -258,6 +263,24 @@ test('a server that goes away while a visitor waits leaves it a good answer', fu
     $answer = json($waiting->answer());
     same([[], $cursor], [$answer['publications'], $answer['cursor']]);
     yes($answer['retry_ms'] > 0, 'and when to come back');
+});
+
+test('an error after the first blank is a good answer with the same place, which every client understands', function (): void {
+    $problem = '{"code":"unavailable","status":503}';
+    $head = "HTTP/1.0 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 7\r\nContent-Length: " . strlen($problem);
+    [$web, $file] = recorder("$head\r\n\r\n$problem", true);
+    foreach (['abc' => 'abc', '%FF' => 'now'] as $given => $kept) {
+        @unlink("$file-go");
+        $waiting = $web->begin(bridge('poll', ['channel' => 'open/x']) . "&cursor=$given");
+        until('a first blank', static function () use ($waiting): bool {
+            $waiting->ended();
+            return substr($waiting->bytes, -1) === ' ';
+        });
+        touch("$file-go");
+        $answer = $waiting->answer();
+        same(200, $answer['status']);
+        same(['publications' => [], 'retry_ms' => 7000, 'cursor' => $kept], json($answer));
+    }
 });
 
 test('events stream where pieces arrive, resume where they ended, and end when the tab is closed', function () use ($streaming, $server): void {
