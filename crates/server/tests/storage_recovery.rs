@@ -201,6 +201,45 @@ fn a_publication_damaged_while_the_log_is_open_is_a_gap_and_never_garbage() {
 }
 
 #[test]
+fn what_the_disk_cannot_read_is_refused_and_there_again_when_it_can() {
+    let disk = SimDisk::default();
+    let folder = Path::new("/log");
+    let mut log = Log::on(
+        Arc::new(disk.clone()),
+        folder,
+        DiskOptions::default(),
+        unbounded(),
+    );
+    for position in 1..=6 {
+        log.publish(&["a"], &position.to_string().repeat(3000));
+        log.settle();
+    }
+    log.log.shut_down();
+    let newest = folder.join("0000000001.log");
+    for (path, from) in [
+        (newest.clone(), 0),
+        (newest.clone(), 4096),
+        (newest, 12_288),
+        (folder.join("store"), 0),
+    ] {
+        disk.set_unreadable(&path, Some(from));
+        let refused = DiskLog::open_on(
+            Arc::new(disk.clone()),
+            folder,
+            DiskOptions::default(),
+            &unbounded(),
+        );
+        let refused = refused.err().map(|error| error.to_string()).unwrap_or_default();
+        let says_so = refused.contains(path.to_str().unwrap()) && refused.contains("(os error 5)");
+        assert!(says_so, "{from}: {refused}");
+        disk.set_unreadable(&path, None);
+        log.reopen();
+        assert_eq!((log.texts("a").len(), log.log.stats().damaged), (6, 0), "{from}");
+        log.log.shut_down();
+    }
+}
+
+#[test]
 fn another_version_is_refused() {
     for file in ["store", "0000000001.log"] {
         let log = filled(2);
