@@ -15,7 +15,7 @@ use std::sync::Arc;
 use cometserver::broker::disk::{DiskLog, DiskOptions, LockError, OpenError};
 use cometserver_core::broker::Broker;
 use proptest::prelude::*;
-use rig::{Log, name, segments, unbounded};
+use rig::{Log, bounded, name, segments, unbounded};
 use sim::SimDisk;
 
 fn small() -> DiskOptions {
@@ -236,6 +236,36 @@ fn what_the_disk_cannot_read_is_refused_and_there_again_when_it_can() {
         log.reopen();
         assert_eq!((log.texts("a").len(), log.log.stats().damaged), (6, 0), "{from}");
         log.log.shut_down();
+    }
+}
+
+#[test]
+fn damage_that_clearing_away_finds_is_told_after_the_next_start_too() {
+    let options = DiskOptions {
+        garbage: 4_000,
+        ..small()
+    };
+    let mut log = Log::new(options, bounded(5, 1 << 20, 1 << 50));
+    log.publish(&["quiet"], "1");
+    log.settle();
+    let epoch = log.log.channel(&name("quiet")).unwrap().epoch;
+    let oldest = segments(&log.folder).remove(0);
+    let bytes = fs::read(&oldest).unwrap();
+    let at = bytes.windows(5).position(|window| window == b"quiet").unwrap();
+    flip(&oldest, at as u64 * 8);
+    // A channel of which nothing but the damaged part would have told is one of them.
+    while oldest.exists() {
+        log.publish(&["busy"], &"x".repeat(100));
+        log.settle();
+    }
+    for _ in 0..2 {
+        let (found, gap) = log.history("quiet", 0);
+        assert!(found.is_empty() && gap >= Some(1), "{gap:?}, {found:?}");
+        let quiet = log.log.channel(&name("quiet")).unwrap();
+        assert_eq!((quiet.epoch, quiet.offset), (epoch, 1));
+        let (_, gap) = log.history("another", 0);
+        assert!(gap >= Some(1), "whatever else was there: {gap:?}");
+        log.reopen();
     }
 }
 
