@@ -15,7 +15,7 @@ use std::sync::Arc;
 use cometserver::broker::disk::{DiskLog, DiskOptions, LockError, OpenError};
 use cometserver_core::broker::Broker;
 use proptest::prelude::*;
-use rig::{Log, name, segments, unbounded};
+use rig::{Log, bounded, name, segments, unbounded};
 use sim::SimDisk;
 
 fn small() -> DiskOptions {
@@ -198,6 +198,75 @@ fn a_publication_damaged_while_the_log_is_open_is_a_gap_and_never_garbage() {
     assert_eq!(log.log.stats().damaged, 1);
     let (_, gap) = log.history("b", 1);
     assert_eq!(gap, None);
+}
+
+#[test]
+fn what_the_disk_cannot_read_is_refused_and_there_again_when_it_can() {
+    let disk = SimDisk::default();
+    let folder = Path::new("/log");
+    let mut log = Log::on(
+        Arc::new(disk.clone()),
+        folder,
+        DiskOptions::default(),
+        unbounded(),
+    );
+    for position in 1..=6 {
+        log.publish(&["a"], &position.to_string().repeat(3000));
+        log.settle();
+    }
+    log.log.shut_down();
+    let newest = folder.join("0000000001.log");
+    for (path, from) in [
+        (newest.clone(), 0),
+        (newest.clone(), 4096),
+        (newest, 12_288),
+        (folder.join("store"), 0),
+    ] {
+        disk.set_unreadable(&path, Some(from));
+        let refused = DiskLog::open_on(
+            Arc::new(disk.clone()),
+            folder,
+            DiskOptions::default(),
+            &unbounded(),
+        );
+        let refused = refused.err().map(|error| error.to_string()).unwrap_or_default();
+        let says_so = refused.contains(path.to_str().unwrap()) && refused.contains("(os error 5)");
+        assert!(says_so, "{from}: {refused}");
+        disk.set_unreadable(&path, None);
+        log.reopen();
+        assert_eq!((log.texts("a").len(), log.log.stats().damaged), (6, 0), "{from}");
+        log.log.shut_down();
+    }
+}
+
+#[test]
+fn damage_that_clearing_away_finds_is_told_after_the_next_start_too() {
+    let options = DiskOptions {
+        garbage: 4_000,
+        ..small()
+    };
+    let mut log = Log::new(options, bounded(5, 1 << 20, 1 << 50));
+    log.publish(&["quiet"], "1");
+    log.settle();
+    let epoch = log.log.channel(&name("quiet")).unwrap().epoch;
+    let oldest = segments(&log.folder).remove(0);
+    let bytes = fs::read(&oldest).unwrap();
+    let at = bytes.windows(5).position(|window| window == b"quiet").unwrap();
+    flip(&oldest, at as u64 * 8);
+    // A channel of which nothing but the damaged part would have told is one of them.
+    while oldest.exists() {
+        log.publish(&["busy"], &"x".repeat(100));
+        log.settle();
+    }
+    for _ in 0..2 {
+        let (found, gap) = log.history("quiet", 0);
+        assert!(found.is_empty() && gap >= Some(1), "{gap:?}, {found:?}");
+        let quiet = log.log.channel(&name("quiet")).unwrap();
+        assert_eq!((quiet.epoch, quiet.offset), (epoch, 1));
+        let (_, gap) = log.history("another", 0);
+        assert!(gap >= Some(1), "whatever else was there: {gap:?}");
+        log.reopen();
+    }
 }
 
 #[test]

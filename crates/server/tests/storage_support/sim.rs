@@ -29,6 +29,8 @@ struct Content {
     safe: Vec<u8>,
     /// What the next sync makes safe. What a failed one dropped is not among it.
     dirty: Vec<std::ops::Range<usize>>,
+    /// From here on it cannot be read.
+    unreadable: Option<usize>,
 }
 
 #[derive(Default)]
@@ -71,6 +73,11 @@ impl SimDisk {
     /// From now on no sync succeeds, or does again.
     pub(crate) fn set_failing_syncs(&self, fails: bool) {
         self.state().fails_syncs = fails;
+    }
+
+    /// From a byte on the file cannot be read, or can again.
+    pub(crate) fn set_unreadable(&self, path: &Path, from: Option<usize>) {
+        self.state().files[path].lock().unwrap().unreadable = from;
     }
 
     /// How many steps have been made.
@@ -160,6 +167,7 @@ impl Content {
             now: bytes.clone(),
             safe: bytes,
             dirty: Vec::new(),
+            unreadable: None,
         }
     }
 }
@@ -235,6 +243,10 @@ impl DiskFile for SimFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let content = self.content.lock().unwrap();
+        let end = offset as usize + buffer.len();
+        if content.unreadable.is_some_and(|from| end > from) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         let from = content.now.len().min(offset as usize);
         let read = buffer.len().min(content.now.len() - from);
         buffer[..read].copy_from_slice(&content.now[from..from + read]);
@@ -266,7 +278,7 @@ impl DiskFile for SimFile {
             return Err(error(fault));
         }
         let mut content = self.content.lock().unwrap();
-        let Content { now, safe, dirty } = &mut *content;
+        let Content { now, safe, dirty, .. } = &mut *content;
         safe.resize(now.len(), 0);
         for range in dirty.drain(..) {
             let range = range.start.min(now.len())..range.end.min(now.len());

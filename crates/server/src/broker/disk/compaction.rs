@@ -10,10 +10,11 @@ use bytes::Bytes;
 use cometserver_core::channel::ChannelName;
 use cometserver_core::idempotency;
 
+use super::format::Header;
 use super::format::Publication;
 use super::format::body::{self, Body};
 use super::format::header::{HEADER, file_name};
-use super::index::{Index, Slot};
+use super::index::{Channel, Index, Slot};
 use super::keeper::for_each_slot;
 use super::queue::{Chore, Upkeep};
 use super::scan::{Piece, Scan};
@@ -31,6 +32,8 @@ struct Clearing<'a> {
     keys_since: u64,
     /// Channels that the segment names: it may be the last to know how they stand.
     named: HashSet<Slot>,
+    /// A part of it could not be read: it may have named others.
+    is_damaged: bool,
     steps: Vec<Upkeep>,
     bytes: usize,
 }
@@ -59,15 +62,16 @@ pub(crate) fn clear_oldest(shared: &Shared) -> bool {
             .now()
             .saturating_sub(shared.options.idempotency.as_millis() as u64),
         named: HashSet::new(),
+        is_damaged: false,
         steps: Vec::new(),
         bytes: 0,
     };
     let mut scan = Scan::new(&*file, seed, HEADER as u32, length);
     while let Some(piece) = scan.next() {
-        if let Piece::Record { offset, body, .. } = piece
-            && !clearing.record(offset, body)
-        {
-            return false;
+        match piece {
+            Piece::Record { offset, body, .. } if !clearing.record(offset, body) => return false,
+            Piece::Record { .. } => {}
+            Piece::Damage { .. } => clearing.is_damaged = true,
         }
         if shared.bell.is_closed() {
             return false;
@@ -94,7 +98,11 @@ impl Clearing<'_> {
                     .extend(self.shared.index().find(channel.realm, channel.name));
                 true
             }
-            _ => true,
+            Some(_) => true,
+            None => {
+                self.is_damaged = true;
+                true
+            }
         }
     }
 
@@ -157,6 +165,9 @@ impl Clearing<'_> {
     /// Nothing that is kept is in the segment any more.
     fn remove(&mut self) -> bool {
         self.lose_rest();
+        if self.is_damaged {
+            self.note_damage();
+        }
         self.write_channels();
         self.steps.push(Upkeep::Remove(self.segment));
         if !self.send() {
@@ -196,6 +207,30 @@ impl Clearing<'_> {
             publications = lost,
             "publications in a damaged part of the log are lost"
         );
+    }
+
+    /// The damaged part may have named any channel of which no later segment speaks, and any that is no longer known: what is
+    /// noted in memory of the one and the other would end with this start.
+    fn note_damage(&mut self) {
+        let (segment, named) = (self.segment, &mut self.named);
+        for_each_slot(self.shared, |index, slot, _| {
+            let of_it = |channel: &Channel| channel.last > 0 && channel.anchor <= segment;
+            if index.get(slot).is_some_and(of_it) {
+                named.insert(slot);
+            }
+        });
+        let (next, position) = {
+            let index = self.shared.index();
+            let next = index.segments.range(segment + 1..).next();
+            (next.map(|(_, next)| next.file.clone()), index.position)
+        };
+        let until = next.and_then(|file| {
+            let mut header = [0; HEADER];
+            let read = file.read_at(&mut header, 0).ok()?;
+            Some(Header::decode(&header[..read]).ok()?.first.saturating_sub(1))
+        });
+        let mut index = self.shared.index();
+        index.forgotten = index.forgotten.max(until.unwrap_or(position));
     }
 
     /// What only this segment says of channels that are still of interest is written again; the others are forgotten.

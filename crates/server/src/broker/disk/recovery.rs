@@ -63,6 +63,16 @@ pub enum OpenError {
         /// Why.
         source: io::Error,
     },
+    /// The disk does not give back what was written. It may another time: nothing is cut off or removed because of it.
+    #[error("{}: byte {offset}: {source}: it cannot be read and was left as it is: try again, or copy the log to a disk that can be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// About where in it, in bytes.
+        offset: u64,
+        /// Why.
+        source: io::Error,
+    },
     /// It could be read, but not be begun to be written.
     #[error("the log cannot be written: {0}")]
     Start(String),
@@ -268,11 +278,20 @@ impl Recovery<'_> {
                 }
             }
         }
+        let failure = scan.into_failure();
         if !is_newest {
             if let Some((from, to)) = pending {
                 self.lose(&file, from, to);
             }
             return Ok(None);
+        }
+        // Zeros in place of what could not be read look like the end of the log.
+        if let Some((offset, source)) = failure {
+            return Err(OpenError::Read {
+                path: file.path,
+                offset,
+                source,
+            });
         }
         self.end_newest(file, seed, whole, last, is_clean)
     }

@@ -1,5 +1,7 @@
 //! Reading a segment from its beginning to its end: records, and what lies between them that is none.
 
+use std::io;
+
 use super::format::frame;
 use super::io::DiskFile;
 
@@ -38,6 +40,7 @@ pub(crate) struct Scan<'a> {
     end: u32,
     window: Vec<u8>,
     begins: u32,
+    failed: Option<(u64, io::Error)>,
 }
 
 enum Next {
@@ -55,6 +58,7 @@ impl<'a> Scan<'a> {
             end,
             window: Vec::new(),
             begins: at,
+            failed: None,
         }
     }
 
@@ -83,6 +87,11 @@ impl<'a> Scan<'a> {
                 Piece::Damage { from: offset, to }
             }
         })
+    }
+
+    /// The first page that the system could not read, and why: it is told as damage, but may be readable another time.
+    pub(crate) fn into_failure(self) -> Option<(u64, io::Error)> {
+        self.failed
     }
 
     /// The length of the record at an offset, or, if there is none, where the next may begin at the earliest.
@@ -141,7 +150,10 @@ impl<'a> Scan<'a> {
             Err(_) => {
                 for (page, bytes) in self.window.chunks_mut(PAGE).enumerate() {
                     let at = u64::from(offset) + (page * PAGE) as u64;
-                    let read = self.file.read_at(bytes, at).unwrap_or(0);
+                    let read = self.file.read_at(bytes, at).unwrap_or_else(|error| {
+                        self.failed.get_or_insert((at, error));
+                        0
+                    });
                     bytes[read..].fill(0);
                 }
             }

@@ -32,7 +32,7 @@ pub(super) fn open_files(disk: &dyn Disk, folder: &Path) -> Result<Vec<File>, Op
         let failed = |source| file_error(&path, source);
         let file = disk.open(&path).map_err(failed)?;
         let length = file.length().map_err(failed)?;
-        let header = match read_header(&*file) {
+        let header = match read_header(&path, &*file)? {
             Ok(header) if header.segment == number => Some(header),
             Ok(_) => return Err(OpenError::Foreign { path }),
             Err(HeaderError::Version(found)) => return Err(OpenError::Version { path, found }),
@@ -49,11 +49,14 @@ pub(super) fn open_files(disk: &dyn Disk, folder: &Path) -> Result<Vec<File>, Op
     Ok(files)
 }
 
-pub(super) fn read_header(file: &dyn DiskFile) -> Result<Header, HeaderError> {
+fn read_header(path: &Path, file: &dyn DiskFile) -> Result<Result<Header, HeaderError>, OpenError> {
     let mut bytes = [0; HEADER];
-    // What cannot be read is damaged, not a reason to stop.
-    let read = file.read_at(&mut bytes, 0).unwrap_or(0);
-    Header::decode(&bytes[..read])
+    let read = file.read_at(&mut bytes, 0).map_err(|source| OpenError::Read {
+        path: path.to_owned(),
+        offset: 0,
+        source,
+    })?;
+    Ok(Header::decode(&bytes[..read]))
 }
 
 /// Which store the folder is: the file `store` says so, else the segments. It is written if it is not there.
@@ -70,7 +73,7 @@ pub(super) fn identify(
     match disk.open(&path) {
         Ok(file) => {
             is_there = true;
-            match read_header(&*file) {
+            match read_header(&path, &*file)? {
                 Ok(header) => known = Some(header.store),
                 Err(HeaderError::Version(found)) => return Err(OpenError::Version { path, found }),
                 Err(HeaderError::Damaged) => {}
