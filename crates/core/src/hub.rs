@@ -399,6 +399,11 @@ impl Hub {
         }
     }
 
+    /// See [`Namespaces::may_hold`].
+    pub(crate) fn may_hold(&self, pattern: &Pattern, stored: bool) -> bool {
+        self.state().options.namespaces.may_hold(pattern, stored)
+    }
+
     /// What has been let go of a channel so far: who begins with the oldest kept is not told of it.
     pub fn trimmed(&self, channel: ChannelId) -> Trimmed {
         self.state()

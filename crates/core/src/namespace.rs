@@ -94,6 +94,25 @@ impl Namespaces {
         self
     }
 
+    /// Whether a channel that this pattern matches may be in the store (or else, in memory). `true` also where that is only
+    /// not known.
+    pub fn may_hold(&self, pattern: &Pattern, stored: bool) -> bool {
+        for (rule, namespace) in &self.listed {
+            let apart = |one: &[u8], other: &[u8]| !one.starts_with(other) && !other.starts_with(one);
+            if rule.realm() != pattern.realm() || apart(rule.literal_prefix(), pattern.literal_prefix()) {
+                continue;
+            }
+            if namespace.durability.is_stored() == stored {
+                return true;
+            }
+            // The first match wins: no rule after this one holds for anything that the pattern matches.
+            if rule.covers(pattern) {
+                return false;
+            }
+        }
+        self.fallback.durability.is_stored() == stored
+    }
+
     /// The namespace of a channel.
     pub fn of(&self, channel: &ChannelName) -> &Arc<Namespace> {
         self.listed

@@ -4,7 +4,7 @@ use cometserver_core::action::Action;
 use cometserver_core::grant::Grant;
 use cometserver_core::{Position, Time};
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{CLIENT, Endpoint};
 use crate::http::Request;
 use crate::http::cors::Cors;
 use crate::http::response::{Head, Terms};
@@ -118,11 +118,13 @@ pub fn answer(
         }
         Endpoint::Reload => reload(answer)?,
         Endpoint::Demo(file) => demo(answer, file),
+        Endpoint::Client(file) => client(answer, file, request),
         Endpoint::Poll
         | Endpoint::Sse
         | Endpoint::Stream
         | Endpoint::WebSocket
         | Endpoint::Publish
+        | Endpoint::Release
         | Endpoint::Batch
         | Endpoint::History
         | Endpoint::DeleteHistory
@@ -133,4 +135,27 @@ pub fn answer(
         | Endpoint::Backup => unreachable!("the shard answers {:?} itself", request.path),
     }
     Ok(())
+}
+
+/// The same for everybody, whatever the origins that may call us.
+fn client(answer: Answer<'_>, file: usize, request: &Request<'_>) {
+    let (_, content, hash) = CLIENT[file];
+    let tag = format!("\"{hash:016x}\"");
+    let known = request
+        .header_str("if-none-match")
+        .is_some_and(|tags| tags.contains(&tag));
+    let status = if known { 304 } else { 200 };
+    let head = Head::new(answer.out, answer.terms, status)
+        .header("ETag", &tag)
+        // An update reaches every page within the hour.
+        .header("Cache-Control", "public, max-age=3600")
+        .header("Access-Control-Allow-Origin", "*")
+        .header("Cross-Origin-Resource-Policy", "cross-origin");
+    if known {
+        head.no_body();
+    } else {
+        head.header("Content-Type", "text/javascript; charset=utf-8")
+            .header("X-Content-Type-Options", "nosniff")
+            .body(content);
+    }
 }

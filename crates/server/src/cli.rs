@@ -5,6 +5,7 @@
 
 mod amount;
 mod bench;
+mod cgi;
 mod configuration;
 mod daemon;
 mod demo;
@@ -43,6 +44,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
             "config",
             "token",
             "storage",
+            "cgi",
             "bench",
             "completions",
             "version",
@@ -123,6 +125,9 @@ enum Command {
     /// Print the messages that a channel has kept
     #[command(after_help = examples(messages::HISTORY_EXAMPLES))]
     History(messages::History),
+    /// Connect a browser's request to the server, as a CGI program or with FastCGI: what a web server runs
+    #[command(after_help = examples(cgi::EXAMPLES))]
+    Cgi,
     /// Check the configuration, or print one to start from
     #[command(subcommand, after_help = examples(configuration::EXAMPLES))]
     Config(configuration::Config),
@@ -190,6 +195,7 @@ pub fn run(invocation: Invocation) -> Result<ExitCode, Failure> {
         Command::Publish(publish) => publish.run(&settings),
         Command::Subscribe(subscribe) => subscribe.run(&settings),
         Command::History(history) => history.run(&settings),
+        Command::Cgi => cgi::run(),
         Command::Config(config) => config.run(&settings),
         Command::Token(token) => token.run(&settings),
         Command::Storage(storage) => storage.run(&settings),

@@ -20,7 +20,8 @@ use values::{Problem, Raw};
 pub use access::{Key, Secret, TokenKey};
 pub use default_toml::default_toml;
 pub use settings::{
-    Backend, Config, Held, Limits, Log, Namespace, NamespaceRule, Ops, Presence, Public, Shutdown, Storage,
+    Backend, Config, Held, Limits, Log, Namespace, NamespaceRule, Ops, Presence, Public, Shutdown,
+    StaticFiles, Storage,
 };
 pub use values::{Action, Durability, LogFormat, LogLevel};
 
@@ -199,7 +200,7 @@ impl Config {
     }
 
     /// Every section with its name, in the order in which they are printed.
-    fn sections(&self) -> [(&'static str, &dyn Section); 10] {
+    fn sections(&self) -> [(&'static str, &dyn Section); 11] {
         [
             ("public", &self.public),
             ("backend", &self.backend),
@@ -208,6 +209,7 @@ impl Config {
             ("storage", &self.storage),
             ("held", &self.held),
             ("presence", &self.presence),
+            ("static", &self.static_files),
             ("shutdown", &self.shutdown),
             ("log", &self.log),
             ("namespace_default", &self.namespace_default),
@@ -223,6 +225,7 @@ impl Config {
             "storage" => &mut self.storage,
             "held" => &mut self.held,
             "presence" => &mut self.presence,
+            "static" => &mut self.static_files,
             "shutdown" => &mut self.shutdown,
             "log" => &mut self.log,
             "namespace_default" => &mut self.namespace_default,
@@ -359,6 +362,25 @@ pub fn dotted_keys() -> Vec<String> {
             .map(move |row| format!("{name}.{}", row.key))
     });
     top.chain(inside).collect()
+}
+
+/// What a setting means, in one line: the first sentence of its documentation.
+pub fn summary(dotted: &str) -> String {
+    let config = Config::default();
+    let (section, key) = dotted.split_once('.').unwrap_or(("", dotted));
+    let sections = config.sections();
+    let named = sections.iter().find(|(name, _)| *name == section);
+    let (rows, key) = match named {
+        Some((_, section)) => (section.rows(), key),
+        None => (config.rows(), dotted),
+    };
+    let doc = rows
+        .iter()
+        .find(|row| row.key == key)
+        .map_or(&[][..], |row| row.doc);
+    let text = doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ");
+    let sentence = text.split_inclusive(". ").next().unwrap_or_default();
+    sentence.trim_end().trim_end_matches('.').to_owned()
 }
 
 fn check_namespace(namespace: &Namespace) -> Result<(), Problem> {

@@ -16,6 +16,7 @@ mod bucket;
 
 pub use bucket::Bucket;
 
+use crate::budget::Gateway;
 use crate::http::Progress;
 use crate::http::cors::Cors;
 use crate::http::response::Terms;
@@ -70,6 +71,8 @@ pub struct Subscriber {
     pub format: Format,
     /// The place it takes in a budget.
     pub route: Option<Route>,
+    /// The place it takes behind a gateway.
+    pub gateway: Option<Gateway>,
     /// What it may do.
     pub grant: Grant,
     /// How its request wants to be answered.
@@ -82,14 +85,20 @@ pub struct Subscriber {
     pub member: Option<Box<Membership>>,
     /// The session it said to belong to.
     pub session: Option<Box<str>>,
-    /// Polls with a session: their place among the held ones of the server.
-    pub held_as: Option<u64>,
+    /// Polls and streams with a session: their places among the held ones of the server.
+    pub held_as: Option<(u64, u64)>,
     /// When a poll is answered, or a stream ended, in the shard's milliseconds; `u64::MAX`: never.
     pub ends: u64,
     /// The stream has not given a cursor yet, as one would hide what is still owed; until then this is the client's.
     pub unopened: Option<cometserver_core::Cursor>,
     /// Polls: at most so many objects in the answer.
     pub limit: usize,
+    /// Polls: nothing is read for it before, in the shard's milliseconds; 0: it has begun.
+    pub reads_from: u64,
+    /// Polls that found no place: when to come back, in milliseconds.
+    pub retry: Option<u64>,
+    /// Milliseconds after which a stream wants its first heartbeat; 0: that is past, or it wants none earlier.
+    pub preamble: u32,
     /// Polls: answered 304 if there is nothing new.
     pub conditional: bool,
     /// Polls: what the answer holds so far, while more of it comes from the store.
@@ -247,6 +256,8 @@ pub struct Connection {
     pub address: Option<IpAddr>,
     /// Why its request is to be refused: there are too many connections.
     pub refusal: Option<&'static str>,
+    /// Why its present request is to be refused: its visitor has too many connections.
+    pub crowded: Option<&'static str>,
     /// What came in and is not a whole request yet.
     pub input: Vec<u8>,
     /// How far that was understood.
@@ -295,6 +306,7 @@ impl Connection {
             door,
             address,
             refusal: None,
+            crowded: None,
             state: State::Fresh,
             input: Vec::new(),
             progress: Progress::default(),
@@ -315,6 +327,11 @@ impl Connection {
             counted: Transport::Http,
             bucket: Bucket::default(),
         }
+    }
+
+    /// Why its request is to be refused, if so.
+    pub fn refused(&self) -> Option<&'static str> {
+        self.refusal.or(self.crowded)
     }
 
     /// Is something waiting to be sent?

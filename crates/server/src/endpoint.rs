@@ -16,6 +16,8 @@ pub enum Endpoint {
     Stream,
     /// A WebSocket.
     WebSocket,
+    /// End what a session holds.
+    Release,
     /// Publish one.
     Publish,
     /// Publish several.
@@ -54,6 +56,8 @@ pub enum Endpoint {
     OpenApi,
     /// A file of the demo page.
     Demo(usize),
+    /// The client for browsers.
+    Client(usize),
 }
 
 use Endpoint as E;
@@ -64,6 +68,7 @@ const TABLE: &[(&str, &[(Method, Endpoint)])] = &[
     ("/v1/sse", &[(Get, E::Sse)]),
     ("/v1/stream", &[(Get, E::Stream)]),
     ("/v1/ws", &[(Get, E::WebSocket)]),
+    ("/v1/release", &[(Post, E::Release)]),
     ("/v1/publish", &[(Post, E::Publish)]),
     ("/v1/batch", &[(Post, E::Batch)]),
     ("/v1/history", &[(Get, E::History), (Delete, E::DeleteHistory)]),
@@ -98,6 +103,26 @@ pub const DEMO: &[(&str, &str, &[u8])] = &[
     ("/demo/icon.svg", "image/svg+xml", include_bytes!("demo/icon.svg")),
 ];
 
+/// The client for browsers: path, content, and the hash of it that tells whether a browser has it already.
+pub const CLIENT: &[(&str, &[u8], u64)] = &[
+    client("/client.js", include_bytes!("../../../clients/js/comet.min.js")),
+    client(
+        "/client.global.js",
+        include_bytes!("../../../clients/js/comet.global.js"),
+    ),
+];
+
+const fn client(path: &'static str, content: &'static [u8]) -> (&'static str, &'static [u8], u64) {
+    // FNV-1a: nobody gains by a collision, the content is ours.
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut at = 0;
+    while at < content.len() {
+        hash = (hash ^ content[at] as u64).wrapping_mul(0x0100_0000_01b3);
+        at += 1;
+    }
+    (path, content, hash)
+}
+
 /// Why nothing answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoEndpoint {
@@ -114,9 +139,11 @@ impl Endpoint {
     /// [`NoEndpoint`].
     pub fn find(path: &str, method: Method, demo: bool) -> Result<Self, NoEndpoint> {
         let as_get = if method == Method::Head { Get } else { method };
-        if demo && let Some(file) = DEMO.iter().position(|(own, _, _)| *own == path) {
+        let client = CLIENT.iter().position(|(own, ..)| *own == path).map(E::Client);
+        let page = DEMO.iter().position(|(own, ..)| demo && *own == path);
+        if let Some(file) = client.or(page.map(E::Demo)) {
             return match as_get {
-                Get => Ok(E::Demo(file)),
+                Get => Ok(file),
                 _ => Err(NoEndpoint::Methods("GET, HEAD".into())),
             };
         }
@@ -137,7 +164,7 @@ impl Endpoint {
         }
     }
 
-    /// Every path with its methods, the demo page left out.
+    /// Every path with its methods, files left out.
     pub fn calls() -> impl Iterator<Item = (&'static str, Method)> {
         TABLE
             .iter()
@@ -156,7 +183,7 @@ impl Endpoint {
 
     /// Does it need no grant, whoever asks?
     pub fn is_open(self) -> bool {
-        matches!(self, E::Live | E::Ready | E::OpenApi | E::Demo(_))
+        matches!(self, E::Live | E::Ready | E::OpenApi | E::Demo(_) | E::Client(_))
     }
 
     /// Which right it needs that no channel can give.

@@ -3,23 +3,27 @@
 //! `comet` is a thin program over this library; the tests start servers from it. In reading order:
 //!
 //! - [`server`]: the composition root; [`shared`]: what its threads share; [`listener`]: doors with roles;
+//! - [`budget`]: who may wait behind a gateway; [`static_files`]: what a web server answers by itself;
 //! - [`shard`]: one core's connections, THE loop; [`connection`], [`round`], [`wire`], [`timer`]: what it works with;
 //! - [`endpoint`]: path to what answers; [`api`]: the answers; [`question`]: those that may have to come from the store;
 //!   [`access`]: who may ask;
 //! - [`http`], [`websocket`], [`seed`]: bytes on a wire, no I/O;
 //! - [`config`], [`data_folder`], [`platform`], [`logging`], [`metrics`], [`openapi`]: ground;
+//! - [`gateway`]: a browser's request on its way through a web server that only runs programs;
 //! - [`cli`], [`client`], [`mod@bench`]: the commands.
 
 pub mod access;
 pub mod api;
 pub mod bench;
 pub mod broker;
+pub mod budget;
 pub mod cli;
 pub mod client;
 pub mod config;
 pub mod connection;
 pub mod data_folder;
 pub mod endpoint;
+pub mod gateway;
 pub mod http;
 pub mod listener;
 pub mod logging;
@@ -32,6 +36,7 @@ pub mod seed;
 pub mod server;
 pub mod shard;
 pub mod shared;
+pub mod static_files;
 pub mod timer;
 pub mod websocket;
 pub mod wire;

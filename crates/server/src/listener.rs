@@ -81,7 +81,13 @@ impl Listener {
             let bound = listener.local_addr()?;
             Ok((Self::Tcp(mio::net::TcpListener::from_std(listener)), bound))
         };
-        bind().map_err(|error: io::Error| named(error, &address.to_string()))
+        bind().map_err(|error: io::Error| match error.kind() {
+            io::ErrorKind::AddrInUse => io::Error::new(
+                error.kind(),
+                format!("{address}: another program listens there already: choose another port, or port 0 for any that is free"),
+            ),
+            _ => named(error, &address.to_string()),
+        })
     }
 
     /// Binds a path, which must be free, and gives it its mode and group before anybody is let in.

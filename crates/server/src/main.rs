@@ -2,9 +2,12 @@
 
 use std::process::ExitCode;
 
-use cometserver::cli;
+use cometserver::{cli, gateway};
 
 fn main() -> ExitCode {
+    if let Some(code) = gateway::take_over() {
+        return code;
+    }
     let invocation = match cli::parse(std::env::args_os()) {
         Ok(invocation) => invocation,
         // Usage errors exit with 2, help and version with 0.

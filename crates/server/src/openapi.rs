@@ -82,7 +82,7 @@ mod tests {
         }
         described.sort();
         assert_eq!(described, wanted);
-        assert_eq!(wanted.len(), 22, "the tables were found");
+        assert_eq!(wanted.len(), 23, "the tables were found");
     }
 
     #[test]
@@ -136,7 +136,7 @@ mod tests {
             .map(|p| &p["name"])
             .collect();
         let wanted = first_cells(section("Transports"));
-        assert_eq!(wanted.len(), 11);
+        assert_eq!(wanted.len(), 15);
         for name in wanted {
             assert!(names.iter().any(|known| *known == name), "{name}");
         }

@@ -19,6 +19,7 @@ use crate::data_folder::{DataFolder, DataFolderError, Lock};
 use crate::listener::{Door, Listener};
 use crate::shard::{self, Shard};
 use crate::shared::{self, Mail, Mailbox, Request, Shared, Start, Trouble, wall_clock};
+use crate::static_files::Writing;
 use crate::{logging, platform};
 
 mod accepting;
@@ -130,6 +131,8 @@ pub fn run(config: Config, options: Options) -> Result<(), StartError> {
 /// A server that listens.
 pub struct Server {
     shared: Arc<Shared>,
+    /// Ends with the server.
+    static_files: Option<Writing>,
     addresses: Addresses,
     poll: Poll,
     listeners: Vec<Option<Listener>>,
@@ -187,7 +190,8 @@ impl Server {
         let threads = config
             .threads
             .unwrap_or_else(platform::cores)
-            .clamp(1, MAX_SHARDS);
+            // One more for the static files.
+            .clamp(1, MAX_SHARDS - 1);
         let mut polls = Vec::with_capacity(threads);
         let mut mailboxes = Vec::with_capacity(threads);
         for _ in 0..threads {
@@ -239,8 +243,11 @@ impl Server {
             };
             shards.push(thread.spawn(run).map_err(system("a thread"))?);
         }
+        let static_files =
+            Writing::start(&shared, threads as u8).map_err(system("the folder of static files"))?;
         Ok(Self {
             shared,
+            static_files,
             addresses,
             poll,
             listeners: listeners.into_iter().map(Some).collect(),
@@ -370,6 +377,8 @@ impl Server {
             *listener = None;
         }
         self.sockets.remove();
+        // Whoever comes now finds no file, asks, and is told when to come back.
+        self.static_files = None;
         for mailbox in &self.shared.mailboxes {
             mailbox.send(Mail::Drain);
         }

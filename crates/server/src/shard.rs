@@ -15,6 +15,7 @@ mod requests;
 mod rounds;
 mod seed_wire;
 mod sending;
+mod sessions;
 mod socket_commands;
 mod subscribing;
 mod waiting;

@@ -14,9 +14,11 @@ use mio::Waker;
 
 use crate::access::Access;
 use crate::broker::disk::DiskLog;
+use crate::budget::Budget;
 use crate::config::Config;
 use crate::listener::{Door, Socket};
 use crate::metrics::Metrics;
+use crate::static_files::StaticFiles;
 
 /// Connections beyond the limits that are taken nevertheless, for as long as one request lasts: only who has read it can
 /// refuse it in words that its client obeys. A browser's EventSource gives up for ever after a 503.
@@ -171,15 +173,21 @@ pub struct Shared {
     pub mailboxes: Vec<Mailbox>,
     /// Held requests on public doors, per [`Route`].
     held: [AtomicUsize; 4],
+    /// Requests that wait behind gateways, whichever door they came in through.
+    pub gateways: Budget,
+    /// Which channels are followed by a file.
+    pub static_files: StaticFiles,
     /// All connections.
     pub connections: AtomicUsize,
     /// Those of them that are there only to be refused.
     surplus: AtomicUsize,
     /// Connections per address, where that is bounded.
     pub addresses: Mutex<HashMap<IpAddr, usize>>,
-    /// Held polls by the [`Shared::secret_hash`] of whose they are, what they listen to, and their session: a session's
-    /// name alone can be anybody's.
+    /// Held polls and streams by the [`Shared::secret_hash`] of whose they are, what they listen to, and their session: a
+    /// session's name alone can be anybody's.
     pub sessions: Mutex<HashMap<u64, ConnectionId>>,
+    /// The same by whose they are and their session alone.
+    pub holders: Mutex<HashMap<u64, Vec<ConnectionId>>>,
     /// Made up at start.
     secret: RandomState,
     /// Is the server on its way out?
@@ -265,14 +273,17 @@ impl Shared {
             trouble: start.trouble,
             errand: AtomicBool::new(false),
             metrics: Metrics::new(mailboxes.len(), wall_clock()),
+            static_files: StaticFiles::new(&settings.config),
             settings: RwLock::new(Arc::new(settings)),
             doors,
             mailboxes,
             held: [const { AtomicUsize::new(0) }; 4],
+            gateways: Budget::default(),
             connections: AtomicUsize::new(0),
             surplus: AtomicUsize::new(0),
             addresses: Mutex::new(HashMap::new()),
             sessions: Mutex::new(HashMap::new()),
+            holders: Mutex::new(HashMap::new()),
             secret: RandomState::new(),
             draining: AtomicBool::new(false),
             demo: start.demo,
@@ -294,6 +305,7 @@ impl Shared {
 
     /// Puts another configuration in force.
     pub fn set_settings(&self, settings: Settings) {
+        self.static_files.reload(&settings.config);
         *self
             .settings
             .write()
@@ -355,6 +367,22 @@ impl Shared {
         self.secret.hash_one(value)
     }
 
+    /// A request of a session is held no longer.
+    pub fn forget_held(&self, held_as: u64, holder: u64, id: ConnectionId) {
+        let mut sessions = lock(&self.sessions);
+        if sessions.get(&held_as) == Some(&id) {
+            sessions.remove(&held_as);
+        }
+        drop(sessions);
+        let mut holders = lock(&self.holders);
+        if let Some(held) = holders.get_mut(&holder) {
+            held.retain(|other| *other != id);
+            if held.is_empty() {
+                holders.remove(&holder);
+            }
+        }
+    }
+
     /// Takes a place in a route's budget, if there is one.
     pub fn hold(&self, route: Route, max: Option<usize>) -> bool {
         let held = &self.held[route as usize];
@@ -409,16 +437,44 @@ impl Shared {
         if is_public && self.connections.load(Ordering::Relaxed) >= limits.connections {
             return Err("the server has as many connections as limits.connections allows");
         }
-        let counted = address.filter(|_| limits.connections_per_address.is_some() && is_public);
-        if let (Some(address), Some(max)) = (counted, limits.connections_per_address) {
-            let mut addresses = lock(&self.addresses);
-            let count = addresses.entry(address).or_default();
-            if *count >= max {
-                return Err("this address has as many connections as limits.connections_per_address allows");
-            }
-            *count += 1;
+        // The front web server's own address says nothing; its requests will.
+        let is_visitor = is_public && !settings.config.public.proxied;
+        let counted = address.filter(|_| limits.connections_per_address.is_some() && is_visitor);
+        if let (Some(_), Some(max)) = (counted, limits.connections_per_address) {
+            self.recount(None, counted, max)?;
         }
         Ok(counted)
+    }
+
+    /// A connection counts for another address from now on.
+    ///
+    /// # Errors
+    /// That address has `max` already, for the reason given; the connection counts for none.
+    pub fn recount(&self, old: Option<IpAddr>, new: Option<IpAddr>, max: usize) -> Result<(), &'static str> {
+        if old == new {
+            return Ok(());
+        }
+        if let Some(old) = old {
+            self.uncount(old);
+        }
+        let Some(new) = new else { return Ok(()) };
+        let mut addresses = lock(&self.addresses);
+        let count = addresses.get(&new).copied().unwrap_or_default();
+        if count >= max {
+            return Err("this address has as many connections as limits.connections_per_address allows");
+        }
+        addresses.insert(new, count + 1);
+        Ok(())
+    }
+
+    fn uncount(&self, address: IpAddr) {
+        let mut addresses = lock(&self.addresses);
+        if let Some(count) = addresses.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                addresses.remove(&address);
+            }
+        }
     }
 
     /// A connection of this shard is gone, which was one of [`SURPLUS`] or not.
@@ -430,13 +486,7 @@ impl Shared {
             .load
             .fetch_sub(1, Ordering::Relaxed);
         if let Some(address) = address {
-            let mut addresses = lock(&self.addresses);
-            if let Some(count) = addresses.get_mut(&address) {
-                *count -= 1;
-                if *count == 0 {
-                    addresses.remove(&address);
-                }
-            }
+            self.uncount(address);
         }
         if self.connections.fetch_sub(1, Ordering::Relaxed) == 1 {
             // The last one: the main thread may be waiting for that.

@@ -117,7 +117,7 @@ fn what_is_wrong_with_a_publication_is_named() {
     let mut backend = server.backend().with("Content-Type: application/json");
     let table = [
         ("/v1/publish", "", "not a publish request"),
-        ("/v1/publish", "[]", "not a publish request"),
+        ("/v1/publish", "[1]", "not a publish request"),
         ("/v1/publish", "{\"data\":1}", "`channel` is missing"),
         ("/v1/publish", "{\"channel\":\"\",\"data\":1}", "empty"),
         ("/v1/publish", "{\"channel\":\"a\"}", "`data` is missing"),

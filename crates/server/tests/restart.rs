@@ -146,10 +146,6 @@ fn every_transport_goes_on_after_a_restart_once_and_in_order() {
         site.publish_numbers("news", 30..40);
         for (transport, query, cursor, seen) in cut {
             let mut listener = site.listen(transport, &format!("{query}&cursor={}", encode(&cursor)));
-            if query.starts_with("pattern") {
-                // It might have matched a channel in memory.
-                assert_eq!(listener.next()["type"], "gap");
-            }
             assert_eq!(
                 listener.data(40 - seen),
                 numbers(seen..40),

@@ -6,7 +6,7 @@ import { after } from "node:test";
 import { chromium } from "playwright-core";
 
 /** How long a page may take to show what is expected; generous, since it is only reached by a test that fails. */
-const DEADLINE_MS = 30_000;
+const DEADLINE_MS = Number(process.env.COMET_TEST_DEADLINE_MS ?? 30_000);
 
 /** The path of a command, as a shell finds it. */
 function found(command) {

@@ -44,7 +44,7 @@ export class Comet {
   static async serve(t, configuration) {
     const data = await folder(t);
     const file = join(data, "test.toml");
-    await writeFile(file, configuration);
+    await writeFile(file, configuration, { mode: 0o600 });
     return Comet.#start(t, ["serve", "--data-dir", data, "--config", file]);
   }
 
@@ -60,8 +60,8 @@ export class Comet {
       const listen = (chunk) => {
         comet.#said += chunk;
         // With the character that follows, so that a port that came in two pieces is not taken for a shorter one.
-        const match = /http:\/\/127\.0\.0\.1:[1-9][0-9]*(?=[^0-9])/.exec(comet.#said);
-        if (match) found(match[0]);
+        const match = /(?:http:\/\/|"tcp":"\[)(127\.0\.0\.1:[1-9][0-9]*)(?=[^0-9])/.exec(comet.#said);
+        if (match) found(`http://${match[1]}`);
       };
       child.stdout.setEncoding("utf8").on("data", listen);
       child.stderr.setEncoding("utf8").on("data", listen);

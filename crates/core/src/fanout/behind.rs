@@ -110,7 +110,10 @@ impl Fanout {
         for pattern in entry.patterns.iter().filter(|p| p.active) {
             if let Some(slot) = self.patterns.get(&pattern.id) {
                 let target = || Target::Pattern(slot.pattern.clone());
-                out.push(Step::Gap(target(), false, None));
+                let may_hold = |stored| self.hub.may_hold(&slot.pattern, stored);
+                if memory && may_hold(false) || durable && may_hold(true) {
+                    out.push(Step::Gap(target(), false, None));
+                }
                 if memory && pattern.wants.presence {
                     out.push(Step::Gap(target(), true, None));
                 }

@@ -81,7 +81,8 @@ impl Fanout {
             }),
             Begin::At(start) => CatchUpFrom::Lost(
                 start.position,
-                start.lost_memory || start.lost_durable,
+                start.lost_memory && self.hub.may_hold(pattern, false)
+                    || start.lost_durable && self.hub.may_hold(pattern, true),
                 start.lost_memory && wants.presence,
             ),
         };

@@ -1,5 +1,6 @@
 //! `config`: check the configuration, or print one to start from.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::config;
@@ -10,12 +11,15 @@ use super::show::Paint;
 
 pub(super) const EXAMPLES: &str = "\
 comet config default > comet.toml
-comet config check --config comet.toml";
+comet config check comet.toml";
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Config {
     /// Read file, environment and flags as a server would, and say what is wrong
-    Check,
+    Check {
+        /// The configuration file, as --config would name it
+        file: Option<PathBuf>,
+    },
     /// Print all settings with their defaults and what they mean
     Default,
 }
@@ -24,7 +28,8 @@ impl Config {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         match self {
             Self::Default => super::print(config::default_toml().as_bytes()),
-            Self::Check => check(settings),
+            Self::Check { file: None } => check(settings),
+            Self::Check { file: Some(file) } => check(&settings.clone().with_file(file)),
         }
     }
 }

@@ -76,6 +76,7 @@ impl Status {
                 Held::By(holder) => Err(silent(holder.as_ref())),
                 Held::Free | Held::Unknown => {
                     super::print(format!("{}\n", paint.yellow("not running")).as_bytes())?;
+                    eprintln!("comet: nobody listens at {}", client.address());
                     Ok(ExitCode::from(STOPPED))
                 }
             },

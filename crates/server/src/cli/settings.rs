@@ -92,6 +92,14 @@ impl Settings {
         }
     }
 
+    /// The same with another file.
+    pub(super) fn with_file(self, file: PathBuf) -> Self {
+        Self {
+            file: Some(file),
+            ..self
+        }
+    }
+
     /// Adds settings that are weaker than what the command line says.
     pub(super) fn with_defaults(mut self, defaults: &[(&str, &str)]) -> Self {
         let given = |key: &str| self.flags.iter().any(|(known, _)| known == key);
@@ -201,14 +209,11 @@ pub(super) fn with_flags(command: clap::Command) -> clap::Command {
                 .alias(long_flag(key))
                 .value_name("ADDRESS:PORT")
                 .help("Let browsers connect to this address; repeat it for more"),
-            "threads" => arg
-                .long("threads")
-                .value_name("N")
-                .help("Threads that serve connections; 0: one per core"),
+            "threads" => arg.long("threads").value_name("N").help(config::summary(key)),
             _ => arg
                 .long(long_flag(key))
                 .hide_short_help(true)
-                .help(format!("Setting {key}")),
+                .help(config::summary(key)),
         }
     }))
 }

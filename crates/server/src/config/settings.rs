@@ -58,6 +58,8 @@ section! {
         held: Held;
         /// Who is on a channel.
         presence: Presence;
+        /// Files that a web server answers by itself.
+        static_files: StaticFiles;
         /// How the server ends.
         shutdown: Shutdown;
         /// Logs.
@@ -85,6 +87,9 @@ section! {
         ops "ops": bool = "false" => values::switch;
         /// Origins whose pages may connect here besides those of the server's own host; "*": all.
         origins "origins": Vec<String> = "[]" => values::origins, example "https://example.org";
+        /// Whether a front web server stands before every public door: then the last entry of its X-Forwarded-For is the
+        /// address that limits.connections_per_address counts.
+        proxied "proxied": bool = "false" => values::switch;
         /// What a front web server puts before our paths.
         base_path "base_path": String = "" => values::base_path, example "/push";
     }
@@ -126,6 +131,8 @@ section! {
         durability "durability": Durability = "fsync" => values::durability;
         /// Whether subscribers may join, and be seen by others.
         presence "presence": bool = "false" => values::switch;
+        /// Whether a public channel that is followed has a file in static.dir, which tells everybody how far it is.
+        static_file "static_file": bool = "false" => values::switch;
         /// Whether anybody may publish, without a token.
         anonymous_publish "anonymous_publish": bool = "false" => values::switch;
         /// Whether anybody may see and join the members, without a token. Needs presence.
@@ -228,6 +235,30 @@ section! {
         ws_max "ws.max": Option<usize> = "0" => values::count_or_zero;
         /// How long a WebSocket may last; 0: for ever.
         ws_lifetime "ws.lifetime": Option<Duration> = "0" => values::duration_or_zero;
+        /// How many requests may wait in PHP workers by the bridge (`route=bridge`), which drop-ins count as well. A site with
+        /// five workers has two left for its pages; 0: no bound.
+        bridge_max "bridge.max": Option<usize> = "3" => values::count_or_zero;
+        /// How long a long poll by the bridge is held at most. PHP may not notice for so long that its visitor has left.
+        bridge_hold "bridge.hold": Duration = "10s" => values::duration;
+        /// How long a long poll by the bridge takes at least, if it is held.
+        bridge_min_hold "bridge.min_hold": Duration = "0s" => values::duration;
+        /// How long a stream by the bridge may last.
+        bridge_lifetime "bridge.lifetime": Duration = "30s" => values::duration_from(1);
+        /// How many requests may wait in CGI processes (`route=cgi`); 0: no bound.
+        cgi_max "cgi.max": Option<usize> = "20" => values::count_or_zero;
+        /// How long a long poll by CGI is held at most.
+        cgi_hold "cgi.hold": Duration = "10s" => values::duration;
+        /// How long a long poll by CGI takes at least, if it is held.
+        cgi_min_hold "cgi.min_hold": Duration = "0s" => values::duration;
+        /// How long a stream by CGI may last.
+        cgi_lifetime "cgi.lifetime": Duration = "60s" => values::duration_from(1);
+        /// How many requests may wait in PHP workers by the drop-in folder (`route=drop-in`), which those by the bridge count
+        /// as well; 0: no bound.
+        drop_in_max "drop_in.max": Option<usize> = "3" => values::count_or_zero;
+        /// How long a long poll by the drop-in folder is held at most.
+        drop_in_hold "drop_in.hold": Duration = "10s" => values::duration;
+        /// How long a long poll by the drop-in folder takes at least, if it is held: old helpers ask again after 50 ms.
+        drop_in_min_hold "drop_in.min_hold": Duration = "250ms" => values::duration;
         /// When a client that lost its connection or was turned away should come back, before the random part.
         retry "retry": Duration = "3s" => values::duration;
         /// How long a stream may be silent before a heartbeat is sent.
@@ -244,6 +275,19 @@ section! {
         announce_limit "announce_limit": usize = "100" => values::count_from(0);
         /// The most a member may tell about itself.
         member_info "member_info": usize = "1KiB" => values::size(0, 1 << 20);
+    }
+}
+
+section! {
+    /// A tiny file per followed channel, which a web server answers by itself, for clients that ask from time to time. For
+    /// public channels of namespaces with static_file.
+    pub struct StaticFiles {
+        /// The folder: one that a web server serves. Without it there are none.
+        dir "dir": Option<PathBuf> = "" => values::optional_path, example "/var/www/html/comet/live";
+        /// The most files.
+        max "max": usize = "1000" => values::count_from(0);
+        /// How long a file stays when nobody asks the server about its channel.
+        keep "keep": Duration = "10m" => values::duration_from(1);
     }
 }
 
@@ -273,9 +317,9 @@ section! {
     pub(super) struct KeyEntry {
         /// Its name, for logs.
         name "name": String = "" => values::text, example "site";
-        /// The key: at least 16 visible characters, such as "openssl rand -hex 32" prints.
+        /// Either the key itself, in "secret": at least 16 visible characters, such as "openssl rand -hex 32" prints,
         secret "secret": Secret = "" => access::inline;
-        /// Or a file that holds it.
+        /// or a file that holds it.
         secret_file "secret_file": Option<PathBuf> = "" => values::optional_path, example "/etc/cometserver/site.key";
         /// What it allows: publish, history, presence, admin, ops, subscribe.
         actions "actions": Vec<Action> = "[]" => values::actions, example "publish";
@@ -287,9 +331,9 @@ section! {
     pub(super) struct TokenEntry {
         /// Its name, for logs.
         name "name": String = "" => values::text, example "site";
-        /// The secret: at least 32 bytes, such as "openssl rand -hex 32" prints.
+        /// Either the secret itself, in "secret": at least 32 bytes, such as "openssl rand -hex 32" prints,
         secret "secret": Secret = "" => access::inline;
-        /// Or a file that holds it.
+        /// or a file that holds it.
         secret_file "secret_file": Option<PathBuf> = "" => values::optional_path, example "/etc/cometserver/tokens.key";
     }
 }

@@ -158,7 +158,7 @@ impl Cors {
                 .header("Access-Control-Allow-Headers", HEADERS)
                 .number("Access-Control-Max-Age", PREFLIGHT_MAX_AGE)
         } else {
-            head.header("Access-Control-Expose-Headers", "ETag")
+            head.header("Access-Control-Expose-Headers", "ETag, Retry-After")
         }
     }
 }
@@ -262,7 +262,7 @@ mod tests {
                 "Vary: Origin",
                 "Access-Control-Allow-Origin: https://b.example",
                 "Access-Control-Allow-Credentials: true",
-                "Access-Control-Expose-Headers: ETag",
+                "Access-Control-Expose-Headers: ETag, Retry-After",
             ]
         );
     }
@@ -275,7 +275,7 @@ mod tests {
             [
                 "Vary: Origin",
                 "Access-Control-Allow-Origin: null",
-                "Access-Control-Expose-Headers: ETag",
+                "Access-Control-Expose-Headers: ETag, Retry-After",
             ]
         );
     }

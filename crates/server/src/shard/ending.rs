@@ -8,7 +8,7 @@ use crate::connection::State;
 use crate::http::response::last_chunk;
 use crate::metrics::{DropReason, Transport};
 use crate::round::Share;
-use crate::shared::{ConnectionId, lock};
+use crate::shared::ConnectionId;
 use crate::websocket::{close, code};
 use crate::wire::Format;
 
@@ -93,17 +93,14 @@ impl Shard {
                 self.hub.leave(*channel, &member.user, self.wall);
             }
         }
-        self.release_hold(subscriber.route);
-        if let Some(held_as) = &subscriber.held_as {
-            let mut sessions = lock(&self.shared.sessions);
+        self.release_hold(subscriber.route, subscriber.gateway);
+        if let Some((held_as, holder)) = &subscriber.held_as {
             let own = ConnectionId {
                 shard: self.id,
                 slot: slot as u32,
                 generation,
             };
-            if sessions.get(held_as) == Some(&own) {
-                sessions.remove(held_as);
-            }
+            self.shared.forget_held(*held_as, *holder, own);
         }
         self.fanout.close(subscriber.reader, self.wall);
         self.count_as(slot, Transport::Http);

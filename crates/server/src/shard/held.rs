@@ -12,6 +12,7 @@ use super::polls::come_back_later;
 use super::requests::Parameters;
 use super::wish::Wish;
 use crate::api::{self, Refused};
+use crate::budget::Gateway;
 use crate::connection::{State, Subscriber, WebSocketState};
 use crate::endpoint::Endpoint;
 use crate::http::Request;
@@ -19,7 +20,7 @@ use crate::http::cors::Cors;
 use crate::http::response::{Head, Streaming, Terms, last_chunk};
 use crate::listener::Role;
 use crate::metrics::{DropReason, Recovery, Transport};
-use crate::shared::{Mail, Route, chance, jittered, lock, retry_after};
+use crate::shared::{Route, chance, jittered, lock, retry_after};
 use crate::websocket::{Decoder, close, code, handshake};
 use crate::wire::Format;
 
@@ -49,20 +50,42 @@ impl Shard {
             _ => None,
         };
         self.authorize(&wish, &grant)?;
+        for channel in &wish.channels {
+            self.shared.static_files.follow(&channel.name);
+        }
         if terms.head_only {
             self.stream_head(endpoint, terms, cors, out);
             return Ok(());
         }
-        let ends = self.ends(endpoint, parameters)?;
+        let gateway = gateway(parameters)?;
+        let mut ends = self.ends(endpoint, parameters, gateway)?;
         let limit = api::number(parameters, "limit")?
             .unwrap_or(POLL_LIMIT.0)
             .clamp(1, POLL_LIMIT.1);
         // A poll that wants to be answered at once takes no place; neither does the site's own code.
         let immediate = endpoint == Endpoint::Poll && ends <= self.now;
-        let route = route(endpoint).filter(|_| self.role(slot) == Role::Public && !immediate);
-        if self.draining || self.connections[slot].refusal.is_some() || !self.take_hold(route) {
-            return self.turn_away(slot, endpoint, &wish, accept, terms, cors, out);
+        let mut route = route(endpoint).filter(|_| self.role(slot) == Role::Public && !immediate);
+        // A worker of the web host waits, whoever's it is.
+        let mut gateway = gateway.filter(|_| !immediate);
+        let refused = self.draining || self.connections[slot].refused().is_some();
+        let mut retry = None;
+        if refused || !self.take_hold(route) {
+            let after = self.retry_after();
+            return self.turn_away(slot, endpoint, &wish, accept, after, terms, cors, out);
         }
+        if let Some(full) = gateway.filter(|gateway| !self.take_gateway(*gateway)) {
+            self.release_hold(route.take(), None);
+            let after = self.gateway_retry(full);
+            if endpoint != Endpoint::Poll {
+                return self.turn_away(slot, endpoint, &wish, accept, after, terms, cors, out);
+            }
+            // Its worker is here already: it takes along what there is, and comes back later for the rest.
+            (gateway, ends, retry) = (None, self.now, Some(after));
+        }
+        let min_hold = match gateway.filter(|_| endpoint == Endpoint::Poll) {
+            Some(gateway) => self.millis(gateway.terms(&self.settings.config.held).min_hold),
+            None => 0,
+        };
         let format = if wish.binary {
             Format::WebSocketBinary
         } else {
@@ -72,16 +95,21 @@ impl Shard {
         let subscribed = self.subscribe_all(reader, &wish, &grant);
         if let Err(full) = subscribed {
             self.fanout.close(reader, self.wall);
-            self.release_hold(route);
+            self.release_hold(route, gateway);
             let refused = Refused::from(full);
             if endpoint == Endpoint::Sse {
                 // A browser gives up for ever after anything but a stream, and the server may have room again soon.
                 refused.count(self.metrics());
-                return self.turn_away(slot, endpoint, &wish, accept, terms, cors, out);
+                let after = self.retry_after();
+                return self.turn_away(slot, endpoint, &wish, accept, after, terms, cors, out);
             }
             return Err(refused);
         }
         self.fanout.begin(reader, wish.begin, wish.retained);
+        if min_hold > 0 {
+            let at = self.fanout.position(reader);
+            self.fanout.stall(reader, at);
+        }
         if let Begin::At(start) = wish.begin {
             let lost = start.lost_memory || start.lost_durable;
             let recovery = if lost { Recovery::Gap } else { Recovery::Complete };
@@ -94,15 +122,17 @@ impl Shard {
         }
         let member = self.membership(slot, &wish, &grant);
         let held_as = match (endpoint, &wish.session) {
-            (Endpoint::Poll, Some(session)) => {
-                Some(self.shared.secret_hash(&(wish.identity(&grant), session)))
-            }
-            _ => None,
+            (Endpoint::WebSocket, _) | (_, None) => None,
+            (_, Some(session)) => Some((
+                self.held_as(endpoint, &wish, &grant, session),
+                self.holder(&grant, session),
+            )),
         };
-        let watched = match (&accept, wish.watch) {
-            (Some(_), true) => self.fanout.channels(reader).map(|channel| channel.id).collect(),
-            _ => Vec::new(),
+        let watched = match accept {
+            Some(_) => self.channels_of(reader, wish.channels.iter().filter(|channel| channel.watch)),
+            None => Vec::new(),
         };
+        let joined = self.channels_of(reader, wish.channels.iter().filter(|channel| channel.join));
         let patterns = accept.iter().flat_map(|_| &wish.patterns);
         let patterns = patterns.map(|pattern| (pattern.clone(), wish.wants(pattern, &grant)));
         let patterns = patterns.collect();
@@ -110,6 +140,7 @@ impl Shard {
             reader,
             format,
             route,
+            gateway,
             grant,
             terms,
             cors: cors.clone(),
@@ -119,9 +150,17 @@ impl Shard {
             held_as,
             ends,
             sent: self.now,
+            preamble: wish.preamble,
             unopened: None,
             limit: usize::try_from(limit).unwrap_or(1),
+            reads_from: if min_hold > 0 {
+                ends.min(self.now + min_hold)
+            } else {
+                0
+            },
+            retry,
             conditional: endpoint == Endpoint::Poll
+                && retry.is_none()
                 && api::bytes(parameters, "cursor").is_none()
                 && request.header("if-none-match").is_some(),
             gathered: Vec::new(),
@@ -149,11 +188,14 @@ impl Shard {
         }
         self.connections[slot].state = State::Reading(Box::new(subscriber));
         self.count_as(slot, transport(endpoint));
-        if wish.join {
-            self.join_all(slot);
+        for channel in joined {
+            self.join(slot, channel);
         }
-        if let Some(held_as) = held_as {
-            self.supersede(slot, held_as);
+        if let Some((held_as, holder)) = held_as {
+            let id = self.id_of(slot);
+            lock(&self.shared.holders).entry(holder).or_default().push(id);
+            // Of two streams that are not in anybody's way none has to go.
+            self.supersede(slot, held_as, endpoint == Endpoint::Poll || gateway.is_some());
         }
         Ok(())
     }
@@ -164,13 +206,13 @@ impl Shard {
         wish: &Wish,
         grant: &Grant,
     ) -> Result<(), ListenError> {
-        let wants = Wants {
-            presence: wish.watch,
-            retained: wish.retained,
-            public_only: false,
-        };
-        for name in &wish.channels {
-            self.fanout.add(reader, name, wants, self.wall)?;
+        for channel in &wish.channels {
+            let wants = Wants {
+                presence: channel.watch,
+                retained: wish.retained,
+                public_only: false,
+            };
+            self.fanout.add(reader, &channel.name, wants, self.wall)?;
         }
         for pattern in &wish.patterns {
             self.fanout
@@ -195,11 +237,23 @@ impl Shard {
         taken
     }
 
-    pub(super) fn release_hold(&self, route: Option<Route>) {
+    pub(super) fn release_hold(&self, route: Option<Route>, gateway: Option<Gateway>) {
         if let Some(route) = route {
             self.shared.release(route);
             self.metrics().holds.sub(1);
         }
+        if let Some(gateway) = gateway {
+            self.shared.gateways.release(gateway);
+        }
+    }
+
+    fn take_gateway(&self, gateway: Gateway) -> bool {
+        self.shared.gateways.take(gateway, &self.settings.config.held)
+    }
+
+    fn gateway_retry(&self, gateway: Gateway) -> u64 {
+        let retry = self.settings.config.held.retry;
+        self.shared.gateways.retry_after(gateway, retry, self.wall)
     }
 
     /// There is no place: the client is told when to try again, in a way that its kind does not take for the end.
@@ -210,11 +264,11 @@ impl Shard {
         endpoint: Endpoint,
         wish: &Wish,
         accept: Option<handshake::Accept<'_>>,
+        after: u64,
         terms: Terms,
         cors: &Cors,
         out: &mut Vec<u8>,
     ) -> Result<(), Refused> {
-        let after = self.retry_after();
         let cursor = wish.cursor.unwrap_or_else(|| {
             let position = match wish.begin {
                 Begin::Earliest => Position::default(),
@@ -281,11 +335,18 @@ impl Shard {
     }
 
     /// When a held request ends, in the shard's milliseconds.
-    fn ends(&self, endpoint: Endpoint, parameters: &Parameters<'_>) -> Result<u64, Refused> {
+    fn ends(
+        &self,
+        endpoint: Endpoint,
+        parameters: &Parameters<'_>,
+        gateway: Option<Gateway>,
+    ) -> Result<u64, Refused> {
         let held = &self.settings.config.held;
+        let terms = gateway.map(|gateway| gateway.terms(held));
         let lifetime = match endpoint {
             Endpoint::Poll => {
-                let most = self.millis(held.poll_hold);
+                let most = terms.map_or(held.poll_hold, |terms| terms.hold.min(held.poll_hold));
+                let most = self.millis(most);
                 let wish = api::number(parameters, "wait_ms")?.unwrap_or(most);
                 return Ok(self.now + wish.min(most));
             }
@@ -293,20 +354,9 @@ impl Shard {
             Endpoint::Stream => held.stream_lifetime,
             _ => held.ws_lifetime,
         };
+        let lifetimes = [lifetime, terms.map(|terms| terms.lifetime)];
+        let lifetime = lifetimes.into_iter().flatten().min();
         Ok(lifetime.map_or(u64::MAX, |lifetime| self.now + jittered(lifetime)))
-    }
-
-    /// Ends the held poll of the same session, if there is one.
-    fn supersede(&mut self, slot: usize, held_as: u64) {
-        let id = self.id_of(slot);
-        let older = lock(&self.shared.sessions).insert(held_as, id);
-        if let Some(older) = older.filter(|older| *older != id) {
-            if older.shard == self.id {
-                self.superseded(older);
-            } else {
-                self.shared.mailboxes[older.shard as usize].send(Mail::Superseded(older));
-            }
-        }
     }
 
     /// What every stream opens with, behind its head: its cursor.
@@ -364,6 +414,7 @@ impl Shard {
         let Some(subscriber) = self.connections[slot].subscriber() else {
             return;
         };
+        let quiet = quiet_time(subscriber, heartbeat);
         let mut at = subscriber.ends;
         if subscriber.fetching != 0 {
             at = at.min(subscriber.fetching);
@@ -371,10 +422,13 @@ impl Shard {
         if let Some(expires) = subscriber.grant.expires {
             at = at.min(now + expires.saturating_sub(wall));
         }
+        if subscriber.reads_from > now {
+            at = at.min(subscriber.reads_from);
+        }
         if subscriber.format != Format::Poll {
             // Nothing more can be sent to one that is blocked: it is looked at now and then.
             let last = if blocked { now } else { subscriber.sent };
-            at = at.min(last + heartbeat);
+            at = at.min(last + quiet);
         }
         if let Some(socket) = &subscriber.socket {
             let waiting = socket.waiting.iter().map(|waiting| waiting.until);
@@ -412,7 +466,12 @@ impl Shard {
             return;
         }
         if format == Format::Poll {
-            if subscriber.ends <= now || subscriber.grant.is_expired(wall) {
+            if subscriber.reads_from != 0
+                && subscriber.reads_from <= now
+                && !subscriber.grant.is_expired(wall)
+            {
+                self.read_poll(slot);
+            } else if subscriber.ends <= now || subscriber.grant.is_expired(wall) {
                 self.answer_poll(slot, &[]);
             } else {
                 self.schedule(slot);
@@ -437,9 +496,12 @@ impl Shard {
             self.drop_for(slot, DropReason::Timeout);
             return;
         }
-        let is_due = now >= subscriber.sent + heartbeat;
+        let is_due = now >= subscriber.sent + quiet_time(subscriber, heartbeat);
         // A client that only listens says nothing unless it is pinged, however much it is sent.
         let is_silent = silent >= heartbeat;
+        if is_due {
+            subscriber.preamble = 0;
+        }
         if is_due && blocked {
             // Who takes nothing gets nothing on top; it is looked at again after as long.
             subscriber.sent = now;
@@ -463,6 +525,28 @@ impl Shard {
             }
         }
         self.schedule(slot);
+    }
+}
+
+/// How long a stream may be silent.
+fn quiet_time(subscriber: &Subscriber, heartbeat: u64) -> u64 {
+    match subscriber.preamble {
+        0 => heartbeat,
+        preamble => heartbeat.min(u64::from(preamble)),
+    }
+}
+
+/// The gateway through which a request comes, if it says so. One that is added behind what a client wrote counts.
+fn gateway(parameters: &Parameters<'_>) -> Result<Option<Gateway>, Refused> {
+    let named = parameters.iter().rev().find(|(name, _)| **name == *b"route");
+    let unknown = || Refused::bad("`route` is `bridge`, `cgi` or `drop-in`");
+    match named.map(|(_, word)| std::str::from_utf8(word)) {
+        None => Ok(None),
+        Some(word) => word
+            .ok()
+            .and_then(Gateway::from_word)
+            .map(Some)
+            .ok_or_else(unknown),
     }
 }
 

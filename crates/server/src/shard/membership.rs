@@ -1,15 +1,19 @@
 //! Connections as members of channels.
 
+use std::collections::HashSet;
+
+use cometserver_core::ChannelId;
+use cometserver_core::fanout::ReaderId;
 use cometserver_core::grant::Grant;
 
 use super::Shard;
-use super::wish::Wish;
+use super::wish::{Listening, Wish};
 use crate::connection::Membership;
 
 impl Shard {
     /// A member's name: the grant's user, or one made up for the life of the connection.
     pub(super) fn membership(&mut self, slot: usize, wish: &Wish, grant: &Grant) -> Option<Box<Membership>> {
-        wish.join
+        wish.is_member()
             .then(|| self.new_membership(slot, grant, wish.session.as_deref(), wish.info.clone()))
     }
 
@@ -35,15 +39,19 @@ impl Shard {
         Box::new(Membership { user, info })
     }
 
-    /// Becomes a member of all channels subscribed to.
-    pub(super) fn join_all(&mut self, slot: usize) {
-        let Some(reader) = self.reader_of(slot) else {
-            return;
-        };
-        let channels: Vec<_> = self.fanout.channels(reader).map(|channel| channel.id).collect();
-        for channel in channels {
-            self.join(slot, channel);
+    /// Those of a reader's channels that are among these.
+    pub(super) fn channels_of<'w>(
+        &self,
+        reader: ReaderId,
+        among: impl Iterator<Item = &'w Listening>,
+    ) -> Vec<ChannelId> {
+        let names: HashSet<_> = among.map(|channel| channel.name.as_bytes()).collect();
+        if names.is_empty() {
+            return Vec::new();
         }
+        let channels = self.fanout.channels(reader);
+        let channels = channels.filter(|channel| names.contains(channel.name.as_bytes()));
+        channels.map(|channel| channel.id).collect()
     }
 
     pub(super) fn join(&mut self, slot: usize, channel: cometserver_core::ChannelId) {

@@ -12,7 +12,6 @@ use crate::http::cors::Cors;
 use crate::http::response::{Head, Terms};
 use crate::metrics::Transport;
 use crate::round::Share;
-use crate::shared::ConnectionId;
 use crate::wire::Format;
 
 /// At most so many present values are shown at the beginning of a poll, whatever its `limit`.
@@ -33,22 +32,18 @@ impl Answer {
 }
 
 impl Shard {
-    pub(super) fn superseded(&mut self, id: ConnectionId) {
-        if let Some(slot) = self.slot_of(id)
-            && self.connections[slot]
-                .subscriber()
-                .is_some_and(|s| s.format == Format::Poll)
-        {
-            self.answer_poll(slot, &[]);
-        }
-    }
-
     /// Reads for a poll until there is something, or nothing left: then it is held.
     pub(super) fn read_poll(&mut self, slot: usize) {
+        let now = self.now;
         let Some(subscriber) = self.connections[slot].subscriber() else {
             return;
         };
-        let (reader, limit) = (subscriber.reader, subscriber.limit);
+        let (reader, limit, is_early) = (subscriber.reader, subscriber.limit, subscriber.reads_from > now);
+        if is_early {
+            self.schedule(slot);
+            return;
+        }
+        subscriber.reads_from = 0;
         let mut steps = std::mem::take(&mut subscriber.gathered);
         loop {
             let items = limit.saturating_sub(steps.len()).max(1);
@@ -80,7 +75,6 @@ impl Shard {
                 }
             }
         }
-        let now = self.now;
         let ends = self.connections[slot]
             .subscriber()
             .map_or(0, |subscriber| subscriber.ends);
@@ -128,7 +122,7 @@ impl Shard {
         let (reader, terms, plain) = (
             subscriber.reader,
             subscriber.terms,
-            subscriber.cors == Cors::default(),
+            subscriber.cors == Cors::default() && subscriber.retry.is_none(),
         );
         let count = self.frames.count(share);
         if count > limit {
@@ -169,7 +163,12 @@ impl Shard {
         let mut body = Vec::with_capacity(items.len() + 96);
         body.extend_from_slice(b"{\"publications\":[");
         body.extend_from_slice(items.strip_suffix(b",").unwrap_or(items));
-        body.extend_from_slice(b"],\"cursor\":\"");
+        body.push(b']');
+        if let Some(after) = subscriber.retry {
+            body.extend_from_slice(b",\"retry_ms\":");
+            native::json_number(after, &mut body);
+        }
+        body.extend_from_slice(b",\"cursor\":\"");
         cursor.write(&mut body);
         body.extend_from_slice(b"\"}");
         let head = subscriber.cors.write(Head::new(out, subscriber.terms, 200));

@@ -1,5 +1,7 @@
 //! Reading from a connection, and answering requests.
 
+use std::net::{IpAddr, SocketAddr};
+
 use cometserver_core::grant::Grant;
 
 use super::Shard;
@@ -21,7 +23,8 @@ impl Shard {
     pub(super) fn handle(&mut self, slot: usize, request: &Request<'_>, out: &mut Vec<u8>) {
         let settings = self.settings.clone();
         let mut terms = Terms::from(request);
-        if self.draining || self.connections[slot].refusal.is_some() {
+        self.count_visitor(slot, request);
+        if self.draining || self.connections[slot].refused().is_some() {
             terms = terms.closing();
         }
         let cors = settings.access.origins(self.role(slot)).cors(request);
@@ -66,7 +69,7 @@ impl Shard {
                 )
             },
         })?;
-        if let Some(why) = self.connections[slot].refusal
+        if let Some(why) = self.connections[slot].refused()
             && !endpoint.is_held()
         {
             return Err(Refused::unavailable(why));
@@ -86,6 +89,13 @@ impl Shard {
         match endpoint {
             Endpoint::Poll | Endpoint::Sse | Endpoint::Stream | Endpoint::WebSocket => {
                 self.open_held(slot, endpoint, request, &parameters, grant, terms, cors, out)
+            }
+            Endpoint::Release => {
+                let released = self.release_session(request, &parameters, &grant)?;
+                cors.write(Head::new(out, terms, 200))
+                    .header("Content-Type", "application/json")
+                    .body(format!("{{\"released\":{released}}}").as_bytes());
+                Ok(())
             }
             Endpoint::Publish => {
                 let message = api::message(request, &parameters, &settings)?;
@@ -115,6 +125,24 @@ impl Shard {
             }
             _ => api::answer(endpoint, answer, &grant, request, &parameters),
         }
+    }
+
+    /// Behind a front web server a connection belongs to whose request came last on it: that is who it counts for.
+    fn count_visitor(&mut self, slot: usize, request: &Request<'_>) {
+        let is_proxied = self.settings.config.public.proxied && self.role(slot) == Role::Public;
+        let max = self.settings.config.limits.connections_per_address;
+        let (true, Some(max)) = (is_proxied, max) else {
+            return;
+        };
+        // What a client has claimed itself stands before what the front server has seen.
+        let forwarded = request.headers_all("x-forwarded-for").last();
+        let visitor = forwarded.and_then(forwarded_address);
+        let connection = &mut self.connections[slot];
+        let counted = self.shared.recount(connection.address, visitor, max);
+        (connection.address, connection.crowded) = match counted {
+            Ok(()) => (visitor, None),
+            Err(why) => (None, Some(why)),
+        };
     }
 
     /// Where no key is asked for, who can connect is all that protects us, and a browser on this machine can: a page whose
@@ -225,4 +253,14 @@ impl Shard {
             }
         }
     }
+}
+
+/// The last address of an `X-Forwarded-For`, as different front servers write it.
+fn forwarded_address(value: &[u8]) -> Option<IpAddr> {
+    let last = std::str::from_utf8(value).ok()?.rsplit(',').next()?.trim();
+    let bare = last.trim_start_matches('[').trim_end_matches(']');
+    let address = bare.parse::<IpAddr>();
+    address
+        .or_else(|_| last.parse::<SocketAddr>().map(|with_port| with_port.ip()))
+        .ok()
 }

@@ -16,12 +16,15 @@ use crate::endpoint::Endpoint;
 use crate::http::Request;
 use crate::websocket::handshake;
 
+/// The least that a stream may ask to wait for its first heartbeat: earlier ones travel with the opening.
+const LEAST_PREAMBLE_MS: u64 = 100;
+
 /// The longest name of a session.
 pub(super) const MAX_SESSION: usize = 64;
 
 /// What a client that wants to listen asks for.
 pub(super) struct Wish {
-    pub(super) channels: Vec<ChannelName>,
+    pub(super) channels: Vec<Listening>,
     pub(super) patterns: Vec<Arc<cometserver_core::pattern::Pattern>>,
     pub(super) begin: Begin,
     /// The cursor that the client came with: whoever is sent away before it was told of a loss keeps that.
@@ -32,12 +35,29 @@ pub(super) struct Wish {
     pub(super) info: Option<bytes::Bytes>,
     pub(super) session: Option<Box<str>>,
     pub(super) binary: bool,
+    /// How soon a stream is to give a second sign of life, in milliseconds; 0: with its heartbeat.
+    pub(super) preamble: u32,
+}
+
+/// A channel that is to be listened to, and whether its members are to be seen, and joined.
+pub(super) struct Listening {
+    pub(super) name: ChannelName,
+    pub(super) watch: bool,
+    pub(super) join: bool,
 }
 
 impl Wish {
+    pub(super) fn is_member(&self) -> bool {
+        self.join || self.channels.iter().any(|channel| channel.join)
+    }
+
     /// Whose poll this is, and of what: only another one of the same may take its place.
     pub(super) fn identity<'a>(&'a self, grant: &'a Grant) -> impl std::hash::Hash + use<'a> {
-        let mut channels: Vec<_> = self.channels.iter().map(ChannelName::as_bytes).collect();
+        let mut channels: Vec<_> = self
+            .channels
+            .iter()
+            .map(|channel| channel.name.as_bytes())
+            .collect();
         let mut patterns: Vec<_> = self.patterns.iter().map(|pattern| pattern.as_bytes()).collect();
         channels.sort_unstable();
         patterns.sort_unstable();
@@ -69,8 +89,14 @@ impl Shard {
                 .filter(move |(own, _)| **own == *name)
                 .map(|(_, value)| value)
         };
+        let (join, watch) = presence_wish(api::text(parameters, "presence"))?;
+        let listening = |name, watch, join| {
+            native::command::channel_name(name, &limits).map(|name| Listening { name, watch, join })
+        };
         let channels = named(b"channel")
-            .map(|name| native::command::channel_name(name, &limits))
+            .map(|name| listening(name, watch, join))
+            .chain(named(b"watch").map(|name| listening(name, true, join)))
+            .chain(named(b"join").map(|name| listening(name, true, true)))
             .collect::<Result<Vec<_>, _>>()?;
         let patterns = named(b"pattern")
             .map(|text| api::pattern(text, &self.settings).map(Arc::new))
@@ -83,7 +109,6 @@ impl Shard {
                 "name at least one `channel` or `pattern` to listen to",
             ));
         }
-        let (join, watch) = presence_wish(api::text(parameters, "presence"))?;
         let info = match api::text(parameters, "info") {
             None => None,
             Some(info) => Some(self.member_info(info)?),
@@ -97,6 +122,13 @@ impl Shard {
         let (begin, cursor) = self.where_to_begin(endpoint, request, parameters)?;
         let retained = !matches!(api::bytes(parameters, "retained"), Some(b"0" | b"false" | b"no"));
         let binary = endpoint == Endpoint::WebSocket && api::text(parameters, "format") == Some("binary");
+        let preamble = match endpoint {
+            Endpoint::Sse | Endpoint::Stream => api::number(parameters, "preamble_ms")?,
+            _ => None,
+        };
+        let preamble = preamble.map_or(0, |wish| {
+            u32::try_from(wish.max(LEAST_PREAMBLE_MS)).unwrap_or(u32::MAX)
+        });
         Ok(Wish {
             channels,
             patterns,
@@ -108,6 +140,7 @@ impl Shard {
             info,
             session,
             binary,
+            preamble,
         })
     }
 
@@ -179,8 +212,8 @@ impl Shard {
     }
 
     pub(super) fn authorize(&self, wish: &Wish, grant: &Grant) -> Result<(), Refused> {
-        for name in &wish.channels {
-            self.authorize_channel(name, grant, wish.watch)?;
+        for channel in &wish.channels {
+            self.authorize_channel(&channel.name, grant, channel.watch)?;
         }
         self.authorize_pattern_presence(&wish.patterns, grant, wish.watch)
     }

@@ -80,7 +80,7 @@ pub struct Publish<'a> {
     #[serde(default)]
     pub channels: Vec<String>,
     /// The payload: JSON, or a string of which `kind` says what it is.
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "given")]
     pub data: Option<&'a RawValue>,
     /// `json`, `text` or `binary`.
     #[serde(default)]
@@ -215,6 +215,11 @@ pub fn kind(name: &str) -> Result<Kind, RequestError> {
         "binary" => Ok(Kind::Binary),
         _ => Err(RequestError::Bad("`kind` is one of `json`, `text` and `binary`")),
     }
+}
+
+/// What is there, also if it is `null`, which serde would take for nothing.
+fn given<'de: 'a, 'a, D: serde::Deserializer<'de>>(value: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(value).map(Some)
 }
 
 fn payload(data: &RawValue, name: Option<&str>, limits: &Limits) -> Result<Payload, RequestError> {
@@ -359,6 +364,8 @@ mod tests {
     fn a_payload_is_kept_byte_for_byte() {
         let message = read(r#"{"channel":"a","data":{"b" : 1.0}}"#).unwrap();
         assert_eq!(&message.payload.bytes()[..], br#"{"b" : 1.0}"#);
+        let message = read(r#"{"channel":"a","data":null}"#).unwrap();
+        assert_eq!(&message.payload.bytes()[..], b"null");
         let message = read(r#"{"channel":"a","data":"é","kind":"text"}"#).unwrap();
         assert_eq!(&message.payload.bytes()[..], "é".as_bytes());
         let message = read(r#"{"channel":"a","data":"/wA=","kind":"binary"}"#).unwrap();

@@ -1,0 +1,294 @@
+<?php
+/**
+ * Plugin Name: CometServer
+ * Description: Shows what you publish in your visitors' open pages at once: a shortcode, a hook, no WordPress for a poll.
+ * Version: 0.1.0
+ * Requires PHP: 7.2
+ * License: MIT OR Apache-2.0
+ *
+ * One file. Browsers talk to the push address (the server's own, or bridge.php), never to WordPress; only a token that is about to
+ * end is fetched here anew. Settings are constants in wp-config.php:
+ *
+ *   COMET_URL                where browsers go: '/push', 'https://push.example.org', '/comet/bridge.php?call='
+ *   COMET_DATA_DIR           the server's data folder, or COMET_SOCKET its socket (default: as for every client)
+ *   COMET_TOKEN_SECRET       the secret of tokens, or COMET_TOKEN_SECRET_FILE a file with it; without: public channels only
+ *   COMET_TOKEN_LIFETIME     how long a token holds, in seconds (3600)
+ *   COMET_JS                 the address of the browser client (comet.js beside this file)
+ */
+
+if (!defined('ABSPATH')) {
+    exit;
+}
+
+final class CometServerPlugin
+{
+    /** How long connecting to the server may take, and a whole request, in seconds: a page must not wait for it. */
+    private const CONNECT_TIME = 0.3;
+    private const ANSWER_TIME = 2.0;
+
+    /** How long a token holds if nothing else is said, in seconds. */
+    private const TOKEN_LIFETIME = 3600;
+
+    /** The most bytes of an answer that are read. */
+    private const MAX_ANSWER = 1 << 20;
+
+    /** The names of elements and what they do with a message. */
+    private const MODES = ['list', 'latest', 'event'];
+
+    /** What the elements of this page need; the script is printed once. */
+    private static $used = false;
+
+    /** After a fault the server is not asked again in this request: a page with ten shortcodes waits once. */
+    private static $down = false;
+
+    /** The cursor of this page, asked for once. */
+    private static $cursor;
+
+    public static function init(): void
+    {
+        add_shortcode('comet', [self::class, 'shortcode']);
+        add_action('comet_publish', [self::class, 'publish'], 10, 3);
+        add_action('rest_api_init', [self::class, 'routes']);
+        add_action('wp_footer', [self::class, 'script']);
+    }
+
+    /**
+     * `do_action('comet_publish', $channel, $data, $options)`: publishes, and never breaks or delays what called it.
+     *
+     * @param string|string[] $channels
+     * @param mixed           $data     anything that JSON can say
+     * @param array           $options  `event`, `id`, `retain`, `tags`, `kind`, `exclude_session`, `idempotency_key`
+     *
+     * @return bool whether it was published
+     */
+    public static function publish($channels, $data, $options = []): bool
+    {
+        $options = is_array($options) ? $options : [];
+        $message = (is_array($channels) ? ['channels' => array_values($channels)] : ['channel' => (string) $channels])
+            + ['data' => $data]
+            + array_intersect_key($options, array_flip(['event', 'id', 'retain', 'tags', 'kind', 'exclude_session', 'idempotency_key']))
+            // With a key of its own it may be sent again, however the first time ended.
+            + ['idempotency_key' => bin2hex(random_bytes(16))];
+        $body = json_encode($message, JSON_UNESCAPED_SLASHES | JSON_UNESCAPED_UNICODE);
+        $answer = $body === false ? null : self::ask('POST', '/v1/publish', $body);
+        return isset($answer['channels']);
+    }
+
+    /**
+     * `[comet channel="news" pattern="" mode="list|latest|event" max="20" class=""]…[/comet]`; what it encloses is shown until
+     * the first message. Messages are shown as text; with `mode="event"` the element only gets an event `comet`.
+     */
+    public static function shortcode($attributes, $content = ''): string
+    {
+        $given = shortcode_atts(['channel' => '', 'pattern' => '', 'mode' => 'list', 'max' => '20', 'class' => ''], (array) $attributes, 'comet');
+        $channels = self::words($given['channel']);
+        $patterns = self::words($given['pattern']);
+        if ($channels === [] && $patterns === []) {
+            return current_user_can('edit_posts') ? '<!-- [comet]: name a channel or a pattern -->' : '';
+        }
+        self::$used = true;
+        $data = [
+            'comet-channels' => json_encode($channels),
+            'comet-patterns' => json_encode($patterns),
+            'comet-mode' => in_array($given['mode'], self::MODES, true) ? $given['mode'] : 'list',
+            'comet-max' => (string) max(1, (int) $given['max']),
+            'comet-cursor' => self::cursor(),
+        ];
+        if (self::secret() !== null) {
+            $grant = base64_encode((string) json_encode(['channels' => $channels, 'patterns' => $patterns]));
+            $data['comet-token'] = self::token($channels, $patterns);
+            // Whoever shows this again may have a token for the same again.
+            $data['comet-renew'] = add_query_arg(['grant' => rawurlencode($grant), 'sign' => self::sign($grant)], rest_url('comet/v1/token'));
+        }
+        $html = '<div class="' . esc_attr(trim('comet ' . $given['class'])) . '" aria-live="polite"';
+        foreach ($data as $name => $value) {
+            $html .= ' data-' . $name . '="' . esc_attr($value) . '"';
+        }
+        return $html . '>' . do_shortcode((string) $content) . '</div>';
+    }
+
+    public static function routes(): void
+    {
+        register_rest_route('comet/v1', '/token', ['methods' => 'GET', 'callback' => [self::class, 'renew'], 'permission_callback' => '__return_true']);
+    }
+
+    /** A new token for what a page of ours has listened to before. */
+    public static function renew($request)
+    {
+        $grant = (string) $request->get_param('grant');
+        $asked = json_decode((string) base64_decode($grant, true), true);
+        if (self::secret() === null || !hash_equals(self::sign($grant), (string) $request->get_param('sign')) || !is_array($asked)) {
+            return new WP_Error('comet_grant', 'This page was not made here.', ['status' => 403]);
+        }
+        return ['token' => self::token($asked['channels'], $asked['patterns'])];
+    }
+
+    /** The script that brings the elements of this page to life. */
+    public static function script(): void
+    {
+        if (!self::$used) {
+            return;
+        }
+        $client = defined('COMET_JS') ? COMET_JS : plugins_url('comet.js', __FILE__);
+        $url = defined('COMET_URL') ? COMET_URL : '/push';
+        $flags = JSON_HEX_TAG | JSON_HEX_AMP | JSON_UNESCAPED_SLASHES;
+        echo '<script type="module">import {Comet} from ', json_encode($client, $flags), ';const url=', json_encode($url, $flags), ';', <<<'JS'
+
+for (const element of document.querySelectorAll(".comet[data-comet-mode]")) {
+  const { cometChannels, cometPatterns, cometMode, cometMax, cometCursor, cometToken, cometRenew } = element.dataset;
+  let first = cometToken;
+  const token = cometToken && (async () => {
+    const now = first;
+    first = undefined;
+    return now ?? (await (await fetch(cometRenew)).json()).token;
+  });
+  const comet = new Comet(url, { token, cursor: cometCursor });
+  let empty = true;
+  const show = (message) => {
+    element.dispatchEvent(new CustomEvent("comet", { detail: message, bubbles: true }));
+    if (cometMode === "event") return;
+    if (empty || cometMode === "latest") element.replaceChildren();
+    empty = false;
+    const { data } = message;
+    const line = document.createElement("p");
+    line.textContent = typeof data === "string" ? data : data?.text ?? JSON.stringify(data);
+    element.prepend(line);
+    while (element.childElementCount > cometMax) element.lastElementChild.remove();
+  };
+  for (const channel of JSON.parse(cometChannels)) comet.subscribe(channel, show);
+  for (const pattern of JSON.parse(cometPatterns)) comet.subscribe({ pattern }, show);
+}
+</script>
+
+JS;
+    }
+
+    /** Where the page starts: nothing that is published while it is made gets lost. */
+    private static function cursor(): string
+    {
+        if (self::$cursor === null) {
+            $answer = self::ask('GET', '/v1/now');
+            self::$cursor = (string) ($answer['cursor'] ?? '');
+        }
+        return self::$cursor;
+    }
+
+    private static function token(array $channels, array $patterns): string
+    {
+        $claims = ['exp' => time() + (defined('COMET_TOKEN_LIFETIME') ? (int) COMET_TOKEN_LIFETIME : self::TOKEN_LIFETIME)];
+        $user = wp_get_current_user();
+        if ($user && $user->ID) {
+            $claims['sub'] = $user->user_login;
+        }
+        $claims['comet'] = ['channels' => $channels, 'patterns' => $patterns, 'actions' => ['subscribe', 'history']];
+        $part = static function (string $bytes): string {
+            return rtrim(strtr(base64_encode($bytes), '+/', '-_'), '=');
+        };
+        $text = $part((string) json_encode(['alg' => 'HS256', 'typ' => 'JWT'])) . '.' . $part((string) json_encode($claims));
+        return $text . '.' . $part(hash_hmac('sha256', $text, (string) self::secret(), true));
+    }
+
+    /** Another use of the secret than signing tokens, so another key made of it. */
+    private static function sign(string $grant): string
+    {
+        return hash_hmac('sha256', $grant, hash_hmac('sha256', 'cometserver wordpress grant', (string) self::secret(), true));
+    }
+
+    private static function secret(): ?string
+    {
+        static $secret = false;
+        if ($secret === false) {
+            $secret = defined('COMET_TOKEN_SECRET') ? (string) COMET_TOKEN_SECRET : null;
+            if ($secret === null && defined('COMET_TOKEN_SECRET_FILE')) {
+                $text = @file_get_contents(COMET_TOKEN_SECRET_FILE);
+                $secret = $text === false ? null : preg_replace('~\r?\n\z~', '', $text);
+            }
+            // The server takes none that is shorter.
+            $secret = $secret !== null && strlen($secret) >= 32 ? $secret : null;
+        }
+        return $secret;
+    }
+
+    /** Channels, separated by blanks around commas as people write them. */
+    private static function words(string $list): array
+    {
+        return array_values(array_filter(array_map('trim', explode(',', $list)), 'strlen'));
+    }
+
+    /** One request to the server, once more if the connection ends; `null` for whatever is not a good answer. */
+    private static function ask(string $method, string $path, string $body = ''): ?array
+    {
+        $until = microtime(true) + self::ANSWER_TIME;
+        $answer = '';
+        for ($attempt = 0; $answer === '' && $attempt < 2 && !self::$down; $attempt++) {
+            $answer = self::exchange("$method $path HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                . 'Content-Length: ' . strlen($body) . "\r\n\r\n$body", $until);
+        }
+        $end = strpos($answer, "\r\n\r\n");
+        $value = $end !== false && preg_match('~^HTTP/1\.[01] 2~', $answer) ? json_decode(substr($answer, $end + 4), true) : null;
+        if (!is_array($value) && defined('WP_DEBUG') && WP_DEBUG) {
+            error_log('CometServer: ' . $path . ': ' . ($answer === '' ? 'no answer at ' . self::socket() : substr($answer, 0, 300)));
+        }
+        return is_array($value) ? $value : null;
+    }
+
+    private static function exchange(string $request, float $until): string
+    {
+        $stream = @stream_socket_client('unix://' . self::socket(), $errno, $error, self::CONNECT_TIME);
+        if (!$stream) {
+            self::$down = true;
+            return '';
+        }
+        stream_set_blocking($stream, false);
+        $answer = '';
+        while (strlen($answer) < self::MAX_ANSWER) {
+            if ($request !== '') {
+                $written = @fwrite($stream, $request);
+                $request = $written === false ? '' : (string) substr($request, $written);
+            }
+            $piece = @fread($stream, 65536);
+            if ($piece !== false && $piece !== '') {
+                $answer .= $piece;
+                continue;
+            }
+            $left = $until - microtime(true);
+            if (feof($stream) || $left <= 0) {
+                self::$down = $left <= 0;
+                break;
+            }
+            $read = [$stream];
+            $write = $request === '' ? null : [$stream];
+            $none = null;
+            @stream_select($read, $write, $none, (int) $left, (int) (fmod($left, 1) * 1e6));
+        }
+        fclose($stream);
+        return $answer;
+    }
+
+    private static function socket(): string
+    {
+        foreach (['COMET_SOCKET', 'COMETSERVER_SOCKET'] as $name) {
+            $value = defined($name) ? (string) constant($name) : (string) getenv($name);
+            if ($value !== '') {
+                return $value;
+            }
+        }
+        foreach (['COMET_DATA_DIR', 'COMETSERVER_DATA_DIR'] as $name) {
+            $value = defined($name) ? (string) constant($name) : (string) getenv($name);
+            if ($value !== '') {
+                return rtrim($value, '/') . '/comet.sock';
+            }
+        }
+        $user = function_exists('posix_getpwuid') ? posix_getpwuid(posix_geteuid()) : false;
+        $root = !$user || $user['uid'] === 0;
+        return ($root ? '/var/lib/cometserver' : $user['dir'] . '/.local/state/cometserver') . '/comet.sock';
+    }
+}
+
+/** For themes: as the action of this name, and tells whether it worked. */
+function comet_publish($channels, $data, array $options = []): bool
+{
+    return CometServerPlugin::publish($channels, $data, $options);
+}
+
+CometServerPlugin::init();

@@ -1,0 +1,436 @@
+//! A tiny file per followed public channel, which the web server itself answers with 304: the cheapest way to ask from time to time.
+//!
+//! A file says how far its channel is; whoever finds it changed asks the server itself. It is there for as long as somebody
+//! asks the server about the channel now and then, and as the server runs: who finds none asks the server.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cometserver_core::channel::{Channel, ChannelId};
+use cometserver_core::hub::{Answer, HistoryQuery, Later};
+use cometserver_core::pattern::Pattern;
+use cometserver_core::{ChannelName, Position};
+
+use crate::config::Config;
+use crate::shared::{Shared, lock, wall_clock};
+
+/// The end of every name: nothing else in the folder is ours to remove.
+const SUFFIX: &str = ".comet.json";
+
+/// The longest channel name that has a file: its base64 and the suffix fit into the 255 bytes of a file's name.
+const MAX_NAME: usize = 180;
+
+/// A file is written at most once in this time.
+const SPACING: Duration = Duration::from_millis(500);
+
+/// Some web servers tell versions apart by the second and the size: this many versions within one differ in size.
+const SIZES: u64 = 8;
+
+/// How long the store may take to say how far a channel is.
+const STORE_TIME: Duration = Duration::from_secs(10);
+
+/// Publications looked at under one lock of the hub.
+const ROUND: usize = 256;
+
+/// What the shards say to the thread that writes.
+pub struct StaticFiles {
+    /// Is there a folder at all?
+    is_on: AtomicBool,
+    rules: RwLock<Rules>,
+    news: Mutex<News>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct News {
+    asked: HashMap<ChannelName, ()>,
+    woken: bool,
+    reloaded: bool,
+    stopped: bool,
+}
+
+/// Which channels may have a file: public ones of namespaces that want it.
+#[derive(Default)]
+struct Rules {
+    listed: Vec<(Pattern, bool)>,
+    fallback: bool,
+}
+
+impl Rules {
+    fn new(config: &Config) -> Self {
+        let wanted = |namespace: &crate::config::Namespace| namespace.public && namespace.static_file;
+        let listed = config.namespaces.iter().filter_map(|rule| {
+            let pattern = Pattern::new(&rule.pattern, config.limits.pattern_length).ok()?;
+            Some((pattern, wanted(&rule.namespace)))
+        });
+        Self {
+            listed: listed.collect(),
+            fallback: wanted(&config.namespace_default),
+        }
+    }
+
+    fn allow(&self, name: &ChannelName) -> bool {
+        let rule = self.listed.iter().find(|(pattern, _)| pattern.matches_name(name));
+        name.as_bytes().len() <= MAX_NAME && rule.map_or(self.fallback, |(_, wanted)| *wanted)
+    }
+}
+
+impl StaticFiles {
+    /// As the configuration wants it.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            is_on: AtomicBool::new(config.static_files.dir.is_some()),
+            rules: RwLock::new(Rules::new(config)),
+            news: Mutex::default(),
+            wake: Condvar::new(),
+        }
+    }
+
+    /// Somebody asks about a channel: it has a file from now on, if it may.
+    pub fn follow(&self, name: &ChannelName) {
+        if !self.is_on.load(Ordering::Relaxed) || !self.allow(name) {
+            return;
+        }
+        let mut news = lock(&self.news);
+        if news.asked.insert(name.clone(), ()).is_none() {
+            news.woken = true;
+            self.wake.notify_one();
+        }
+    }
+
+    /// Another configuration is in force.
+    pub fn reload(&self, config: &Config) {
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Rules::new(config);
+        let mut news = lock(&self.news);
+        (news.reloaded, news.woken) = (true, true);
+        self.wake.notify_one();
+    }
+
+    fn allow(&self, name: &ChannelName) -> bool {
+        self.rules
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .allow(name)
+    }
+
+    fn wake(&self) {
+        lock(&self.news).woken = true;
+        self.wake.notify_one();
+    }
+
+    fn stop(&self) {
+        let mut news = lock(&self.news);
+        (news.stopped, news.woken) = (true, true);
+        self.wake.notify_one();
+    }
+
+    /// Waits until there is news, or until then.
+    fn wait(&self, until: Option<Instant>) -> News {
+        let mut news = lock(&self.news);
+        while !news.woken {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            news = match left {
+                Some(Duration::ZERO) => break,
+                Some(left) => {
+                    self.wake
+                        .wait_timeout(news, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+                None => self.wake.wait(news).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+        News {
+            stopped: news.stopped,
+            ..std::mem::take(&mut *news)
+        }
+    }
+}
+
+/// The thread that writes. Dropped, it ends, and the files with it.
+pub struct Writing {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writing {
+    /// Starts it as the hub's shard `id`, if the configuration names a folder.
+    ///
+    /// # Errors
+    /// As the system says, with the folder.
+    pub fn start(shared: &Arc<Shared>, id: u8) -> io::Result<Option<Self>> {
+        let config = &shared.settings().config.static_files;
+        let Some(folder) = config.dir.clone() else {
+            return Ok(None);
+        };
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
+        let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(&folder);
+        made.and_then(|()| sweep(&folder)).map_err(named)?;
+        let waking = shared.clone();
+        shared
+            .hub
+            .attach(id, Box::new(move || waking.static_files.wake()));
+        let writer = Writer {
+            shared: shared.clone(),
+            id,
+            folder,
+            max: config.max,
+            keep: config.keep,
+            files: HashMap::new(),
+            names: HashMap::new(),
+            full: false,
+        };
+        let thread = std::thread::Builder::new().name("static-files".into());
+        Ok(Some(Self {
+            shared: shared.clone(),
+            thread: Some(thread.spawn(|| writer.run())?),
+        }))
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.shared.static_files.stop();
+        if let Some(thread) = self.thread.take() {
+            // A panic in it was logged by its hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    id: u8,
+    folder: PathBuf,
+    max: usize,
+    keep: Duration,
+    files: HashMap<ChannelId, File>,
+    names: HashMap<ChannelName, ChannelId>,
+    full: bool,
+}
+
+struct File {
+    channel: Arc<Channel>,
+    asked: Instant,
+    /// Versions written.
+    versions: u64,
+    written: Option<Instant>,
+    is_stale: bool,
+}
+
+impl Writer {
+    fn run(mut self) {
+        let shared = self.shared.clone();
+        loop {
+            shared.hub.sleep(self.id);
+            // What became visible before others knew that we sleep has woken nobody.
+            self.collect();
+            let news = shared.static_files.wait(self.deadline());
+            shared.hub.stay_awake(self.id);
+            if news.stopped {
+                break;
+            }
+            for name in news.asked.into_keys() {
+                self.follow(name);
+            }
+            if news.reloaded {
+                self.forget(|writer, file| !writer.shared.static_files.allow(&file.channel.name));
+            }
+            self.collect();
+            self.write_stale();
+            let now = Instant::now();
+            self.forget(|writer, file| now.duration_since(file.asked) >= writer.keep);
+        }
+        self.forget(|_, _| true);
+    }
+
+    fn follow(&mut self, name: ChannelName) {
+        if let Some(file) = self.names.get(&name).and_then(|id| self.files.get_mut(id)) {
+            file.asked = Instant::now();
+            return;
+        }
+        if self.files.len() >= self.max {
+            if !std::mem::replace(&mut self.full, true) {
+                tracing::warn!("more channels are followed than static.max allows: the others have no file");
+            }
+            return;
+        }
+        // Full of channels: who asks is told so by the server itself.
+        let Ok(listening) = self.shared.hub.listen(self.id, &name, wall_clock()) else {
+            return;
+        };
+        let channel = listening.channel;
+        self.names.insert(name, channel.id);
+        let file = File {
+            asked: Instant::now(),
+            versions: 0,
+            written: None,
+            is_stale: true,
+            channel: channel.clone(),
+        };
+        self.files.insert(channel.id, file);
+    }
+
+    fn collect(&mut self) {
+        let mut publications = Vec::new();
+        loop {
+            let collected = self.shared.hub.collect(self.id, ROUND, &mut publications);
+            let channels = publications
+                .iter()
+                .flat_map(|publication| publication.places.iter());
+            for place in channels {
+                if let Some(file) = self.files.get_mut(&place.channel.id) {
+                    file.is_stale = true;
+                }
+            }
+            if collected.lagged {
+                self.files.values_mut().for_each(|file| file.is_stale = true);
+            }
+            if !collected.more {
+                return;
+            }
+            publications.clear();
+        }
+    }
+
+    fn write_stale(&mut self) {
+        let now = Instant::now();
+        for file in self.files.values_mut() {
+            if !file.is_stale || file.due().is_some_and(|at| at > now) {
+                continue;
+            }
+            let path = self.folder.join(file_name(&file.channel.name));
+            let written =
+                content(&self.shared, &file.channel, file.versions).and_then(|text| write(&path, &text));
+            if let Err(error) = written {
+                tracing::warn!(%error, path = %path.display(), "a static file cannot be written");
+                // One that is out of date would hide what is new.
+                let _ = fs::remove_file(&path);
+            }
+            (file.is_stale, file.written) = (false, Some(now));
+            file.versions += 1;
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let files = self.files.values();
+        let dues = files.map(|file| match file.is_stale {
+            true => file.due().unwrap_or_else(Instant::now),
+            false => file.asked + self.keep,
+        });
+        dues.min()
+    }
+
+    fn forget(&mut self, which: impl Fn(&Self, &File) -> bool) {
+        let gone: Vec<ChannelId> = self
+            .files
+            .iter()
+            .filter(|(_, file)| which(self, file))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            let Some(file) = self.files.remove(&id) else {
+                continue;
+            };
+            self.names.remove(&file.channel.name);
+            self.full = false;
+            // Gone already is as good.
+            let _ = fs::remove_file(self.folder.join(file_name(&file.channel.name)));
+            self.shared.hub.unlisten(self.id, id, wall_clock());
+        }
+    }
+}
+
+impl File {
+    /// When it may be written.
+    fn due(&self) -> Option<Instant> {
+        self.written.map(|written| written + SPACING)
+    }
+}
+
+fn file_name(channel: &ChannelName) -> String {
+    URL_SAFE_NO_PAD.encode(channel.as_bytes()) + SUFFIX
+}
+
+/// How far a channel is.
+///
+/// # Errors
+/// The store does not say.
+fn content(shared: &Shared, channel: &Channel, version: u64) -> io::Result<String> {
+    let (sender, answered) = mpsc::sync_channel(1);
+    let query = HistoryQuery {
+        limit: 1,
+        reverse: true,
+        ..HistoryQuery::default()
+    };
+    let mut later = || -> Later<_> {
+        let sender = sender.clone();
+        // Nobody may wait for it any more.
+        Box::new(move |history| drop(sender.try_send(history)))
+    };
+    let history = match shared.hub.history(&channel.name, query, wall_clock(), &mut later) {
+        Answer::Ready(history) => history,
+        Answer::Later => match answered.recv_timeout(STORE_TIME) {
+            Ok(history) => history.map_err(io::Error::other)?,
+            Err(_) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the store does not answer",
+                ));
+            }
+        },
+    };
+    let (offset, at) = history
+        .as_ref()
+        .map_or((0, Position::default()), |history| (history.offset, history.at));
+    let newest = history.as_ref().and_then(|history| history.publications.first());
+    let mut cursor = Vec::new();
+    shared.hub.cursor(at).write(&mut cursor);
+    let padding = usize::try_from(version % SIZES).unwrap_or_default();
+    Ok(format!(
+        "{{\"offset\":{offset},\"epoch\":\"{}\",\"time\":{},\"cursor\":\"{}\"}}{:padding$}\n",
+        channel.epoch,
+        newest.map_or(0, |newest| newest.time),
+        String::from_utf8_lossy(&cursor),
+        ""
+    ))
+}
+
+/// Replaces a file as a whole: nobody reads half of it.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut options = fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(&temporary)?;
+    // Whatever the umask says: the web server is another user.
+    file.set_permissions(fs::Permissions::from_mode(0o644))?;
+    file.write_all(text.as_bytes())?;
+    fs::rename(&temporary, path)
+}
+
+/// Removes what a server left that was killed: nobody keeps it true any more.
+fn sweep(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let is_ours = |name: &str| name.ends_with(SUFFIX) || name.ends_with(".comet.tmp");
+        if name.as_deref().is_some_and(is_ours) {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}

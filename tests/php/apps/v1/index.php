@@ -1,0 +1,21 @@
+<?php
+
+require_once "../../lib/CometAutoloader.class.php";
+
+?>
+<html>
+    <head>
+        <title>An application written to version 1</title>
+        <script type="text/javascript">
+            function notify(data)
+            {
+                var shown = document.createElement('div');
+                shown.className = 'notification';
+                shown.innerHTML = data;
+                document.body.appendChild(shown);
+            }
+        </script>
+        <?php CometWebJsHelper::create()->renderJsTag("read.php", "notify"); ?>
+    </head>
+    <body></body>
+</html>

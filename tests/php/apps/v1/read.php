@@ -1,0 +1,7 @@
+<?php
+
+require_once "../../lib/CometAutoloader.class.php";
+
+$cometWeb = new CometWebInterface();
+$cometWeb->setKey(array('ali.hichem@mail.com'));
+echo $cometWeb->readAsXml();

@@ -1,0 +1,9 @@
+<?php
+
+require_once "../../lib/CometAutoloader.class.php";
+
+// An application that has no use for XML, behind a session.
+session_start();
+$_SESSION['seen'] = time();
+$cometWeb = new CometWebInterface(array('runTimeLimit' => 3), 'own key');
+echo "[", $cometWeb->read(), "]";

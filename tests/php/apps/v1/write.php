@@ -1,0 +1,13 @@
+<?php
+
+require_once "../../lib/CometAutoloader.class.php";
+
+$cometWeb = CometWebInterface::create();
+$cometWeb->setKey(array('ali.hichem@mail.com'));
+if (isset($_POST['comet-text'])) {
+    $failure = $cometWeb->write($_POST['comet-text']);
+}
+if (isset($_POST['frm-comet-refresh'])) {
+    $failure = $cometWeb->refresh();
+}
+echo "[", isset($failure) ? $failure : "nothing was sent", "]";
