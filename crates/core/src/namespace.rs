@@ -121,3 +121,35 @@ impl Namespaces {
             .map_or(&self.fallback, |(_, namespace)| namespace)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(text: &str) -> Pattern {
+        Pattern::new(text, 100).unwrap()
+    }
+
+    #[test]
+    fn what_a_pattern_may_find_in_memory_and_in_the_store() {
+        let with = |durability| {
+            Arc::new(Namespace {
+                durability,
+                ..Namespace::default()
+            })
+        };
+        let namespaces = Namespaces {
+            listed: vec![(pattern("scratch/**"), with(Durability::Memory))],
+            fallback: with(Durability::Committed),
+        };
+        let holds = |text| {
+            let pattern = pattern(text);
+            [false, true].map(|stored| namespaces.may_hold(&pattern, stored))
+        };
+        assert_eq!(holds("news/*"), [false, true]);
+        assert_eq!(holds("scratch/*"), [true, false], "the first match wins");
+        assert_eq!(holds("scratch*"), [true, true], "`scratches` as well");
+        assert_eq!(holds("**"), [true, true]);
+        assert_eq!(holds("s*/a"), [true, true], "what is not known is taken for true");
+    }
+}

@@ -292,6 +292,7 @@ fn a_server_that_ended_for_want_of_visitors_is_started_again_by_the_next() {
         command
     });
     let pid = until("it is started", || home.pid());
+    until("it listens", || home.socket().exists().then_some(()));
     until("it is held", || (holds(&home) == 1).then_some(()));
     publish(&home, "news", "news");
     wait_for_end(held.child.id());

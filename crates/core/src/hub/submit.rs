@@ -19,6 +19,8 @@ pub(super) enum Submitted {
         /// Those of its channels that are stored, as submitted, and the same by handle.
         channels: Vec<ChannelName>,
         awaited: Vec<ChannelId>,
+        /// When it was submitted: the time that is stored, so that live and from the store it is the same.
+        time: Time,
         /// Its idempotency key.
         scope: Option<Scope>,
         /// None: the publisher has been answered.
@@ -188,6 +190,7 @@ impl State {
             message,
             channels,
             awaited,
+            time: now,
             scope: scope.cloned(),
             completion: (!accepted).then(later),
         };
@@ -246,13 +249,14 @@ impl State {
                 message,
                 channels,
                 awaited,
+                time,
                 scope,
                 completion,
             }) => {
                 let result = match result {
                     Ok(Outcome::Published { position, offsets }) if position > self.visible.durable => {
                         let places: Vec<_> = channels.into_iter().zip(offsets).collect();
-                        let (receipt, shards) = self.append_durable(&message, position, &places, now);
+                        let (receipt, shards) = self.append_durable(&message, position, &places, (time, now));
                         answers.audience |= shards;
                         Ok(receipt)
                     }

@@ -425,7 +425,8 @@ impl Judge<'_> {
             let Some((acked, other)) = lost.get(&sent.life) else {
                 continue;
             };
-            let survived = sent.life == sent.life_acked
+            let survived = sent.acked.is_some()
+                && sent.life == sent.life_acked
                 && !is_lost(id, sent)
                 && self.ledger.scene.is_durable(sent.channels[0]);
             if survived && sent.first > *acked {

@@ -37,7 +37,7 @@ impl State {
                 places.push((*id, offset));
             }
         }
-        self.append(Source::Memory, at, &places, (body, accepted), now)
+        self.append(Source::Memory, at, &places, (body, accepted, now), now)
     }
 
     /// Appends what the broker committed, with the offsets in those of its channels that it was stored in: it is visible.
@@ -46,7 +46,7 @@ impl State {
         message: &Message,
         position: u64,
         offsets: &[(ChannelName, u64)],
-        now: Time,
+        (time, now): (Time, Time),
     ) -> (Receipt, u64) {
         let at = Position {
             durable: position,
@@ -75,7 +75,7 @@ impl State {
             attributes: message.attributes.clone(),
             retain: message.retain,
         };
-        self.append(Source::Durable, at, &places, (body, message.accepted), now)
+        self.append(Source::Durable, at, &places, (body, message.accepted, time), now)
     }
 
     fn append(
@@ -83,7 +83,7 @@ impl State {
         source: Source,
         at: Position,
         channels: &[(ChannelId, u64)],
-        (body, accepted): (Body, u64),
+        (body, accepted, time): (Body, u64, Time),
         now: Time,
     ) -> (Receipt, u64) {
         let mut audience = 0;
@@ -107,7 +107,7 @@ impl State {
         let publication = Arc::new(Publication {
             source,
             at,
-            time: now,
+            time,
             accepted,
             places,
             audience,
