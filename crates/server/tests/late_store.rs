@@ -83,6 +83,18 @@ impl Site {
     }
 }
 
+/// A site that has started anew: the present values of these channels are in the store alone.
+fn cold_site(values: &[(&str, Value)], change: impl FnOnce(&mut Config)) -> Site {
+    let site = Site::start();
+    for (channel, data) in values {
+        site.publish(&json!({"channel": channel, "data": data, "retain": true}));
+    }
+    let store = site.store.clone();
+    drop(site);
+    store.restart(2);
+    Site::on(store, None, change)
+}
+
 fn ask(http: &mut Http, publication: &Value) {
     http.ask("POST", "/v1/publish", &[], publication.to_string().as_bytes());
 }
@@ -338,6 +350,32 @@ fn present_values_from_disk_and_from_memory_come_in_one_poll() {
         .collect();
     values.sort_by_key(|value| value.to_string());
     assert_eq!(values, [&json!("from disk"), &json!("from memory")]);
+}
+
+#[test]
+fn who_is_sent_away_before_a_present_value_has_come_is_told_that_it_is_missing() {
+    let mut site = cold_site(&[("cold", json!(1))], |_| {});
+    let place = site.server.place(Door::Tcp);
+    let mut superseded = place.connect();
+    let query = "/v1/poll?channel=cold&session=page";
+    superseded.ask("GET", query, &[], b"");
+    site.reads(1);
+    let mut poll = place.connect();
+    poll.ask("GET", query, &[], b"");
+    let mut stream = support::Listener::open_unread(place, support::Transport::Stream, "channel=cold");
+    let missing = json!([{"type": "gap", "channel": "cold"}]);
+    assert_eq!(superseded.answer().json()["publications"], missing);
+    site.reads(3);
+    site.server.ask_to_stop();
+    let answer = poll.answer().json();
+    assert_eq!(answer["publications"], missing);
+    assert!(answer["retry_ms"].is_u64(), "{answer}");
+    stream.read_first_cursor();
+    let gap = stream.next();
+    assert_eq!((&gap["type"], &gap["channel"]), (&json!("gap"), &json!("cold")));
+    assert_eq!(stream.next()["type"], "reconnect");
+    drop((superseded, poll, stream));
+    site.server.wait();
 }
 
 #[test]

@@ -34,8 +34,11 @@ impl Shard {
         }
         let is_socket = subscriber.socket.is_some();
         let unopened = subscriber.unopened;
-        let cursor = unopened.unwrap_or_else(|| self.hub.cursor(self.fanout.position(reader)));
         let mut out = Vec::new();
+        for step in self.last_steps(slot) {
+            self.write_step(slot, format, step, &mut out);
+        }
+        let cursor = unopened.unwrap_or_else(|| self.hub.cursor(self.fanout.position(reader)));
         self.encoder.reconnect(format, after, cursor, &mut out);
         if is_socket {
             close(close_code, reason, &mut out);

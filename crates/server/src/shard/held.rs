@@ -472,7 +472,7 @@ impl Shard {
             {
                 self.read_poll(slot);
             } else if subscriber.ends <= now || subscriber.grant.is_expired(wall) {
-                self.answer_poll(slot, &[]);
+                self.answer_early(slot);
             } else {
                 self.schedule(slot);
             }

@@ -104,6 +104,12 @@ impl Shard {
         self.answer_poll(slot, &items);
     }
 
+    /// Answers a poll whose time is over, with what there is for it.
+    pub(super) fn answer_early(&mut self, slot: usize) {
+        let steps = self.last_steps(slot);
+        self.answer_with(slot, steps);
+    }
+
     /// Keeps what a poll's answer holds so far.
     fn gather(&mut self, slot: usize, steps: Vec<Step>) {
         if let Some(subscriber) = self.connections[slot].subscriber() {
@@ -144,7 +150,8 @@ impl Shard {
             }
             let mut bytes = std::mem::take(&mut self.answer.bytes);
             bytes.clear();
-            self.poll_answer(slot, &items, position, &mut bytes);
+            let cursor = self.hub.cursor(position);
+            self.poll_answer(slot, &items, cursor, &mut bytes);
             self.answer.bytes = bytes;
             self.answer.key = plain.then_some((*share, position, terms));
         }
@@ -155,11 +162,10 @@ impl Shard {
         self.answer.bytes = bytes;
     }
 
-    pub(super) fn poll_answer(&mut self, slot: usize, items: &[u8], position: Position, out: &mut Vec<u8>) {
+    pub(super) fn poll_answer(&mut self, slot: usize, items: &[u8], cursor: Cursor, out: &mut Vec<u8>) {
         let Some(subscriber) = self.connections[slot].subscriber() else {
             return;
         };
-        let cursor = self.hub.cursor(position);
         let mut body = Vec::with_capacity(items.len() + 96);
         body.extend_from_slice(b"{\"publications\":[");
         body.extend_from_slice(items.strip_suffix(b",").unwrap_or(items));
@@ -181,22 +187,24 @@ impl Shard {
 
     /// Answers a poll; without anything to show and nothing new since its `If-None-Match` with 304.
     pub(super) fn answer_poll(&mut self, slot: usize, items: &[u8]) {
+        let Some(cursor) = self.last_cursor(slot) else {
+            return;
+        };
         let Some(subscriber) = self.connections[slot].subscriber() else {
             return;
         };
-        let (reader, terms) = (subscriber.reader, subscriber.terms);
+        let terms = subscriber.terms;
         let conditional = subscriber.conditional;
-        let position = self.fanout.position(reader);
         let mut out = Vec::new();
         if items.is_empty() && conditional {
             let cors = subscriber.cors.clone();
             // The next one may start here: on a quiet channel an old cursor would one day be too old.
             cors.write(Head::new(&mut out, terms, 304))
                 .header("Cache-Control", "private, no-cache")
-                .header("ETag", entity_tag(self.hub.cursor(position)))
+                .header("ETag", entity_tag(cursor))
                 .no_body();
         } else {
-            self.poll_answer(slot, items, position, &mut out);
+            self.poll_answer(slot, items, cursor, &mut out);
         }
         self.release_reader(slot);
         self.connections[slot].state = State::Http;
@@ -205,15 +213,22 @@ impl Shard {
 
     pub(super) fn send_poll_away(&mut self, slot: usize, after: u64) {
         let draining = self.draining;
+        let steps = self.last_steps(slot);
+        let Some(cursor) = self.last_cursor(slot) else {
+            return;
+        };
         let Some(subscriber) = self.connections[slot].subscriber() else {
             return;
         };
-        let terms = match draining {
-            true => subscriber.terms.closing(),
-            false => subscriber.terms,
-        };
-        let (reader, cors) = (subscriber.reader, subscriber.cors.clone());
-        let cursor = self.hub.cursor(self.fanout.position(reader));
+        if draining {
+            subscriber.terms = subscriber.terms.closing();
+        }
+        if !steps.is_empty() {
+            subscriber.retry = Some(after);
+            self.answer_with(slot, steps);
+            return;
+        }
+        let (terms, cors) = (subscriber.terms, subscriber.cors.clone());
         let mut out = Vec::new();
         come_back_later(after, cursor, terms, &cors, &mut out);
         self.release_reader(slot);

@@ -1,5 +1,6 @@
 //! Readers that are behind: a page at a time, from memory or from the store.
 
+use cometserver_core::Cursor;
 use cometserver_core::broker::{BrokerError, Page};
 use cometserver_core::fanout::{Progress, Step, Target};
 use cometserver_core::hub::ReadLimits;
@@ -112,27 +113,40 @@ impl Shard {
         }
     }
 
-    /// What a reader needs cannot be read now. It is told which present values it does not get, as no cursor would bring
-    /// them back, and when to come back for the rest.
+    /// What a reader needs cannot be read now. It is told so, and when to come back for the rest.
     pub(super) fn leave_unread(&mut self, slot: usize) {
+        let is_poll = self.connections[slot]
+            .subscriber()
+            .is_some_and(|subscriber| subscriber.format == Format::Poll);
+        if is_poll {
+            let steps = self.last_steps(slot);
+            if !steps.is_empty() {
+                self.answer_with(slot, steps);
+                return;
+            }
+        }
+        self.send_away(slot);
+    }
+
+    /// What a reader that ends before it has been shown everything is told: what is there for it, and which present values
+    /// and late subscriptions it does not get, as no cursor would bring them back.
+    pub(super) fn last_steps(&mut self, slot: usize) -> Vec<Step> {
         let Some(subscriber) = self.connections[slot].subscriber() else {
-            return;
+            return Vec::new();
         };
-        let (reader, format) = (subscriber.reader, subscriber.format);
+        let reader = subscriber.reader;
         let mut steps = std::mem::take(&mut subscriber.gathered);
         let missing = self.fanout.give_up(reader);
         steps.extend(missing.into_iter().map(|target| Step::Gap(target, false, None)));
-        if format == Format::Poll && !steps.is_empty() {
-            self.answer_with(slot, steps);
-            return;
-        }
-        let mut out = Vec::new();
-        for step in steps {
-            self.write_step(slot, format, step, &mut out);
-        }
-        if out.is_empty() || self.send(slot, &out) {
-            self.send_away(slot);
-        }
+        steps
+    }
+
+    /// From where a reader goes on that ends now: what it has not been told of lost sources is told then.
+    pub(super) fn last_cursor(&mut self, slot: usize) -> Option<Cursor> {
+        let subscriber = self.connections[slot].subscriber()?;
+        let (reader, unopened) = (subscriber.reader, subscriber.unopened);
+        let own = unopened.filter(|_| self.fanout.owes(reader));
+        Some(own.unwrap_or_else(|| self.hub.cursor(self.fanout.position(reader))))
     }
 
     /// Writes one thing for a reader that was behind.

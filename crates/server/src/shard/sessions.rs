@@ -46,7 +46,7 @@ impl Shard {
         let Some(slot) = self.slot_of(id) else { return };
         match self.connections[slot].subscriber().map(|held| held.format) {
             None => {}
-            Some(Format::Poll) => self.answer_poll(slot, &[]),
+            Some(Format::Poll) => self.answer_early(slot),
             Some(_) => {
                 let after = self.retry_after();
                 self.end(slot, after, code::RESTART, "superseded or released");
