@@ -8,10 +8,10 @@ mod rig;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cometserver::broker::disk::DiskOptions;
-use cometserver::broker::disk::backup::{BackupError, backup, restore};
+use cometserver::broker::disk::backup::{BackupError, backup, replace, restore};
 use cometserver::broker::disk::format::Kind;
 use cometserver::broker::disk::inspect::inspect;
+use cometserver::broker::disk::{DiskOptions, OpenError};
 use cometserver_core::broker::{Broker, Delete};
 use rig::{Log, NOW, name, segments, unbounded};
 
@@ -107,6 +107,81 @@ fn a_damaged_copy_is_refused_unless_one_insists() {
     restore(&copy, &back, true).unwrap();
     let (found, gap) = open(&back).history("a", 0);
     assert!(found.len() >= 98 && gap.is_some());
+}
+
+#[test]
+fn an_interrupted_copy_never_passes_for_a_whole_one() {
+    let mut log = Log::new(small(), unbounded());
+    for position in 1..=100 {
+        log.publish(&["a"], &position.to_string());
+        log.settle();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (copy, back) = (folder.path().join("copy"), folder.path().join("back"));
+    // A segment that is not there stops it half way.
+    let missing = segments(&log.folder)[1].clone();
+    let hidden = missing.with_extension("hidden");
+    fs::rename(&missing, &hidden).unwrap();
+    assert!(matches!(log.log.backup(&copy), Err(BackupError::File { .. })));
+    assert_eq!(
+        fs::read_dir(folder.path()).unwrap().count(),
+        0,
+        "nothing is left of it"
+    );
+    fs::rename(&hidden, &missing).unwrap();
+    // What a machine that stops leaves is removed by the next one.
+    let partial = folder.path().join("copy.partial");
+    fs::create_dir(&partial).unwrap();
+    fs::copy(&missing, partial.join("0000000001.log")).unwrap();
+    log.log.backup(&copy).unwrap();
+    assert!(!partial.exists());
+    let is_refused = |from: &Path| {
+        let refused =
+            |error: BackupError| matches!(error, BackupError::Unreadable(OpenError::Incomplete { .. }));
+        assert!(inspect(from, &unbounded(), NOW).is_err());
+        restore(from, &back, true).err().is_some_and(refused) && !back.exists()
+    };
+    fs::rename(&copy, &partial).unwrap();
+    assert!(is_refused(&partial));
+    fs::rename(&partial, &copy).unwrap();
+    fs::remove_file(copy.join("store")).unwrap();
+    assert!(is_refused(&copy));
+}
+
+#[test]
+fn a_log_is_as_it_was_until_what_replaces_it_is_complete() {
+    let mut log = Log::new(small(), unbounded());
+    for position in 1..=100 {
+        log.publish(&["a"], &position.to_string());
+        log.settle();
+    }
+    log.log.shut_down();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    backup(&log.folder, &at("copy")).unwrap();
+    backup(&log.folder, &at("log")).unwrap();
+    fs::write(at("log").join("own"), "").unwrap();
+    // A folder in the place of a file: the copy is looked at, but cannot be read back.
+    fs::create_dir(at("copy").join("0000000000.log")).unwrap();
+    let left = || -> Vec<String> {
+        let entries = fs::read_dir(folder.path()).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    assert!(replace(&at("copy"), &at("log"), &at("log.old-1"), true).is_err());
+    assert_eq!(left(), ["copy", "log"]);
+    assert!(at("log").join("own").exists());
+    fs::remove_dir(at("copy").join("0000000000.log")).unwrap();
+    // What a machine that stopped half way has left is no hindrance.
+    fs::create_dir(at("log.restoring")).unwrap();
+    fs::copy(at("copy").join("store"), at("log.restoring").join("store")).unwrap();
+    replace(&at("copy"), &at("log"), &at("log.old-1"), false).unwrap();
+    assert_eq!(left(), ["copy", "log", "log.old-1"]);
+    assert!(at("log.old-1").join("own").exists() && !at("log").join("own").exists());
+    assert_eq!(open(&at("log")).texts("a").len(), 100);
 }
 
 #[test]

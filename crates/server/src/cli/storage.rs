@@ -62,7 +62,7 @@ enum What {
     /// Copy the log as it is now, also while the server runs
     ///
     /// The copy is a log folder: `check` looks at it, `restore` reads it back. A running server makes it itself, so the folder
-    /// must be one that its user can write to.
+    /// above it must be one that its user can write to. Until it is complete its name ends in `.partial`.
     Backup {
         /// The folder for the copy, which must be empty or not there
         to: PathBuf,
@@ -438,19 +438,15 @@ fn restore(settings: &Settings, from: &Path, replace: bool, accept_damage: bool)
                 folder.display()
             )));
         }
-        (true, true) => Some(put_aside(&folder)?),
+        (true, true) => Some(free_name(&folder)?),
         (false, _) => None,
     };
-    let restored = backup::restore(from, &folder, accept_damage);
+    let restored = match &aside {
+        Some(aside) => backup::replace(from, &folder, aside, accept_damage),
+        None => backup::restore(from, &folder, accept_damage),
+    };
     let report = restored.map_err(|error| {
         let mut text = error.to_string();
-        if let Some(aside) = &aside {
-            // What was there is there again, if nothing else is in its place.
-            let _ = std::fs::remove_dir(&folder);
-            if std::fs::rename(aside, &folder).is_err() {
-                let _ = write!(text, "; the log that was there is {}", aside.display());
-            }
-        }
         if matches!(error, backup::BackupError::Damaged { .. }) {
             text.push_str(", or take what is left with --accept-damage");
         }
@@ -470,12 +466,9 @@ fn restore(settings: &Settings, from: &Path, replace: bool, accept_damage: bool)
     super::print(text.as_bytes())
 }
 
-/// Gives the log another name, beside its own.
-fn put_aside(folder: &Path) -> Result<PathBuf, Failure> {
+/// Another name for the log that is there, beside its own.
+fn free_name(folder: &Path) -> Result<PathBuf, Failure> {
     let free = (1..).map(|number| folder.with_extension(format!("old-{number}")));
     let aside = free.take(1000).find(|path| !path.exists());
-    let aside = aside.ok_or_else(|| Failure::new(format!("{}.old-*: remove some", folder.display())))?;
-    std::fs::rename(folder, &aside)
-        .map_err(|error| Failure::new(format!("{}: {error}", folder.display())))?;
-    Ok(aside)
+    aside.ok_or_else(|| Failure::new(format!("{}.old-*: remove some", folder.display())))
 }

@@ -1,7 +1,8 @@
 //! Copies of a log: made while it is open or closed, checked and read back.
 //!
 //! A copy is a log folder like any other. What a client has seen after it was made is not known to it: under the mark of the
-//! next start such a cursor is told of a gap.
+//! next start such a cursor is told of a gap. It is made under another name and gets its own by one rename, when it is safe: what
+//! was interrupted never looks like a log.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use cometserver_core::namespace::{Bounds, Namespace, Namespaces};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::format::Header;
 use super::format::header::{STORE_FILE, file_name, segment_number};
@@ -18,6 +20,12 @@ use super::io::{Disk, RealDisk};
 use super::lock::LockError;
 use super::recovery::OpenError;
 use super::shared::Shared;
+
+/// What the name of a folder ends in until its copy is complete.
+pub(super) const PARTIAL: &str = "partial";
+
+/// The same of one that is read back.
+pub(super) const RESTORING: &str = "restoring";
 
 /// What was copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,9 +74,12 @@ pub enum BackupError {
 
 /// See [`DiskLog::backup`](super::DiskLog::backup).
 pub(super) fn of_running(shared: &Shared, target: &Path) -> Result<Copied, BackupError> {
-    make_empty(target)?;
     // No segment is removed meanwhile. Publishing goes on: what is copied is what was safe at one moment.
     let _tidying = shared.tidying.lock().unwrap_or_else(PoisonError::into_inner);
+    complete(target, PARTIAL, None, |folder| copy_running(shared, folder))
+}
+
+fn copy_running(shared: &Shared, target: &Path) -> Result<Copied, BackupError> {
     let (segments, position) = {
         let index = shared.index();
         let segments = index
@@ -105,7 +116,6 @@ pub(super) fn of_running(shared: &Shared, target: &Path) -> Result<Copied, Backu
         file.sync_all()
     });
     written.map_err(|source| failed(&path, source))?;
-    seal(target)?;
     Ok(copied)
 }
 
@@ -115,16 +125,33 @@ pub(super) fn of_running(shared: &Shared, target: &Path) -> Result<Copied, Backu
 /// [`BackupError`].
 pub fn backup(folder: &Path, target: &Path) -> Result<Copied, BackupError> {
     let _lock = RealDisk.lock(folder)?;
-    make_empty(target)?;
-    copy_files(folder, target)
+    complete(target, PARTIAL, None, |partial| copy_files(folder, partial))
 }
 
 /// Reads a backup back into a folder, which must be empty or not there: it is checked first, and refused if it is damaged
 /// unless `accept_damage` (then what can be read is there, and the rest is said to be gone). Returns what it holds.
 ///
 /// # Errors
-/// [`BackupError`]; but for the last of its reasons nothing was copied.
+/// [`BackupError`]; then the folder is as it was.
 pub fn restore(from: &Path, to: &Path, accept_damage: bool) -> Result<Report, BackupError> {
+    let report = usable(from, accept_damage)?;
+    complete(to, RESTORING, None, |folder| copy_files(from, folder))?;
+    Ok(report)
+}
+
+/// The same in place of the log in the folder `to`, which nobody may have open: it gets the name `aside`, beside its own, as soon
+/// as the other is there completely.
+///
+/// # Errors
+/// [`BackupError`]; then the log is as it was.
+pub fn replace(from: &Path, to: &Path, aside: &Path, accept_damage: bool) -> Result<Report, BackupError> {
+    let report = usable(from, accept_damage)?;
+    complete(to, RESTORING, Some(aside), |folder| copy_files(from, folder))?;
+    Ok(report)
+}
+
+/// Is what it holds to be read back?
+fn usable(from: &Path, accept_damage: bool) -> Result<Report, BackupError> {
     let everything = Namespaces::uniform(Namespace {
         history: Bounds {
             count: usize::MAX,
@@ -142,14 +169,15 @@ pub fn restore(from: &Path, to: &Path, accept_damage: bool) -> Result<Report, Ba
             damaged,
         });
     }
-    make_empty(to)?;
-    copy_files(from, to)?;
     Ok(report)
 }
 
 fn copy_files(from: &Path, to: &Path) -> Result<Copied, BackupError> {
     let mut copied = Copied::default();
-    for name in RealDisk.list(from).map_err(|source| failed(from, source))? {
+    let mut names = RealDisk.list(from).map_err(|source| failed(from, source))?;
+    // Oldest first, and `store` behind them all.
+    names.sort_unstable();
+    for name in names {
         let is_segment = segment_number(&name).is_some();
         if !is_segment && name != STORE_FILE {
             continue;
@@ -160,23 +188,80 @@ fn copy_files(from: &Path, to: &Path) -> Result<Copied, BackupError> {
             copied.bytes += bytes;
         }
     }
-    seal(to)?;
     Ok(copied)
+}
+
+/// Lets `fill` make a folder under another name, and gives it its own when everything is safe. What is there now, unless empty,
+/// gets the name `aside`; without one it is refused.
+fn complete(
+    target: &Path,
+    suffix: &str,
+    aside: Option<&Path>,
+    fill: impl FnOnce(&Path) -> Result<Copied, BackupError>,
+) -> Result<Copied, BackupError> {
+    if aside.is_none() {
+        refuse_filled(target)?;
+    }
+    let mut name = target.file_name().unwrap_or_default().to_owned();
+    name.push(".");
+    name.push(suffix);
+    let folder = target.with_file_name(name);
+    remove_copy(&folder);
+    make_empty(&folder)?;
+    let done = fill(&folder).and_then(|copied| {
+        sync(&folder)?;
+        let placed = match aside {
+            Some(aside) => swap(&folder, target, aside),
+            None => fs::rename(&folder, target),
+        };
+        placed.map_err(|source| failed(target, source))?;
+        sync(parent(target))?;
+        Ok(copied)
+    });
+    if done.is_err() {
+        remove_copy(&folder);
+    }
+    done
+}
+
+/// Puts `new` in the place of `old`, which becomes `aside`. There is no moment without either, where the file system can do that.
+fn swap(new: &Path, old: &Path, aside: &Path) -> io::Result<()> {
+    if renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE).is_ok() {
+        return fs::rename(new, aside);
+    }
+    fs::rename(old, aside)?;
+    fs::rename(new, old).inspect_err(|_| {
+        // Who fails as well has said why: it is the same folder.
+        let _ = fs::rename(aside, old);
+    })
+}
+
+/// Removes what an interrupted copy left, and nothing else: if there is more, the folder stays.
+fn remove_copy(folder: &Path) {
+    for name in RealDisk.list(folder).unwrap_or_default() {
+        if name == STORE_FILE || segment_number(&name).is_some() {
+            let _ = fs::remove_file(folder.join(name));
+        }
+    }
+    let _ = fs::remove_dir(folder);
+}
+
+fn refuse_filled(path: &Path) -> Result<(), BackupError> {
+    match fs::read_dir(path).map(|mut entries| entries.next().is_some()) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(BackupError::NotEmpty {
+            path: path.to_owned(),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(failed(path, source)),
+    }
 }
 
 /// A folder with nothing in it, made if it is not there.
 fn make_empty(path: &Path) -> Result<(), BackupError> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let mut entries = fs::read_dir(path).map_err(|source| failed(path, source))?;
-            match entries.next() {
-                None => Ok(()),
-                Some(_) => Err(BackupError::NotEmpty {
-                    path: path.to_owned(),
-                }),
-            }
-        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => refuse_filled(path),
         Err(source) => Err(failed(path, source)),
     }
 }
@@ -199,13 +284,16 @@ fn new_file(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// The folder has the files for good.
-fn seal(folder: &Path) -> Result<(), BackupError> {
-    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let synced = RealDisk.sync_folder(folder);
-    synced
-        .and_then(|()| RealDisk.sync_folder(parent.unwrap_or(Path::new("."))))
+/// The folder has its entries for good.
+fn sync(folder: &Path) -> Result<(), BackupError> {
+    RealDisk
+        .sync_folder(folder)
         .map_err(|source| failed(folder, source))
+}
+
+fn parent(folder: &Path) -> &Path {
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
 }
 
 fn failed(path: &Path, source: io::Error) -> BackupError {

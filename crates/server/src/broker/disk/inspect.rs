@@ -1,12 +1,14 @@
 //! Looking at a log without changing anything, also while a server has it open.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cometserver_core::namespace::Namespaces;
 
+use super::backup::{PARTIAL, RESTORING};
 use super::format::body::{KINDS, Kind};
-use super::format::header::{HEADER, HeaderError, file_name, seed};
+use super::format::header::{HEADER, HeaderError, STORE_FILE, file_name, seed};
 use super::format::{Header, VERSION};
 use super::index::Index;
 use super::io::{Disk, DiskFile, ReadOnlyDisk};
@@ -67,6 +69,13 @@ pub struct SegmentReport {
 /// # Errors
 /// [`OpenError`], if it could not be opened either.
 pub fn inspect(folder: &Path, namespaces: &Namespaces, now: u64) -> Result<Report, OpenError> {
+    let is_unfinished = |end: &OsStr| end == PARTIAL || end == RESTORING;
+    let has_no_store = || folder.is_dir() && matches!(folder.join(STORE_FILE).try_exists(), Ok(false));
+    if folder.extension().is_some_and(is_unfinished) || has_no_store() {
+        return Err(OpenError::Incomplete {
+            folder: folder.to_owned(),
+        });
+    }
     let mut last = None;
     for _ in 0..TRIES {
         match look(folder, namespaces, now) {

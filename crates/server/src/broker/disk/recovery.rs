@@ -63,6 +63,12 @@ pub enum OpenError {
         /// Why.
         source: io::Error,
     },
+    /// It is looked at, and it is a copy that was never completed.
+    #[error("{}: the copy was never completed: it has no file `{STORE_FILE}`, or still the name that it had while it was made", folder.display())]
+    Incomplete {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// The disk does not give back what was written. It may another time: nothing is cut off or removed because of it.
     #[error("{}: byte {offset}: {source}: it cannot be read and was left as it is: try again, or copy the log to a disk that can be read", path.display())]
     Read {
