@@ -9,10 +9,13 @@ mod sim;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cometserver::broker::disk::DiskOptions;
-use cometserver_core::broker::{Broker, BrokerError, Delete, Outcome, Submission};
+use cometserver_core::broker::{Broker, BrokerError, Delete, Fetch, Outcome, Submission};
+use cometserver_core::channel::ChannelName;
+use cometserver_core::pattern::Pattern;
 use cometserver_core::publication::{Attributes, Body, Kind, Message, Payload, Writer};
 use rig::{Log, NOW, bounded, name, unbounded};
 use sim::{Fault, SimDisk};
@@ -27,6 +30,17 @@ fn tiny() -> DiskOptions {
 
 fn is_full(answer: &Result<Outcome, BrokerError>) -> bool {
     matches!(answer, Err(BrokerError::Unavailable(_)))
+}
+
+fn everything(channels: Vec<ChannelName>, patterns: Vec<Arc<Pattern>>) -> Fetch {
+    Fetch {
+        channels,
+        patterns,
+        until: u64::MAX,
+        limit: 100,
+        bytes: 1 << 20,
+        ..Fetch::default()
+    }
 }
 
 /// A thousand publications, in batches much smaller than a segment.
@@ -318,6 +332,24 @@ fn what_waits_is_bounded_and_one_that_is_larger_than_that_still_passes() {
     assert!(refused > 0, "2 MB at once");
     log.wait_until(|log| log.stats().queued_bytes == 0);
     assert_eq!(log.settle().len(), 1 + 2_000 - refused);
+}
+
+#[test]
+fn a_fetch_that_has_waited_too_long_is_refused_without_touching_the_disk() {
+    for (patience, is_read) in [(Duration::ZERO, false), (rig::PATIENCE, true)] {
+        let disk = SimDisk::default();
+        let options = DiskOptions {
+            patience,
+            ..DiskOptions::default()
+        };
+        let mut log = Log::on(Arc::new(disk.clone()), Path::new("/log"), options, unbounded());
+        log.publish(&["a"], "1");
+        log.settle();
+        let before = disk.reads();
+        let answer = log.try_fetch(everything(vec![name("a")], Vec::new()));
+        assert_eq!(answer.is_ok(), is_read, "{answer:?}");
+        assert_eq!(disk.reads() > before, is_read);
+    }
 }
 
 #[test]

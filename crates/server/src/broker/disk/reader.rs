@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use cometserver_core::broker::{BrokerError, Fetch, Fetched, Page, Stored, Want};
@@ -17,10 +18,17 @@ use super::shared::{Shared, count};
 /// So many fetches may wait; the hub asks for one at a time and reader, so this is beyond what it can mean.
 const MAX_WAITING: usize = 1 << 16;
 
+/// A fetch with who waits for it.
+struct Asked {
+    /// None if it was refused.
+    fetch: Option<Fetch>,
+    fetched: Fetched,
+    since: Instant,
+}
+
 #[derive(Default)]
 struct Waiting {
-    /// Without what to fetch if it was refused.
-    fetches: VecDeque<(Option<Fetch>, Fetched)>,
+    fetches: VecDeque<Asked>,
     is_closed: bool,
 }
 
@@ -40,7 +48,11 @@ impl Reads {
     pub(crate) fn push(&self, fetch: Fetch, fetched: Fetched) {
         let mut waiting = self.waiting();
         let taken = waiting.fetches.len() < MAX_WAITING && !waiting.is_closed;
-        waiting.fetches.push_back((taken.then_some(fetch), fetched));
+        waiting.fetches.push_back(Asked {
+            fetch: taken.then_some(fetch),
+            fetched,
+            since: Instant::now(),
+        });
         drop(waiting);
         self.filled.notify_one();
     }
@@ -54,14 +66,14 @@ impl Reads {
     pub(crate) fn close(&self) {
         let mut waiting = self.waiting();
         waiting.is_closed = true;
-        for (fetch, _) in &mut waiting.fetches {
-            *fetch = None;
+        for asked in &mut waiting.fetches {
+            asked.fetch = None;
         }
         drop(waiting);
         self.filled.notify_all();
     }
 
-    fn take(&self) -> Option<(Option<Fetch>, Fetched)> {
+    fn take(&self) -> Option<Asked> {
         let mut waiting = self.waiting();
         loop {
             if let Some(next) = waiting.fetches.pop_front() {
@@ -77,10 +89,12 @@ impl Reads {
 
 /// Reads until there is nothing to be read any more.
 pub(crate) fn run(shared: &Shared) {
-    while let Some((fetch, fetched)) = shared.reads.take() {
-        fetched(match fetch {
-            Some(fetch) => Ok(read(shared, &fetch)),
-            None => Err(BrokerError::Unavailable("too much waits to be read".into())),
+    while let Some(asked) = shared.reads.take() {
+        // Reading for whoever has given up would make the next ones give up as well.
+        let is_late = asked.since.elapsed() >= shared.options.patience;
+        (asked.fetched)(match asked.fetch {
+            Some(fetch) if !is_late => Ok(read(shared, &fetch)),
+            _ => Err(BrokerError::Unavailable("too much waits to be read".into())),
         });
     }
 }
