@@ -9,11 +9,12 @@ mod sim;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use bytes::Bytes;
 use cometserver::broker::disk::DiskOptions;
-use cometserver_core::broker::{Broker, BrokerError, Delete, Fetch, Outcome, Submission};
+use cometserver_core::broker::{Broker, BrokerError, Delete, Fetch, Outcome, Page, Submission};
 use cometserver_core::channel::ChannelName;
 use cometserver_core::pattern::Pattern;
 use cometserver_core::publication::{Attributes, Body, Kind, Message, Payload, Writer};
@@ -350,6 +351,34 @@ fn a_fetch_that_has_waited_too_long_is_refused_without_touching_the_disk() {
         assert_eq!(answer.is_ok(), is_read, "{answer:?}");
         assert_eq!(disk.reads() > before, is_read);
     }
+}
+
+#[test]
+fn fetches_with_patterns_leave_a_reader_to_channels_by_name() {
+    let mut log = Log::new(DiskOptions::default(), unbounded());
+    log.publish(&["a"], "1");
+    log.settle();
+    let (answered, answers) = channel();
+    let mut gates = Vec::new();
+    for _ in 0..2 {
+        let (open, gate) = channel::<()>();
+        gates.push(open);
+        let answered = answered.clone();
+        let held = move |page: Result<Page, BrokerError>| {
+            let _ = gate.recv();
+            answered.send(page.is_ok()).unwrap();
+        };
+        let pattern = Arc::new(Pattern::new("**", 64).unwrap());
+        log.log
+            .read(everything(Vec::new(), vec![pattern]), Box::new(held));
+    }
+    assert_eq!(
+        log.texts("a"),
+        ["1"],
+        "while a reader is held by a pattern and another one waits"
+    );
+    drop(gates);
+    assert!((0..2).all(|_| answers.recv_timeout(rig::PATIENCE) == Ok(true)));
 }
 
 #[test]
