@@ -382,6 +382,21 @@ fn fetches_with_patterns_leave_a_reader_to_channels_by_name() {
 }
 
 #[test]
+fn what_waits_is_counted_with_names_and_not_by_payloads_alone() {
+    let mut log = Log::new(DiskOptions::default(), unbounded());
+    let names: Vec<ChannelName> = (0..100).map(|number| name(&format!("c/{number}"))).collect();
+    let submission = Submission {
+        ticket: 0,
+        message: Arc::new(Message::text(names[0].clone(), "")),
+        channels: names,
+        time: NOW,
+    };
+    assert!(log.log.publish(submission).unwrap() > 6_400);
+    log.settle();
+    log.wait_until(|log| log.stats().queued_bytes == 0);
+}
+
+#[test]
 fn idle_channels_are_forgotten_beyond_a_number_and_that_is_told() {
     let options = DiskOptions {
         idle_channels: 10,
