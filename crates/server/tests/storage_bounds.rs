@@ -9,10 +9,14 @@ mod sim;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cometserver::broker::disk::DiskOptions;
-use cometserver_core::broker::{Broker, BrokerError, Delete, Outcome, Submission};
+use cometserver_core::broker::{Broker, BrokerError, Delete, Fetch, Outcome, Page, Submission};
+use cometserver_core::channel::ChannelName;
+use cometserver_core::pattern::Pattern;
 use cometserver_core::publication::{Attributes, Body, Kind, Message, Payload, Writer};
 use rig::{Log, NOW, bounded, name, unbounded};
 use sim::{Fault, SimDisk};
@@ -27,6 +31,17 @@ fn tiny() -> DiskOptions {
 
 fn is_full(answer: &Result<Outcome, BrokerError>) -> bool {
     matches!(answer, Err(BrokerError::Unavailable(_)))
+}
+
+fn everything(channels: Vec<ChannelName>, patterns: Vec<Arc<Pattern>>) -> Fetch {
+    Fetch {
+        channels,
+        patterns,
+        until: u64::MAX,
+        limit: 100,
+        bytes: 1 << 20,
+        ..Fetch::default()
+    }
 }
 
 /// A thousand publications, in batches much smaller than a segment.
@@ -318,6 +333,67 @@ fn what_waits_is_bounded_and_one_that_is_larger_than_that_still_passes() {
     assert!(refused > 0, "2 MB at once");
     log.wait_until(|log| log.stats().queued_bytes == 0);
     assert_eq!(log.settle().len(), 1 + 2_000 - refused);
+}
+
+#[test]
+fn a_fetch_that_has_waited_too_long_is_refused_without_touching_the_disk() {
+    for (patience, is_read) in [(Duration::ZERO, false), (rig::PATIENCE, true)] {
+        let disk = SimDisk::default();
+        let options = DiskOptions {
+            patience,
+            ..DiskOptions::default()
+        };
+        let mut log = Log::on(Arc::new(disk.clone()), Path::new("/log"), options, unbounded());
+        log.publish(&["a"], "1");
+        log.settle();
+        let before = disk.reads();
+        let answer = log.try_fetch(everything(vec![name("a")], Vec::new()));
+        assert_eq!(answer.is_ok(), is_read, "{answer:?}");
+        assert_eq!(disk.reads() > before, is_read);
+    }
+}
+
+#[test]
+fn fetches_with_patterns_leave_a_reader_to_channels_by_name() {
+    let mut log = Log::new(DiskOptions::default(), unbounded());
+    log.publish(&["a"], "1");
+    log.settle();
+    let (answered, answers) = channel();
+    let mut gates = Vec::new();
+    for _ in 0..2 {
+        let (open, gate) = channel::<()>();
+        gates.push(open);
+        let answered = answered.clone();
+        let held = move |page: Result<Page, BrokerError>| {
+            let _ = gate.recv();
+            answered.send(page.is_ok()).unwrap();
+        };
+        let pattern = Arc::new(Pattern::new("**", 64).unwrap());
+        log.log
+            .read(everything(Vec::new(), vec![pattern]), Box::new(held));
+    }
+    assert_eq!(
+        log.texts("a"),
+        ["1"],
+        "while a reader is held by a pattern and another one waits"
+    );
+    drop(gates);
+    assert!((0..2).all(|_| answers.recv_timeout(rig::PATIENCE) == Ok(true)));
+}
+
+#[test]
+fn what_waits_is_counted_with_names_and_not_by_payloads_alone() {
+    let mut log = Log::new(DiskOptions::default(), unbounded());
+    let names: Vec<ChannelName> = (0..100).map(|number| name(&format!("c/{number}"))).collect();
+    let submission = Submission {
+        ticket: 0,
+        message: Arc::new(Message::text(names[0].clone(), "")),
+        channels: names,
+        time: NOW,
+    };
+    assert!(log.log.publish(submission).unwrap() > 6_400);
+    log.settle();
+    log.wait_until(|log| log.stats().queued_bytes == 0);
 }
 
 #[test]

@@ -54,9 +54,6 @@ const MAX_PAYLOAD: usize = 1 << 30;
 /// What names, attributes and key take in a record at most, in bytes: `frame::MAX_BODY` has room for it.
 const MAX_REST: usize = 32 << 20;
 
-/// What a place takes besides the channel's name at most, in bytes.
-const PLACE: usize = 64;
-
 /// No segment is longer than this before its last batch, in bytes: places in it are 32 bits.
 const MAX_SEGMENT: u64 = 1 << 30;
 
@@ -257,17 +254,7 @@ impl Broker for DiskLog {
 
     fn publish(&self, submission: Submission) -> Result<usize, BrokerError> {
         let message = &submission.message;
-        let names: usize = submission
-            .channels
-            .iter()
-            .map(|name| name.as_bytes().len() + PLACE)
-            .sum();
-        let attributes = message
-            .attributes
-            .as_ref()
-            .map_or(0, |attributes| attributes.size());
-        let key = message.idempotency_key.as_ref().map_or(0, |key| key.len());
-        if message.payload.bytes().len() > MAX_PAYLOAD || names + attributes + key > MAX_REST {
+        if message.payload.bytes().len() > MAX_PAYLOAD || queue::rest(&submission) > MAX_REST {
             return Err(BrokerError::Unavailable(
                 "a publication of this size cannot be stored".into(),
             ));

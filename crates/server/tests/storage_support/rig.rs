@@ -190,10 +190,14 @@ impl Log {
     }
 
     pub(crate) fn fetch(&self, fetch: Fetch) -> Page {
+        self.try_fetch(fetch).expect("readable")
+    }
+
+    pub(crate) fn try_fetch(&self, fetch: Fetch) -> Result<Page, BrokerError> {
         let (answer, wait) = channel();
         self.log
             .read(fetch, Box::new(move |page| answer.send(page).unwrap()));
-        wait.recv_timeout(PATIENCE).expect("answered").expect("readable")
+        wait.recv_timeout(PATIENCE).expect("answered")
     }
 
     /// What a channel keeps after a position, whatever its length, with the gap told.

@@ -38,6 +38,7 @@ struct State {
     files: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
     safe_files: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
     step: u64,
+    reads: u64,
     faults: BTreeMap<u64, Fault>,
     is_full: bool,
     is_down: bool,
@@ -83,6 +84,11 @@ impl SimDisk {
     /// How many steps have been made.
     pub(crate) fn steps(&self) -> u64 {
         self.state().step
+    }
+
+    /// How often something was read.
+    pub(crate) fn reads(&self) -> u64 {
+        self.state().reads
     }
 
     pub(crate) fn file_names(&self) -> Vec<PathBuf> {
@@ -242,6 +248,7 @@ impl DiskFile for SimFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.disk.state().reads += 1;
         let content = self.content.lock().unwrap();
         let end = offset as usize + buffer.len();
         if content.unreadable.is_some_and(|from| end > from) {

@@ -31,6 +31,8 @@ pub struct DiskOptions {
     pub idle_grace: Duration,
     /// So many threads read.
     pub readers: usize,
+    /// A fetch that has waited for so long is refused unread: whoever asked for it has given up.
+    pub patience: Duration,
     /// For how long nothing is tried after the disk was full or failed.
     pub pause: Duration,
     /// What the time is, for age.
@@ -49,6 +51,8 @@ impl Default for DiskOptions {
             idle_channels: 1_000_000,
             idle_grace: Duration::from_secs(600),
             readers: 2,
+            // As long as a connection waits for a page.
+            patience: Duration::from_secs(10),
             pause: Duration::from_secs(1),
             clock: steady_clock(),
         }

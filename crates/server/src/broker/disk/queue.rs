@@ -11,6 +11,9 @@ use cometserver_core::channel::ChannelName;
 /// What a submission costs besides its payload, in bytes, so that many small ones are bounded too.
 const OVERHEAD: usize = 256;
 
+/// What a place takes besides the channel's name at most, in bytes.
+const PLACE: usize = 64;
+
 /// What the hub asks for.
 pub(crate) enum Request {
     /// To publish.
@@ -61,7 +64,7 @@ pub(crate) struct Batch {
 struct Waiting {
     requests: VecDeque<Request>,
     chore: Option<Chore>,
-    /// Payloads of what waits, and of what is being written.
+    /// Bytes of what waits, and of what is being written: see [`Request::payload`].
     payloads: usize,
     /// The same with their overhead.
     bytes: usize,
@@ -186,10 +189,10 @@ impl Queue {
 }
 
 impl Request {
-    /// Bytes of its payload.
+    /// Bytes of its payload, with what else of it is of any size.
     pub(crate) fn payload(&self) -> usize {
         match self {
-            Request::Publish(submission) => submission.message.payload.bytes().len(),
+            Request::Publish(submission) => submission.message.payload.bytes().len() + rest(submission),
             Request::Delete(_) => 0,
         }
     }
@@ -201,4 +204,20 @@ impl Request {
             Request::Delete(deletion) => deletion.ticket,
         }
     }
+}
+
+/// Bytes of names, attributes and key.
+pub(crate) fn rest(submission: &Submission) -> usize {
+    let message = &submission.message;
+    let names: usize = submission
+        .channels
+        .iter()
+        .map(|name| name.as_bytes().len() + PLACE)
+        .sum();
+    let attributes = message
+        .attributes
+        .as_ref()
+        .map_or(0, |attributes| attributes.size());
+    let key = message.idempotency_key.as_ref().map_or(0, |key| key.len());
+    names + attributes + key
 }

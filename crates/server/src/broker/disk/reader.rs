@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use cometserver_core::broker::{BrokerError, Fetch, Fetched, Page, Stored, Want};
@@ -17,11 +18,44 @@ use super::shared::{Shared, count};
 /// So many fetches may wait; the hub asks for one at a time and reader, so this is beyond what it can mean.
 const MAX_WAITING: usize = 1 << 16;
 
+/// So many of them with patterns: what one reader can do within the patience of those who wait, and some.
+const MAX_PATTERNED: usize = 1 << 12;
+
+/// A fetch with who waits for it.
+struct Asked {
+    /// None if it was refused.
+    fetch: Option<Fetch>,
+    fetched: Fetched,
+    since: Instant,
+}
+
 #[derive(Default)]
 struct Waiting {
-    /// Without what to fetch if it was refused.
-    fetches: VecDeque<(Option<Fetch>, Fetched)>,
+    /// Of channels by name, and what was refused.
+    named: VecDeque<Asked>,
+    /// With patterns: each may walk over all channels.
+    patterned: VecDeque<Asked>,
+    /// So many threads read for patterns now.
+    walking: usize,
     is_closed: bool,
+}
+
+impl Waiting {
+    fn len(&self) -> usize {
+        self.named.len() + self.patterned.len()
+    }
+
+    /// The one that has waited longest, but no more than `lanes` with patterns at once.
+    fn next(&mut self, lanes: usize) -> Option<Asked> {
+        let named = self.named.front().map(|asked| asked.since);
+        let patterned = self.patterned.front().map(|asked| asked.since);
+        let is_turn = patterned.is_some_and(|since| named.is_none_or(|named| since < named));
+        if is_turn && self.walking < lanes {
+            self.walking += 1;
+            return self.patterned.pop_front();
+        }
+        self.named.pop_front()
+    }
 }
 
 /// What waits to be read.
@@ -39,33 +73,48 @@ impl Reads {
     /// Takes a fetch. It is answered by one of the threads that read, in any case.
     pub(crate) fn push(&self, fetch: Fetch, fetched: Fetched) {
         let mut waiting = self.waiting();
-        let taken = waiting.fetches.len() < MAX_WAITING && !waiting.is_closed;
-        waiting.fetches.push_back((taken.then_some(fetch), fetched));
+        let walks = !fetch.patterns.is_empty() && fetch.want != Want::Retained;
+        let has_room = waiting.len() < MAX_WAITING && (!walks || waiting.patterned.len() < MAX_PATTERNED);
+        let taken = has_room && !waiting.is_closed;
+        let asked = Asked {
+            fetch: taken.then_some(fetch),
+            fetched,
+            since: Instant::now(),
+        };
+        if taken && walks {
+            waiting.patterned.push_back(asked);
+        } else {
+            waiting.named.push_back(asked);
+        }
         drop(waiting);
         self.filled.notify_one();
     }
 
     /// How many wait.
     pub(crate) fn len(&self) -> usize {
-        self.waiting().fetches.len()
+        self.waiting().len()
     }
 
     /// Nothing is read any more; what waits is refused.
     pub(crate) fn close(&self) {
         let mut waiting = self.waiting();
         waiting.is_closed = true;
-        for (fetch, _) in &mut waiting.fetches {
-            *fetch = None;
+        let patterned = std::mem::take(&mut waiting.patterned);
+        waiting.named.extend(patterned);
+        for asked in &mut waiting.named {
+            asked.fetch = None;
         }
         drop(waiting);
         self.filled.notify_all();
     }
 
-    fn take(&self) -> Option<(Option<Fetch>, Fetched)> {
+    /// The next one, and whether it has patterns: then [`Reads::walked`] is to be called when it is done.
+    fn take(&self, lanes: usize) -> Option<(Asked, bool)> {
         let mut waiting = self.waiting();
         loop {
-            if let Some(next) = waiting.fetches.pop_front() {
-                return Some(next);
+            let walking = waiting.walking;
+            if let Some(next) = waiting.next(lanes) {
+                return Some((next, waiting.walking > walking));
             }
             if waiting.is_closed {
                 return None;
@@ -73,15 +122,27 @@ impl Reads {
             waiting = self.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
     }
+
+    /// One with patterns is done; the thread that did it looks for the next one itself.
+    fn walked(&self) {
+        self.waiting().walking -= 1;
+    }
 }
 
 /// Reads until there is nothing to be read any more.
 pub(crate) fn run(shared: &Shared) {
-    while let Some((fetch, fetched)) = shared.reads.take() {
-        fetched(match fetch {
-            Some(fetch) => Ok(read(shared, &fetch)),
-            None => Err(BrokerError::Unavailable("too much waits to be read".into())),
+    // One thread is left to channels by name, if there are several.
+    let lanes = shared.options.readers.saturating_sub(1).max(1);
+    while let Some((asked, walks)) = shared.reads.take(lanes) {
+        // Reading for whoever has given up would make the next ones give up as well.
+        let is_late = asked.since.elapsed() >= shared.options.patience;
+        (asked.fetched)(match asked.fetch {
+            Some(fetch) if !is_late => Ok(read(shared, &fetch)),
+            _ => Err(BrokerError::Unavailable("too much waits to be read".into())),
         });
+        if walks {
+            shared.reads.walked();
+        }
     }
 }
 
