@@ -377,11 +377,11 @@ impl Server {
             *listener = None;
         }
         self.sockets.remove();
-        // Whoever comes now finds no file, asks, and is told when to come back.
-        self.static_files = None;
         for mailbox in &self.shared.mailboxes {
             mailbox.send(Mail::Drain);
         }
+        // Whoever comes now finds no file, asks, and is told when to come back.
+        self.static_files = None;
     }
 
     fn is_over(&mut self) -> bool {

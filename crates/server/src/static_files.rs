@@ -9,15 +9,15 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cometserver_core::broker::BrokerError;
 use cometserver_core::channel::{Channel, ChannelId};
-use cometserver_core::hub::{Answer, HistoryQuery, Later};
+use cometserver_core::hub::{Answer, History, HistoryQuery, Later};
 use cometserver_core::pattern::Pattern;
 use cometserver_core::{ChannelName, Position};
 
@@ -36,8 +36,11 @@ const SPACING: Duration = Duration::from_millis(500);
 /// Some web servers tell versions apart by the second and the size: this many versions within one differ in size.
 const SIZES: u64 = 8;
 
-/// How long the store may take to say how far a channel is.
-const STORE_TIME: Duration = Duration::from_secs(10);
+/// How long the store may take to say how far a channel is, before the file that is out of date goes.
+const STORE_TIME: Duration = Duration::from_millis(500);
+
+/// The store is asked for so many channels at once: others want to read as well.
+const ASKED: usize = 64;
 
 /// Publications looked at under one lock of the hub.
 const ROUND: usize = 256;
@@ -54,6 +57,7 @@ pub struct StaticFiles {
 #[derive(Default)]
 struct News {
     asked: HashMap<ChannelName, ()>,
+    told: Vec<(ChannelId, Result<Option<History>, BrokerError>)>,
     woken: bool,
     reloaded: bool,
     stopped: bool,
@@ -128,6 +132,14 @@ impl StaticFiles {
         self.wake.notify_one();
     }
 
+    /// The store has said how far a channel is.
+    fn tell(&self, channel: ChannelId, history: Result<Option<History>, BrokerError>) {
+        let mut news = lock(&self.news);
+        news.told.push((channel, history));
+        news.woken = true;
+        self.wake.notify_one();
+    }
+
     fn stop(&self) {
         let mut news = lock(&self.news);
         (news.stopped, news.woken) = (true, true);
@@ -188,6 +200,7 @@ impl Writing {
             keep: config.keep,
             files: HashMap::new(),
             names: HashMap::new(),
+            asked: 0,
             full: false,
         };
         let thread = std::thread::Builder::new().name("static-files".into());
@@ -216,6 +229,8 @@ struct Writer {
     keep: Duration,
     files: HashMap<ChannelId, File>,
     names: HashMap<ChannelName, ChannelId>,
+    /// So many answers of the store are to come.
+    asked: usize,
     full: bool,
 }
 
@@ -226,6 +241,9 @@ struct File {
     versions: u64,
     written: Option<Instant>,
     is_stale: bool,
+    is_there: bool,
+    /// When the store was asked, while its answer is to come.
+    waits: Option<Instant>,
 }
 
 impl Writer {
@@ -247,6 +265,9 @@ impl Writer {
                 self.forget(|writer, file| !writer.shared.static_files.allow(&file.channel.name));
             }
             self.collect();
+            for (channel, history) in news.told {
+                self.take(channel, history);
+            }
             self.write_stale();
             let now = Instant::now();
             self.forget(|writer, file| now.duration_since(file.asked) >= writer.keep);
@@ -257,6 +278,8 @@ impl Writer {
     fn follow(&mut self, name: ChannelName) {
         if let Some(file) = self.names.get(&name).and_then(|id| self.files.get_mut(id)) {
             file.asked = Instant::now();
+            // The store may be well again.
+            file.is_stale |= !file.is_there && file.waits.is_none();
             return;
         }
         if self.files.len() >= self.max {
@@ -276,6 +299,8 @@ impl Writer {
             versions: 0,
             written: None,
             is_stale: true,
+            is_there: false,
+            waits: None,
             channel: channel.clone(),
         };
         self.files.insert(channel.id, file);
@@ -303,32 +328,70 @@ impl Writer {
         }
     }
 
+    /// Writes what may be written by now; of what the store is asked for, nobody waits for the answer.
     fn write_stale(&mut self) {
         let now = Instant::now();
-        for file in self.files.values_mut() {
-            if !file.is_stale || file.due().is_some_and(|at| at > now) {
+        let due: Vec<ChannelId> = self
+            .files
+            .iter()
+            .filter(|(_, file)| self.due(file).is_some_and(|at| at <= now))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in due {
+            let Some(file) = self.files.get_mut(&id) else {
+                continue;
+            };
+            if file.waits.is_some() {
+                // One that is out of date would hide what is new.
+                file.remove(&self.folder);
                 continue;
             }
-            let path = self.folder.join(file_name(&file.channel.name));
-            let written =
-                content(&self.shared, &file.channel, file.versions).and_then(|text| write(&path, &text));
-            if let Err(error) = written {
-                tracing::warn!(%error, path = %path.display(), "a static file cannot be written");
-                // One that is out of date would hide what is new.
-                let _ = fs::remove_file(&path);
+            if self.asked == ASKED {
+                file.remove(&self.folder);
+                continue;
             }
-            (file.is_stale, file.written) = (false, Some(now));
-            file.versions += 1;
+            (file.is_stale, file.waits) = (false, Some(now));
+            self.asked += 1;
+            if let Answer::Ready(history) = newest(&self.shared, &file.channel) {
+                self.take(id, Ok(history));
+            }
+        }
+    }
+
+    /// Writes how far a channel is.
+    fn take(&mut self, channel: ChannelId, history: Result<Option<History>, BrokerError>) {
+        self.asked = self.asked.saturating_sub(1);
+        let Some(file) = self.files.get_mut(&channel) else {
+            return;
+        };
+        file.waits = None;
+        let path = self.folder.join(file_name(&file.channel.name));
+        let written = history
+            .map_err(io::Error::other)
+            .and_then(|history| write(&path, &content(&self.shared, file, history.as_ref())));
+        file.is_there |= written.is_ok();
+        if let Err(error) = written {
+            tracing::warn!(%error, path = %path.display(), "a static file cannot be written");
+            file.remove(&self.folder);
+        }
+        file.written = Some(Instant::now());
+        file.versions += 1;
+    }
+
+    /// When there is something to do for a file, if that is not for an answer to begin.
+    fn due(&self, file: &File) -> Option<Instant> {
+        match file.waits {
+            Some(asked) => file.is_there.then_some(asked + STORE_TIME),
+            None if !file.is_stale || self.asked == ASKED && !file.is_there => None,
+            None => Some(file.due().unwrap_or(file.asked)),
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
         let files = self.files.values();
-        let dues = files.map(|file| match file.is_stale {
-            true => file.due().unwrap_or_else(Instant::now),
-            false => file.asked + self.keep,
-        });
-        dues.min()
+        files
+            .map(|file| self.due(file).unwrap_or(file.asked + self.keep))
+            .min()
     }
 
     fn forget(&mut self, which: impl Fn(&Self, &File) -> bool) {
@@ -356,54 +419,46 @@ impl File {
     fn due(&self) -> Option<Instant> {
         self.written.map(|written| written + SPACING)
     }
+
+    fn remove(&mut self, folder: &Path) {
+        self.is_there = false;
+        // Gone already is as good.
+        let _ = fs::remove_file(folder.join(file_name(&self.channel.name)));
+    }
 }
 
 fn file_name(channel: &ChannelName) -> String {
     URL_SAFE_NO_PAD.encode(channel.as_bytes()) + SUFFIX
 }
 
-/// How far a channel is.
-///
-/// # Errors
-/// The store does not say.
-fn content(shared: &Shared, channel: &Channel, version: u64) -> io::Result<String> {
-    let (sender, answered) = mpsc::sync_channel(1);
+/// Asks for the newest publication of a channel.
+fn newest(shared: &Arc<Shared>, channel: &Channel) -> Answer<Option<History>> {
     let query = HistoryQuery {
         limit: 1,
         reverse: true,
         ..HistoryQuery::default()
     };
     let mut later = || -> Later<_> {
-        let sender = sender.clone();
-        // Nobody may wait for it any more.
-        Box::new(move |history| drop(sender.try_send(history)))
+        let (shared, id) = (shared.clone(), channel.id);
+        Box::new(move |history| shared.static_files.tell(id, history))
     };
-    let history = match shared.hub.history(&channel.name, query, wall_clock(), &mut later) {
-        Answer::Ready(history) => history,
-        Answer::Later => match answered.recv_timeout(STORE_TIME) {
-            Ok(history) => history.map_err(io::Error::other)?,
-            Err(_) => {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "the store does not answer",
-                ));
-            }
-        },
-    };
-    let (offset, at) = history
-        .as_ref()
-        .map_or((0, Position::default()), |history| (history.offset, history.at));
-    let newest = history.as_ref().and_then(|history| history.publications.first());
+    shared.hub.history(&channel.name, query, wall_clock(), &mut later)
+}
+
+/// How far a channel is.
+fn content(shared: &Shared, file: &File, history: Option<&History>) -> String {
+    let (offset, at) = history.map_or((0, Position::default()), |history| (history.offset, history.at));
+    let newest = history.and_then(|history| history.publications.first());
     let mut cursor = Vec::new();
     shared.hub.cursor(at).write(&mut cursor);
-    let padding = usize::try_from(version % SIZES).unwrap_or_default();
-    Ok(format!(
+    let padding = usize::try_from(file.versions % SIZES).unwrap_or_default();
+    format!(
         "{{\"offset\":{offset},\"epoch\":\"{}\",\"time\":{},\"cursor\":\"{}\"}}{:padding$}\n",
-        channel.epoch,
+        file.channel.epoch,
         newest.map_or(0, |newest| newest.time),
         String::from_utf8_lossy(&cursor),
         ""
-    ))
+    )
 }
 
 /// Replaces a file as a whole: nobody reads half of it.

@@ -399,3 +399,36 @@ fn who_reads_on_from_a_store_that_fails_is_told_to_come_back() {
     assert_eq!((&gap["type"], &gap["channel"]), (&json!("gap"), &json!("cold")));
     assert_eq!(stream.next()["type"], "reconnect");
 }
+
+#[test]
+fn static_files_wait_for_the_store_together_and_the_end_does_not_wait_for_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut site = cold_site(
+        &[("a", json!(1)), ("b", json!(2)), ("c", json!(3)), ("d", json!(4))],
+        |config| {
+            config.static_files.dir = Some(folder.path().to_owned());
+            config.namespace_default.static_file = true;
+        },
+    );
+    let now = site.server.now();
+    for channel in ["a", "b", "c"] {
+        site.server
+            .get(&format!("/v1/poll?channel={channel}&wait_ms=0&cursor={now}"));
+    }
+    let count = || {
+        let names = std::fs::read_dir(folder.path()).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".json")).count()
+    };
+    site.reads(3);
+    for _ in 0..3 {
+        assert!(site.store.answer(0));
+    }
+    site.server.until("there are files", || count() == 3);
+    // The store does not say how far the channel is now: its file would hide what is new.
+    site.publish(&json!({"channel": "a", "data": 4}));
+    site.server.until("a file is gone", || count() < 3);
+    site.server.ask_to_stop();
+    site.server.wait();
+    assert_eq!(count(), 0);
+}
