@@ -270,7 +270,7 @@ pub trait Broker: Send + Sync {
     /// number `after` (0: from the first of all), at most `limit`. Where to go on, if there are more: a number below 2^52.
     fn channels(&self, after: u64, limit: usize) -> (Vec<StoredChannel>, Option<u64>);
 
-    /// Takes a submission. Returns how many bytes of payloads now wait for their commit, its own included.
+    /// Takes a submission. Returns how many bytes (payloads, names, attributes) now wait for their commit, its own included.
     ///
     /// # Errors
     /// [`BrokerError::Unavailable`] if it was not taken: there will be no commit.

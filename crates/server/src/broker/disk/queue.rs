@@ -94,7 +94,7 @@ impl Queue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a request. Returns how many bytes of payloads wait for their commit.
+    /// Takes a request. Returns how many bytes of payloads, names and attributes wait for their commit.
     ///
     /// # Errors
     /// [`BrokerError::Unavailable`]: too much waits, or the log is closed.
@@ -142,7 +142,7 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// Waits for the next batch of about `limit` bytes of payloads at most; none when the queue is closed and empty.
+    /// Waits for the next batch of about `limit` bytes at most; none when the queue is closed and empty.
     pub(crate) fn take(&self, limit: usize) -> Option<Batch> {
         let mut waiting = self.waiting();
         while waiting.requests.is_empty() && waiting.chore.is_none() {
@@ -176,7 +176,7 @@ impl Queue {
         waiting.bytes -= payloads + requests * OVERHEAD;
     }
 
-    /// How many bytes of payloads wait for their commit.
+    /// How many bytes of payloads, names and attributes wait for their commit.
     pub(crate) fn payloads(&self) -> usize {
         self.waiting().payloads
     }

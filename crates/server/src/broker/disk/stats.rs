@@ -18,7 +18,7 @@ pub struct DiskStats {
     pub publications: usize,
     /// The newest position.
     pub position: u64,
-    /// Bytes of payloads that wait to be written.
+    /// Bytes of payloads, names and attributes that wait to be written.
     pub queued_bytes: usize,
     /// Fetches that wait to be read.
     pub queued_reads: usize,
