@@ -101,10 +101,12 @@ test("after an upload a message arrives, and the page locks itself", options, as
   const visitor = await newPage(t);
   writeFileSync(join(host.root, "page.html"), `<!doctype html><title>waiting</title>${snippet}`);
   await visitor.goto(`${host.origin}/page.html`);
-  await visitor.waitForFunction(async () => {
-    await fetch("/say.php");
+  // Said again and again, since nobody is told when the page has begun to listen.
+  const heard = () => {
+    fetch("/say.php");
     return document.title === "from a page";
-  });
+  };
+  await visitor.waitForFunction(heard, undefined, { polling: 200 });
   const said = await fetch(`${host.origin}/say.php`).then((a) => a.text());
   assert.match(said, /"cursor"/, said);
 });

@@ -390,7 +390,7 @@ $("finish").addEventListener("click", async () => {
   import { Comet } from "${here}comet.js";
 
   const comet = new Comet("${here}${best.base}");
-  comet.subscribe("public/hello", (data) => {
+  comet.subscribe("public/hello", ({ data }) => {
     document.title = data.text;
   });
 </script>`;
