@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::event::PollFlags;
-use rustix::net::sockopt::socket_acceptconn;
+use rustix::io::Errno;
+use rustix::net::getpeername;
 
 use super::place::Place;
 use super::relay::{self, Visitor};
@@ -59,9 +60,9 @@ enum Ended {
 const RESPONDER: u16 = 1;
 const KEEP_CONNECTION: u8 = 1;
 
-/// Is standard input a socket to accept connections from?
+/// Is standard input a socket to accept connections from? The FastCGI specification, 2.2: it is one without a peer.
 pub(super) fn is_listening() -> bool {
-    socket_acceptconn(rustix::stdio::stdin()).unwrap_or(false)
+    matches!(getpeername(rustix::stdio::stdin()), Err(Errno::NOTCONN))
 }
 
 /// Answers until the web server ends this process.
