@@ -265,7 +265,7 @@ fn a_server_that_ended_for_want_of_visitors_is_started_again_by_the_next() {
     let home = Home::new();
     let config = home.file(
         "comet.toml",
-        "exit_when_idle = \"1s\"\nnamespace_default = { public = true, history = { count = 5 } }\n",
+        "exit_when_idle = \"3s\"\nnamespace_default = { public = true, history = { count = 5 } }\n",
     );
     let visit = || {
         let mut command = cgi(&home, "GET", "/v1/poll", "channel=news&wait_ms=0");
