@@ -283,20 +283,6 @@ fn a_server_that_ended_for_want_of_visitors_is_started_again_by_the_next() {
         pids.push(pid);
     }
     assert_ne!(pids[0], pids[1]);
-    // Whoever waits keeps it running.
-    let held = Waiting::of({
-        let mut command = cgi(&home, "GET", "/v1/poll", "channel=news&wait_ms=60000");
-        command
-            .env("COMETSERVER_CGI_START", "1")
-            .env("COMETSERVER_CONFIG", &config);
-        command
-    });
-    let pid = until("it is started", || home.pid());
-    until("it listens", || home.socket().exists().then_some(()));
-    until("it is held", || (holds(&home) == 1).then_some(()));
-    publish(&home, "news", "news");
-    wait_for_end(held.child.id());
-    wait_for_end(pid);
 }
 
 #[test]
