@@ -113,6 +113,8 @@ impl Report {
 }
 
 /// Waits for what the child says; whoever says that it is getting on has all the time again.
+///
+/// Only when it has also closed the pipe: then nothing in it waits for us any more, and nothing of ours is left there.
 fn report(pipe: ChildStdout) -> Report {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
@@ -122,15 +124,16 @@ fn report(pipe: ChildStdout) -> Report {
         }
     });
     let is_terminal = std::io::stderr().is_terminal();
+    let mut report = None;
     loop {
         match receiver.recv_timeout(START_LIMIT) {
             Ok(line) => match line.strip_prefix("progress ") {
                 Some(progress) if is_terminal => eprintln!("{progress}"),
                 Some(_) => {}
-                None => return Report::Line(line),
+                None => report = Some(Report::Line(line)),
             },
-            Err(mpsc::RecvTimeoutError::Disconnected) => return Report::Nothing,
-            Err(mpsc::RecvTimeoutError::Timeout) => return Report::Late,
+            Err(mpsc::RecvTimeoutError::Disconnected) => return report.unwrap_or(Report::Nothing),
+            Err(mpsc::RecvTimeoutError::Timeout) => return report.unwrap_or(Report::Late),
         }
     }
 }
