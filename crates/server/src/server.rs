@@ -25,12 +25,14 @@ use crate::{logging, platform};
 mod accepting;
 mod binding;
 mod building;
+mod idle;
 mod opening;
 mod signals;
 
 use binding::{Sockets, addresses, bind_all};
 pub use building::namespaces as namespaces_of;
 use building::{hub_options, reload_with, settings};
+use idle::Idle;
 pub use opening::{Reading, files_of, log_folder};
 use opening::{connect, open_log};
 use signals::Signals;
@@ -142,7 +144,7 @@ pub struct Server {
     /// Listeners whose connections could not all be accepted for want of descriptors.
     paused: Option<Instant>,
     draining_until: Option<Instant>,
-    idle_since: Option<Instant>,
+    idle: Idle,
     sockets: Sockets,
     /// Held for life.
     _lock: Lock,
@@ -256,7 +258,7 @@ impl Server {
             ready: options.ready,
             paused: None,
             draining_until: None,
-            idle_since: Some(Instant::now()),
+            idle: Idle::new(Instant::now()),
             sockets,
             _lock: lock,
         })
@@ -286,6 +288,8 @@ impl Server {
         if let Some(ready) = self.ready.take() {
             ready(&self.addresses);
         }
+        // Reading a large log took its time.
+        self.idle.came(Instant::now());
         let mut events = Events::with_capacity(64);
         loop {
             let housekeeping = self.shared.hub.tick(wall_clock());
@@ -336,8 +340,7 @@ impl Server {
     }
 
     fn idle_deadline(&self) -> Option<Instant> {
-        let limit = self.shared.settings().config.exit_when_idle?;
-        self.idle_since.map(|since| since + limit)
+        self.idle.deadline(self.shared.settings().config.exit_when_idle?)
     }
 
     /// A signal came. Must the server end at once?
@@ -387,11 +390,7 @@ impl Server {
     fn is_over(&mut self) -> bool {
         let connected = self.shared.connections.load(Ordering::SeqCst) > 0;
         let now = Instant::now();
-        match (connected, self.idle_since) {
-            (true, _) => self.idle_since = None,
-            (false, None) => self.idle_since = Some(now),
-            _ => {}
-        }
+        self.idle.look(connected, now);
         if self.draining_until.is_none() && self.idle_deadline().is_some_and(|at| at <= now) {
             tracing::info!("nobody has been connected for a while");
             self.drain();

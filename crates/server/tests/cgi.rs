@@ -283,6 +283,21 @@ fn a_server_that_ended_for_want_of_visitors_is_started_again_by_the_next() {
         pids.push(pid);
     }
     assert_ne!(pids[0], pids[1]);
+    // Whoever waits keeps it running.
+    let held = Waiting::of({
+        let mut command = cgi(&home, "GET", "/v1/poll", "channel=news&wait_ms=60000");
+        command
+            .env("COMETSERVER_CGI_START", "1")
+            .env("COMETSERVER_CONFIG", &config);
+        command
+    });
+    // The file of a socket is there before anybody listens on it.
+    until("it listens", || UnixStream::connect(home.socket()).ok());
+    let pid = home.pid().unwrap();
+    until("it is held", || (holds(&home) == 1).then_some(()));
+    publish(&home, "news", "news");
+    wait_for_end(held.child.id());
+    wait_for_end(pid);
 }
 
 #[test]

@@ -28,6 +28,7 @@ impl Server {
         loop {
             match listener.accept() {
                 Ok((socket, address)) => {
+                    self.idle.came(Instant::now());
                     if let Err((socket, why)) = self.shared.admit(socket, index, address) {
                         self.shared
                             .metrics
