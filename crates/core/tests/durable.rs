@@ -132,6 +132,27 @@ fn a_history_says_what_is_gone_and_what_was_never_there() {
 }
 
 #[test]
+fn a_history_with_a_hole_says_that_something_is_gone() {
+    let broker = TestBroker::new(9);
+    let hub = open(&broker, 1);
+    numbers(&hub, &broker, "d", 6);
+    broker.lose(&name("d"), 3);
+    for (limit, reverse, gap) in [
+        (9, false, true),
+        (9, true, true),
+        (2, false, false),
+        (3, true, false),
+    ] {
+        let query = HistoryQuery {
+            limit,
+            reverse,
+            ..HistoryQuery::default()
+        };
+        assert_eq!(history(&hub, &broker, "d", query).gap, gap, "{limit} {reverse}");
+    }
+}
+
+#[test]
 fn an_answer_about_a_stored_history_is_bounded_in_bytes() {
     let broker = TestBroker::new(9);
     let hub = open(&broker, 1);

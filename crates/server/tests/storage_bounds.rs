@@ -240,6 +240,45 @@ fn at_the_ceiling_the_channels_with_most_give_way() {
 }
 
 #[test]
+fn what_the_ceiling_took_is_told_after_a_start_too_where_some_of_it_is_there_again() {
+    let mut namespaces = unbounded();
+    let five = bounded(5, 1 << 20, 1 << 50).fallback;
+    namespaces.listed.push((Pattern::new("busy", 64).unwrap(), five));
+    let options = DiskOptions {
+        ceiling: 60_000,
+        ..tiny()
+    };
+    let mut log = Log::new(options, namespaces);
+    let mut holes = 0;
+    for _ in 0..60 {
+        // Old publications are copied behind young ones, so that the copy outlives its neighbours when both are trimmed.
+        for _ in 0..10 {
+            log.publish(&["numbers"], &"n".repeat(300));
+            log.publish(&["busy"], &"b".repeat(300));
+            log.settle();
+        }
+        log.reopen();
+        // In one page: between two the log may be trimmed.
+        let page = log.fetch(Fetch {
+            limit: 1_000,
+            ..everything(vec![name("numbers")], Vec::new())
+        });
+        let gap = page.gaps.first().map_or(0, |(_, gap)| *gap);
+        for pair in page.stored.windows(2) {
+            if pair[1].places[0].1 > pair[0].places[0].1 + 1 {
+                holes += 1;
+                assert!(
+                    gap > pair[0].position,
+                    "a hole behind {:?}, gap {gap}",
+                    pair[0].places
+                );
+            }
+        }
+    }
+    assert!(holes > 0, "nothing to tell");
+}
+
+#[test]
 fn retained_values_alone_can_fill_the_log_and_then_it_says_so() {
     let options = DiskOptions {
         ceiling: 40_000,

@@ -35,7 +35,7 @@ pub struct History {
     pub channel: Arc<Channel>,
     /// Its newest offset.
     pub offset: u64,
-    /// Something after `since` is gone.
+    /// Something after `since` is gone, or there is a hole in what was asked for.
     pub gap: bool,
     /// What was asked for.
     pub publications: Vec<Arc<Publication>>,
@@ -201,14 +201,27 @@ impl State {
                 memory: since.map_or(asked.visible.memory, |since| since.position.memory),
             },
         };
+        let channel = self.entries[id.slot as usize].channel.clone();
         History {
-            channel: self.entries[id.slot as usize].channel.clone(),
             offset: asked.offset,
-            gap: since.is_some_and(|since| since.lost_durable || !page.gaps.is_empty()),
+            gap: since.is_some_and(|since| since.lost_durable || !page.gaps.is_empty())
+                || has_hole(&channel, &publications),
+            channel,
             publications,
             at,
         }
     }
+}
+
+/// Is one missing between two? Bounds take from the old end only; damage takes anywhere, and of what a full store let go an older
+/// part may be there again after a restart.
+fn has_hole(channel: &Channel, publications: &[Arc<Publication>]) -> bool {
+    let offset =
+        |publication: &Publication| Some(publication.places[publication.place_in(channel.id)?].offset);
+    publications.windows(2).any(|pair| {
+        let offsets = offset(&pair[0]).zip(offset(&pair[1]));
+        offsets.is_some_and(|(one, next)| one.abs_diff(next) > 1)
+    })
 }
 
 /// As many as an answer holds; and were there more?

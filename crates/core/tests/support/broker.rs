@@ -144,6 +144,14 @@ impl TestBroker {
         inner.forget_empty();
     }
 
+    /// One of a channel's history is damaged; what is older and what is younger is not.
+    pub(crate) fn lose(&self, name: &ChannelName, position: u64) {
+        let mut inner = self.inner();
+        let channel = inner.channels.get_mut(name).expect("it is stored");
+        channel.history.retain(|kept| *kept != position);
+        channel.gone = channel.gone.max(position);
+    }
+
     /// The text of what was committed at a position, be it kept or not.
     pub(crate) fn text(&self, position: u64) -> String {
         self.inner().texts[position as usize - 1].clone()
