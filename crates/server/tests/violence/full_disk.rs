@@ -54,7 +54,7 @@ pub(super) fn story(folder: &Path) {
         println!("skipped: mounting a small disk is not permitted here");
         return;
     };
-    let mut stage = Stage::new(&at, &Scene::new(Room::Plenty));
+    let mut stage = Stage::new(&at, &Scene::new(Room::Plenty), 2);
     stage.start().unwrap();
     let ballast = at.join("ballast");
     fs::write(&ballast, vec![1; BALLAST]).unwrap();

@@ -96,8 +96,12 @@ fn what_the_ceiling_takes_is_told_when_the_server_is_killed_too() {
     verdict(&report);
 }
 
-/// The long form, in rounds of so many kills; every fourth round has little room.
+/// The long form, in rounds of so many kills; of five one has little room, and one is damaged.
 const ROUND: u32 = 50;
+
+fn round_of() -> u32 {
+    given("VIOLENCE_ROUND").map_or(ROUND, |kills| kills as u32)
+}
 
 #[test]
 #[ignore = "takes as long as it is told to: scripts/violence"]
@@ -113,13 +117,13 @@ fn the_long_form() {
             break;
         }
         let report = run(&Plan {
-            kills: ROUND.min(kills - total.kills),
+            kills: round_of().min(kills - total.kills),
             time: left,
             life_ms: given("VIOLENCE_LIFE_MS").unwrap_or(2_500),
-            room: if round % 4 == given("VIOLENCE_TIGHT").unwrap_or(3) {
-                Room::Tight
-            } else {
-                Room::Plenty
+            room: match given("VIOLENCE_ROOM").unwrap_or(round) % 5 {
+                3 => Room::Tight,
+                4 => Room::Damaged,
+                _ => Room::Plenty,
             },
             progress: true,
             ..plan(seed + round)

@@ -48,6 +48,7 @@ pub(super) struct Report {
     pub(super) stops: u32,
     /// Backups that were made while it ran; each was whole.
     pub(super) backups: u32,
+    pub(super) damages: u32,
     pub(super) cuts: u64,
     pub(super) sent: u64,
     pub(super) acked: u64,
@@ -64,6 +65,7 @@ impl Report {
         self.kills_while_starting += other.kills_while_starting;
         self.stops += other.stops;
         self.backups += other.backups;
+        self.damages += other.damages;
         self.cuts += other.cuts;
         self.sent += other.sent;
         self.acked += other.acked;
@@ -78,13 +80,14 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "seed {}: {} kills ({} while starting), {} stops, {} backups, {} cuts; {} publications, {} acknowledged, {} deliveries, \
+            "seed {}: {} kills ({} while starting), {} stops, {} backups, {} damages, {} cuts; {} publications, {} acknowledged, {} deliveries, \
              {} gaps told, {} buffered lost, longest start {} ms, {} faults",
             self.seed,
             self.kills,
             self.kills_while_starting,
             self.stops,
             self.backups,
+            self.damages,
             self.cuts,
             self.sent,
             self.acked,
@@ -113,8 +116,8 @@ struct Cast {
 /// Runs the play in this folder, which is left as it is for whoever wants to look.
 pub(super) fn run(plan: &Plan, folder: &Path) -> Report {
     let scene = Scene::new(plan.room);
-    let mut stage = Stage::new(folder, &scene);
     let chance = Chance::new(plan.seed);
+    let mut stage = Stage::new(folder, &scene, threads(plan));
     let mut report = Report {
         seed: plan.seed,
         ..Report::default()
@@ -152,6 +155,11 @@ pub(super) fn run(plan: &Plan, folder: &Path) -> Report {
     report
 }
 
+/// Shards of the server: one, or more than there are cores.
+fn threads(plan: &Plan) -> u64 {
+    1 + plan.seed % 4
+}
+
 /// Kills and starts until the plan is fulfilled; leaves a running server.
 fn violence(plan: &Plan, stage: &mut Stage, cast: &Cast, report: &mut Report) -> Result<(), String> {
     let mut chance = Chance::new(plan.seed).fork(1);
@@ -161,9 +169,14 @@ fn violence(plan: &Plan, stage: &mut Stage, cast: &Cast, report: &mut Report) ->
             thread::sleep(Duration::from_millis(100));
         } else {
             // Sometimes it is being copied when it is killed, or before.
-            let backup = chance.one_in(8).then(|| stage.begin_backup());
+            let copies = plan.room != Room::Damaged && chance.one_in(8);
+            let backup = copies.then(|| stage.begin_backup());
             let time = Duration::from_millis(chance.magnitude(20, plan.life_ms));
-            live(stage, cast, time)?;
+            live(stage, cast, time / 2)?;
+            if chance.one_in(6) {
+                stage.reload(&cast.ledger.scene, threads(plan), chance.one_in(2));
+            }
+            live(stage, cast, time / 2)?;
             if chance.one_in(8) {
                 stage.stop()?;
                 report.stops += 1;
@@ -174,7 +187,9 @@ fn violence(plan: &Plan, stage: &mut Stage, cast: &Cast, report: &mut Report) ->
             if let Some(backup) = backup {
                 report.backups += u32::from(stage.end_backup(backup)?);
             }
-            if chance.one_in(8) {
+            if plan.room == Room::Damaged {
+                report.damages += u32::from(chance.one_in(3) && stage.damage(&mut chance));
+            } else if chance.one_in(8) {
                 stage.check(&stage.data().join("log"))?;
             }
             // Killed again before it listens, perhaps in the middle of its recovery, perhaps several times.
@@ -227,7 +242,18 @@ impl Cast {
     fn enter(stage: &Stage, scene: Scene, chance: &Chance) -> Self {
         let front = Proxy::start(stage.public.clone(), chance.fork(2));
         let back = Proxy::start(stage.backend.clone(), chance.fork(3));
-        let habits = publishers(stage, &back);
+        let mut habits = publishers(stage, &back);
+        if scene.room == Room::Damaged {
+            for habits in &mut habits {
+                // Keys are in what is lost.
+                habits.keyed = false;
+                // So may be all that is known of a quiet channel: then it is another one, whose offsets begin anew.
+                habits
+                    .prefixes
+                    .retain(|prefix| !["kept/many/", "rare/"].contains(prefix));
+            }
+            habits.retain(|habits| !habits.prefixes.is_empty());
+        }
         let ledger = Arc::new(Ledger::new(scene, habits.len()));
         let mut cast = Self {
             ledger,
@@ -272,8 +298,10 @@ impl Cast {
             witness::ask_around(&ledger, &door, asking, &end)
         }));
         let (ledger, door, end) = (self.ledger.clone(), stage.backend.clone(), self.end.clone());
-        let owner = Owner::new(ledger, door, chance.fork(302));
-        self.others.push(thread::spawn(move || owner.run(&end)));
+        if ledger.scene.room != Room::Damaged {
+            let owner = Owner::new(ledger, door, chance.fork(302));
+            self.others.push(thread::spawn(move || owner.run(&end)));
+        }
         let (ledger, end, finals) = (self.ledger.clone(), self.end.clone(), self.finals.clone());
         let (door, mut chance) = (self.front.door.clone(), chance.fork(301));
         self.others.push(thread::spawn(move || {
@@ -298,6 +326,7 @@ impl Cast {
                     door: door.clone(),
                     interest: Interest::Channels(vec!["kept/main/", "buffered/"]),
                     absent: 0,
+                    slow: false,
                 };
                 let visit = visits.fetch_add(1, Ordering::Relaxed);
                 let name = format!("visitor {visit} ({:?})", habits.transport);
@@ -401,6 +430,7 @@ fn subscribers(stage: &Stage, front: &Proxy) -> Vec<(&'static str, subscriber::H
     let everything = ["kept/", "short/", "buffered/", "memory/"];
     let habits = |transport, interest, absent| subscriber::Habits {
         transport,
+        slow: false,
         door: front.door.clone(),
         interest,
         absent,
@@ -466,6 +496,24 @@ fn subscribers(stage: &Stage, front: &Proxy) -> Vec<(&'static str, subscriber::H
             habits(Transport::WebSocket, Interest::Pattern("**"), 5),
         ),
         (
+            "slow stream",
+            subscriber::Habits {
+                slow: true,
+                ..habits(
+                    Transport::Stream,
+                    channels(&["kept/main/", "short/", "memory/"]),
+                    0,
+                )
+            },
+        ),
+        (
+            "slow websocket",
+            subscriber::Habits {
+                slow: true,
+                ..habits(Transport::WebSocket, channels(&["kept/", "buffered/"]), 0)
+            },
+        ),
+        (
             "stream without proxy",
             subscriber::Habits {
                 door: stage.public.clone(),
@@ -501,6 +549,10 @@ fn after_all(ledger: &Arc<Ledger>, stage: &Stage, faults: &mut Vec<String>) {
                 .filter_map(|(offset, id)| id.map(|id| (offset, id)))
                 .collect()
         };
+        if ledger.scene.room == Room::Damaged {
+            // What is missing was told to those who needed it; what is there is right, or it would not have been recognised.
+            continue;
+        }
         let last = known.last().map_or(0, |(offset, _)| *offset);
         if newest != last {
             faults.push(format!("{name} ends at offset {last}, its history says {newest}"));

@@ -129,6 +129,13 @@ impl Publisher {
                 .take(self.chance.between(2, 3) as usize)
                 .collect();
         }
+        // In several channels of different durability: the strictest decides when it is shown.
+        let mixed = self.habits.call == Call::WebSocket && self.habits.prefixes.contains(&"memory/");
+        if channel.is_none() && mixed && prefix == "kept/main/" && self.chance.one_in(6) {
+            let memory = self.ledger.scene.starting("memory/");
+            channels.truncate(1);
+            channels.push(*self.chance.of(&memory));
+        }
         let kind = match (self.habits.call, self.chance.below(6)) {
             (Call::Seed, _) => Kind::Token,
             (_, 0) => Kind::Text,
@@ -137,14 +144,21 @@ impl Publisher {
         };
         let filler = match self.chance.below(400) {
             _ if self.habits.heavy => self.chance.between(10_000, 60_000),
-            0 => self.chance.between(20_000, 60_000),
+            0 => self.chance.between(20_000, 150_000),
             1..20 => self.chance.between(1_000, 8_000),
             _ => self.chance.between(0, 200),
         };
         let retain = self.habits.call == Call::Seed || (prefix == "kept/last/" && self.chance.one_in(2));
         let keyed = self.habits.keyed;
-        self.ledger
-            .send(self.number, channels, kind, filler as u32, retain, keyed)
+        let is_mixed = mixed && channels.len() > 1;
+        let id = self
+            .ledger
+            .send(self.number, channels, kind, filler as u32, retain, keyed);
+        // While it waits for the disk, what is sent to memory after it is shown already.
+        if is_mixed {
+            self.ledger.loosen(id);
+        }
+        id
     }
 
     /// Sends these; under keys until each is acknowledged.

@@ -161,7 +161,7 @@ fn publish(stage: &Stage, age: &str, numbers: Range<u32>) -> Vec<String> {
 /// Plays the story of one way.
 pub(super) fn story(way: Way, folder: &Path) {
     let scene = Scene::new(Room::Plenty);
-    let mut stage = Stage::new(folder, &scene);
+    let mut stage = Stage::new(folder, &scene, 2);
     stage.start().unwrap();
     let query = format!(
         "retained=0&{}",

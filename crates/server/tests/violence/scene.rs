@@ -36,6 +36,8 @@ pub(super) enum Room {
     Plenty,
     /// So little on disk that the oldest of all channels goes.
     Tight,
+    /// Everything, but bits of it are turned between two lives: then something is lost, and all who need it are told.
+    Damaged,
     /// Nothing on disk: to try the harness itself, without kills.
     Memory,
 }
@@ -93,7 +95,7 @@ impl Scene {
     /// What is promised of it; in memory, without kills, nothing is lost either.
     pub(super) fn promise(&self, channel: u16) -> Promise {
         match (self.channels[usize::from(channel)].promise, self.room) {
-            (Promise::Durable | Promise::Buffered, Room::Tight) => Promise::Short,
+            (Promise::Durable | Promise::Buffered, Room::Tight | Room::Damaged) => Promise::Short,
             (promise, _) => promise,
         }
     }
@@ -104,7 +106,9 @@ impl Scene {
     }
 
     /// The configuration file.
-    pub(super) fn toml(&self, port: u16) -> String {
+    ///
+    /// After a reload short histories are shorter still.
+    pub(super) fn toml(&self, port: u16, threads: u64, shorter: bool) -> String {
         // What memory keeps is never forgotten to make room.
         let most = if self.room == Room::Memory {
             10_000
@@ -113,6 +117,7 @@ impl Scene {
         };
         let mut text = format!(
             r#"
+threads = {threads}
 [public]
 listen = ["127.0.0.1:{port}"]
 [limits]
@@ -138,8 +143,8 @@ drain = "1s"
         let mut namespace = |pattern: &str, durability: &str, count: usize, bytes: &str, age: &str| {
             let durability = match (self.room, durability) {
                 (Room::Memory, _) => "memory",
-                // What is answered at once and what the ceiling takes could not be told apart.
-                (Room::Tight, "buffered") => "fsync",
+                // What is answered at once and what the ceiling or damage takes could not be told apart.
+                (Room::Tight | Room::Damaged, "buffered") => "fsync",
                 _ => durability,
             };
             let written = writeln!(
@@ -152,7 +157,8 @@ drain = "1s"
         namespace("kept/**", "fsync", 100_000_000, "64GiB", "30d");
         namespace("rare/**", "fsync", 100_000_000, "64GiB", "30d");
         namespace("own/**", "fsync", 100_000_000, "64GiB", "30d");
-        namespace("short/**", "fsync", 40, "64KiB", "3s");
+        let (count, bytes) = if shorter { (12, "300KiB") } else { (40, "64KiB") };
+        namespace("short/**", "fsync", count, bytes, "3s");
         namespace("buffered/**", "buffered", 100_000_000, "64GiB", "30d");
         namespace("memory/**", "memory", 100_000, "16MiB", "1h");
         text

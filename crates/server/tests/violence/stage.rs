@@ -11,11 +11,15 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
+use super::chance::Chance;
 use super::scene::Scene;
-use super::wire::Door;
+use super::wire::{Door, Http};
 
 /// No start takes so long, however much has to be recovered.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bytes at the end of the newest segment that are never damaged: more than any batch.
+const FRESH: usize = 512 << 10;
 
 /// A server and its folder. Whatever becomes of the server, the folder and the port stay the same.
 pub(super) struct Stage {
@@ -31,13 +35,14 @@ pub(super) struct Stage {
 
 impl Stage {
     /// Prepares a folder; starts nothing.
-    pub(super) fn new(folder: &Path, scene: &Scene) -> Self {
+    pub(super) fn new(folder: &Path, scene: &Scene, threads: u64) -> Self {
         // A port that was free a moment ago: the server must come back to the same, so it cannot choose one.
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         std::fs::create_dir_all(folder).unwrap();
-        std::fs::write(folder.join("comet.toml"), scene.toml(port)).unwrap();
+        let toml = scene.toml(port, threads, false);
+        std::fs::write(folder.join("comet.toml"), toml).unwrap();
         Self {
             backend: Door::Unix(folder.join("data/comet.sock")),
             public: Door::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
@@ -169,6 +174,47 @@ impl Stage {
                 None => thread::sleep(Duration::from_millis(2)),
             }
         }
+    }
+
+    /// Changes the bounds of short histories while it runs. Nobody may be there to hear of it.
+    pub(super) fn reload(&self, scene: &Scene, threads: u64, shorter: bool) {
+        let toml = scene.toml(self.port, threads, shorter);
+        std::fs::write(self.folder.join("comet.toml"), toml).unwrap();
+        let http = Http::connect(&self.backend, PATIENCE);
+        let _ = http.and_then(|mut http| http.request("POST", "/v1/admin/reload", "", b""));
+    }
+
+    /// Turns some bits of the log, of what was safe long ago. Returns whether there was anything.
+    pub(super) fn damage(&self, chance: &mut Chance) -> bool {
+        let folder = std::fs::read_dir(self.data().join("log")).unwrap();
+        let paths = folder.map(|entry| entry.unwrap().path());
+        let mut segments: Vec<PathBuf> = paths
+            .filter(|path| path.extension().is_some_and(|ext| ext == "log"))
+            .collect();
+        segments.sort();
+        // Before that a channel may have been in one place only.
+        if segments.len() < 3 {
+            return false;
+        }
+        let at = chance.below(segments.len().max(1) as u64) as usize;
+        let Some(path) = segments.get(at) else {
+            return false;
+        };
+        let mut bytes = std::fs::read(path).unwrap();
+        // What ends the newest is a crash's, and may be cut off.
+        let end = bytes
+            .len()
+            .saturating_sub(if at + 1 == segments.len() { FRESH } else { 0 });
+        if end == 0 {
+            return false;
+        }
+        let first = chance.below(end as u64) as usize;
+        for _ in 0..chance.magnitude(1, 30) {
+            let near = (first + chance.below(3_000) as usize).min(end - 1);
+            bytes[near] ^= 1 << chance.below(8);
+        }
+        std::fs::write(path, bytes).unwrap();
+        true
     }
 
     /// Copies the log while it runs.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -28,6 +28,8 @@ pub(super) struct Habits {
     pub(super) transport: Transport,
     pub(super) door: Door,
     pub(super) interest: Interest,
+    /// Takes its time over what it reads, so that it is always behind.
+    pub(super) slow: bool,
     /// One in so many returns comes after a long absence.
     pub(super) absent: u64,
 }
@@ -46,6 +48,7 @@ pub(super) struct Subscriber {
     ledger: Arc<Ledger>,
     pub(super) number: usize,
     absent: u64,
+    slow: bool,
     channels: Vec<u16>,
     chance: Chance,
     finals: Arc<Finals>,
@@ -84,6 +87,7 @@ impl Subscriber {
             ledger,
             number,
             absent: habits.absent,
+            slow: habits.slow,
             places: vec![None; channels.len()],
             channels,
             chance,
@@ -174,9 +178,13 @@ impl Subscriber {
             ..self.listening
         };
         let mut chance = self.chance.fork(0);
+        let mut chance_of_slowness = self.chance.fork(1);
         self.chance.next();
         let ended = listening.connection(&mut chance, &mut |heard| {
             self.hear(&heard);
+            if self.slow && !self.finals.calm.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(chance_of_slowness.between(0, 6)));
+            }
             !self.done()
         });
         self.listening = listening;
