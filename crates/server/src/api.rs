@@ -27,7 +27,7 @@ pub use refused::{Refused, lacking};
 
 use demo::demo;
 use looking::presence;
-use ops::{gauges, ready, reload};
+use ops::{gauges, live, ready, reload};
 
 /// Lets `write!` append to bytes.
 struct Text<'a>(&'a mut Vec<u8>);
@@ -99,7 +99,7 @@ pub fn answer(
             let cursor = answer.cursor(hub.now());
             answer.json(200, format!("{{\"cursor\":\"{cursor}\"}}").as_bytes());
         }
-        Endpoint::Live => answer.json(200, b"{\"status\":\"ok\"}"),
+        Endpoint::Live => live(answer),
         Endpoint::Ready => ready(answer),
         Endpoint::Metrics => {
             let gauges = gauges(answer.shared);

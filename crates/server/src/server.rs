@@ -34,7 +34,7 @@ pub use building::namespaces as namespaces_of;
 use building::{hub_options, reload_with, settings};
 use idle::Idle;
 pub use opening::{Reading, files_of, log_folder};
-use opening::{connect, open_log};
+use opening::{connect, open_log, stop_on_failure};
 use signals::Signals;
 
 /// The main thread's own tokens; listeners come behind them.
@@ -228,6 +228,9 @@ impl Server {
                 trouble,
             },
         ));
+        if let Some(log) = &shared.log {
+            stop_on_failure(log, &shared);
+        }
         let main = shared.clone();
         shared.hub.set_housekeeper(Box::new(move || main.wake_main()));
         let mut shards = Vec::with_capacity(threads);

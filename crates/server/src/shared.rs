@@ -209,12 +209,16 @@ pub struct Shared {
 #[derive(Debug, Default)]
 pub struct Trouble {
     is_there: AtomicBool,
+    is_final: AtomicBool,
     what: Mutex<String>,
 }
 
 impl Trouble {
     /// What came of the latest publication that was to be stored.
     pub fn note(&self, error: Option<&BrokerError>) {
+        if self.is_final() {
+            return;
+        }
         match error {
             // Nearly always nothing was, and nothing is.
             None if !self.is_there.load(Ordering::Relaxed) => {}
@@ -229,6 +233,18 @@ impl Trouble {
                 }
             }
         }
+    }
+
+    /// The log has failed for good: only another start helps.
+    pub fn fail(&self, why: &str) {
+        *lock(&self.what) = why.to_owned();
+        self.is_final.store(true, Ordering::Relaxed);
+        self.is_there.store(true, Ordering::Relaxed);
+    }
+
+    /// Is that so?
+    pub fn is_final(&self) -> bool {
+        self.is_final.load(Ordering::Relaxed)
     }
 
     /// Why the log takes nothing.

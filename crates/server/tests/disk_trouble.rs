@@ -104,3 +104,32 @@ fn after_a_failed_sync_nobody_is_told_that_something_is_safe() {
         &["unknown_outcome", "unavailable"],
     );
 }
+
+#[test]
+fn a_log_whose_writer_panics_is_said_to_have_failed_and_the_server_stops_by_itself() {
+    let (mut server, disk) = start();
+    let mut listener = server.listen(Door::Tcp, Transport::Sse, "channel=news&retained=0");
+    server.publish("news", "before");
+    assert_eq!(listener.data(1), ["before"]);
+    disk.set_panicking(Some("log-writer"));
+    let refused = publish(&server, "news", "in doubt");
+    assert_eq!(refused.json()["code"], "unknown_outcome", "{refused:?}");
+    drop(listener);
+    server.wait();
+    let why = server.shared.trouble.now().unwrap();
+    assert!(why.contains("log-writer"), "{why}");
+    disk.set_panicking(None);
+}
+
+#[test]
+fn health_is_not_well_once_the_log_has_failed() {
+    let (server, _) = start();
+    server.shared.trouble.fail("its thread has failed");
+    server.shared.trouble.note(None);
+    let (status, health) = ready(&server, Door::Backend);
+    assert_eq!((status, &health["status"]), (503, &json!("failed")));
+    assert_eq!(health["storage"], "its thread has failed");
+    assert_eq!(ready(&server, Door::Tcp), (503, json!({"status": "failed"})));
+    let live = server.request(Door::Tcp, "GET", "/health/live", "");
+    assert_eq!((live.status, live.json()), (503, json!({"status": "failed"})));
+}

@@ -8,16 +8,25 @@ use crate::shared::Shared;
 
 use super::{Answer, Refused};
 
+/// Does it work at all? Once its log has failed it only waits to be started again.
+pub(super) fn live(answer: Answer<'_>) {
+    match answer.shared.trouble.is_final() {
+        true => answer.json(503, b"{\"status\":\"failed\"}"),
+        false => answer.json(200, b"{\"status\":\"ok\"}"),
+    }
+}
+
 /// Ready for clients? In detail only where monitoring may look.
 pub(super) fn ready(answer: Answer<'_>) {
     let shared = answer.shared;
     let draining = shared.draining.load(Ordering::Relaxed);
     // It serves whatever is in memory, and reads what is on disk: that its log takes nothing is for the operator to know.
     let trouble = shared.trouble.now().filter(|_| answer.ops);
-    let (status, word) = match (draining, &trouble) {
-        (true, _) => (503, "draining"),
-        (false, Some(_)) => (200, "degraded"),
-        (false, None) => (200, "ready"),
+    let (status, word) = match (shared.trouble.is_final(), draining, &trouble) {
+        (true, ..) => (503, "failed"),
+        (_, true, _) => (503, "draining"),
+        (_, _, Some(_)) => (200, "degraded"),
+        (_, _, None) => (200, "ready"),
     };
     let mut body = serde_json::json!({"status": word});
     if answer.ops {

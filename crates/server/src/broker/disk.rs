@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`mod@format`] (the bytes), [`io`] and `lock` (the file system), `scan`, `replay` and `recovery` (opening),
 //! `index` (where everything is), `queue`, `plan` and `writer` (a batch on its way), `gather` and `reader` (fetches), `keeper`
-//! and `compaction` (what is cleared away), [`inspect`] and [`backup`] (the operator's tools).
+//! and `compaction` (what is cleared away), `failure` (a thread that panics), [`inspect`] and [`backup`] (the operator's tools).
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -18,6 +18,7 @@ use cometserver_core::namespace::Namespaces;
 
 pub mod backup;
 mod compaction;
+mod failure;
 pub mod format;
 mod gather;
 mod index;
@@ -115,18 +116,34 @@ impl DiskLog {
             lock: Mutex::new(Some(lock)),
             shared: shared.clone(),
         });
-        log.spawn("log-writer", move || writer.run())?;
+        let writing = shared.clone();
+        log.spawn("log-writer", move |name| {
+            if !failure::watch(&writing, name, || writer.run()) {
+                failure::answer_unwritten(&writing);
+            }
+        })?;
         for _ in 0..shared.options.readers.max(1) {
             let shared = shared.clone();
-            log.spawn("log-reader", move || reader::run(&shared))?;
+            // After a panic it goes on: to refuse.
+            log.spawn("log-reader", move |name| {
+                while !failure::watch(&shared, name, || reader::run(&shared)) {}
+            })?;
         }
-        log.spawn("log-keeper", move || keeper::run(&shared))?;
+        log.spawn("log-keeper", move |name| {
+            failure::watch(&shared, name, || keeper::run(&shared));
+        })?;
         log.shared.bell.ring();
         Ok(log)
     }
 
-    fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), OpenError> {
-        let spawned = thread::Builder::new().name(name.to_owned()).spawn(work);
+    fn spawn(
+        &self,
+        name: &'static str,
+        work: impl FnOnce(&'static str) + Send + 'static,
+    ) -> Result<(), OpenError> {
+        let spawned = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || work(name));
         let thread = spawned.map_err(|error| OpenError::Start(error.to_string()))?;
         self.threads
             .lock()
@@ -138,6 +155,12 @@ impl DiskLog {
     /// Where commits go: usually to [`Hub::commit`](cometserver_core::hub::Hub::commit). To be set before anything is published.
     pub fn set_commit(&self, commit: impl Fn(Vec<Committed>) + Send + Sync + 'static) {
         *self.shared.commit.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(commit));
+    }
+
+    /// Who is told, once and with the reason, when the log can do nothing any more because a thread of it has panicked: it refuses
+    /// everything from then on, and only opening it again helps. Told at once if that has happened already; from any thread.
+    pub fn on_failure(&self, told: impl FnOnce(&str) + Send + 'static) {
+        self.shared.failure.tell(Box::new(told));
     }
 
     /// Figures for the operator.

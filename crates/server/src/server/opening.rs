@@ -13,7 +13,7 @@ use super::{Progress, StartError};
 use crate::broker::disk::io::{Disk, RealDisk};
 use crate::broker::disk::{DiskLog, DiskOptions};
 use crate::config::Config;
-use crate::shared::{Trouble, wall_clock};
+use crate::shared::{Request, Shared, Trouble, wall_clock};
 
 use super::building::namespaces;
 
@@ -85,6 +85,18 @@ pub(super) fn connect(log: &DiskLog, hub: &Arc<Hub>, trouble: Arc<Trouble>) {
         }
         if let Some(hub) = hub.upgrade() {
             hub.commit(batch, wall_clock());
+        }
+    });
+}
+
+/// A log that has failed takes the server with it: whoever watches over it starts it again.
+pub(super) fn stop_on_failure(log: &DiskLog, shared: &Arc<Shared>) {
+    let shared = Arc::downgrade(shared);
+    log.on_failure(move |why| {
+        if let Some(shared) = shared.upgrade() {
+            tracing::error!("the log on disk: {why}: the server stops");
+            shared.trouble.fail(why);
+            shared.ask(Request::Stop);
         }
     });
 }

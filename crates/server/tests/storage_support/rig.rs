@@ -116,6 +116,15 @@ impl Log {
         self.reopen_after(|_| {});
     }
 
+    /// The next answers that come.
+    pub(crate) fn answers(&mut self) -> Vec<Answer> {
+        let batch = self.answers.recv_timeout(PATIENCE).expect("an answer");
+        let answers = batch.into_iter();
+        answers
+            .map(|committed| (committed.ticket, committed.result))
+            .collect()
+    }
+
     /// Everything taken so far has been answered: the answers since the last call, in the order given.
     pub(crate) fn settle(&mut self) -> Vec<Answer> {
         // Behind everything taken: a deletion of something that is not there changes nothing.

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use cometserver::broker::disk::LockError;
 use cometserver::broker::disk::io::{Disk, DiskFile, Held};
@@ -43,6 +45,30 @@ struct State {
     is_full: bool,
     is_down: bool,
     fails_syncs: bool,
+    /// The thread of this name panics when it next writes or reads.
+    panicking: Option<&'static str>,
+    /// The thread of this name waits before it next writes or reads.
+    held: Option<(&'static str, Sender<()>, Receiver<()>)>,
+}
+
+/// A thread that waits in the disk.
+pub(crate) struct Gate {
+    reached: Receiver<()>,
+    open: Sender<()>,
+}
+
+impl Gate {
+    /// Waits until it is there.
+    pub(crate) fn reached(&self) {
+        self.reached
+            .recv_timeout(Duration::from_secs(60))
+            .expect("it comes");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn open(self) {
+        self.open.send(()).unwrap();
+    }
 }
 
 /// See the module.
@@ -79,6 +105,30 @@ impl SimDisk {
     /// From a byte on the file cannot be read, or can again.
     pub(crate) fn set_unreadable(&self, path: &Path, from: Option<usize>) {
         self.state().files[path].lock().unwrap().unreadable = from;
+    }
+
+    /// From now on this thread panics when it touches a file, or none does.
+    pub(crate) fn set_panicking(&self, thread: Option<&'static str>) {
+        self.state().panicking = thread;
+    }
+
+    /// Holds this thread when it next touches a file.
+    pub(crate) fn hold(&self, thread: &'static str) -> Gate {
+        let ((came, reached), (open, opened)) = (channel(), channel());
+        self.state().held = Some((thread, came, opened));
+        Gate { reached, open }
+    }
+
+    /// A thread touches a file.
+    fn touched(&self) {
+        let is_here = |name: &str| std::thread::current().name() == Some(name);
+        let held = self.state().held.take_if(|(name, ..)| is_here(name));
+        if let Some((_, came, opened)) = held {
+            came.send(()).unwrap();
+            opened.recv().unwrap();
+        }
+        let panicking = self.state().panicking;
+        assert!(!panicking.is_some_and(is_here), "the test said so");
     }
 
     /// How many steps have been made.
@@ -248,6 +298,7 @@ impl DiskFile for SimFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.disk.touched();
         self.disk.state().reads += 1;
         let content = self.content.lock().unwrap();
         let end = offset as usize + buffer.len();
@@ -261,6 +312,7 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.disk.touched();
         let fault = self.disk.step(true);
         let written = match fault {
             None => bytes.len(),

@@ -69,7 +69,10 @@ struct Waiting {
     /// The same with their overhead.
     bytes: usize,
     is_idle: bool,
-    is_closed: bool,
+    /// The numbers of what was handed out and is not released yet, in that order.
+    begun: VecDeque<u64>,
+    /// Nothing is taken any more, for this reason.
+    closed: Option<String>,
 }
 
 /// See the module.
@@ -101,8 +104,8 @@ impl Queue {
     pub(crate) fn push(&self, request: Request) -> Result<usize, BrokerError> {
         let payload = request.payload();
         let mut waiting = self.waiting();
-        if waiting.is_closed {
-            return Err(BrokerError::Unavailable("it is being closed".into()));
+        if let Some(why) = &waiting.closed {
+            return Err(BrokerError::Unavailable(why.clone()));
         }
         // One that is larger than the limit is taken when nothing else waits. A deletion makes room: it may still come.
         let limit = match &request {
@@ -130,11 +133,9 @@ impl Queue {
     /// Takes upkeep; one waits at most, as who asks waits for it.
     pub(crate) fn push_chore(&self, chore: Chore) {
         let mut waiting = self.waiting();
-        if waiting.is_closed {
+        if let Some(why) = waiting.closed.clone() {
             drop(waiting);
-            let _ = chore
-                .done
-                .try_send(Err(BrokerError::Unavailable("it is being closed".into())));
+            let _ = chore.done.try_send(Err(BrokerError::Unavailable(why)));
             return;
         }
         waiting.chore = Some(chore);
@@ -146,7 +147,7 @@ impl Queue {
     pub(crate) fn take(&self, limit: usize) -> Option<Batch> {
         let mut waiting = self.waiting();
         while waiting.requests.is_empty() && waiting.chore.is_none() {
-            if waiting.is_closed {
+            if waiting.closed.is_some() {
                 return None;
             }
             waiting.is_idle = true;
@@ -166,12 +167,14 @@ impl Queue {
             bytes += size;
             batch.requests.extend(waiting.requests.pop_front());
         }
+        waiting.begun.extend(batch.requests.iter().map(Request::ticket));
         Some(batch)
     }
 
     /// So much no longer waits: it has been answered.
     pub(crate) fn release(&self, requests: usize, payloads: usize) {
         let mut waiting = self.waiting();
+        waiting.begun.drain(..requests);
         waiting.payloads -= payloads;
         waiting.bytes -= payloads + requests * OVERHEAD;
     }
@@ -183,8 +186,24 @@ impl Queue {
 
     /// Takes nothing any more; what waits is still handed out.
     pub(crate) fn close(&self) {
-        self.waiting().is_closed = true;
+        self.refuse("it is being closed");
+    }
+
+    /// The same for another reason. The first one stays.
+    pub(crate) fn refuse(&self, why: &str) {
+        self.waiting().closed.get_or_insert_with(|| why.to_owned());
         self.filled.notify_all();
+    }
+
+    /// Nothing is written any more, and whoever waits for upkeep is told so. Returns the numbers of what was handed out and
+    /// not released, and of what still waited.
+    pub(crate) fn abandon(&self) -> (Vec<u64>, Vec<u64>) {
+        let mut waiting = self.waiting();
+        waiting.chore = None;
+        (waiting.payloads, waiting.bytes) = (0, 0);
+        let begun = std::mem::take(&mut waiting.begun);
+        let requests = std::mem::take(&mut waiting.requests);
+        (begun.into(), requests.iter().map(Request::ticket).collect())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The threads that read: where things are is copied out of the index, the records are read outside its lock.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -37,6 +38,8 @@ struct Waiting {
     patterned: VecDeque<Asked>,
     /// So many threads read for patterns now.
     walking: usize,
+    /// Nothing is read any more.
+    is_refusing: bool,
     is_closed: bool,
 }
 
@@ -75,7 +78,7 @@ impl Reads {
         let mut waiting = self.waiting();
         let walks = !fetch.patterns.is_empty() && fetch.want != Want::Retained;
         let has_room = waiting.len() < MAX_WAITING && (!walks || waiting.patterned.len() < MAX_PATTERNED);
-        let taken = has_room && !waiting.is_closed;
+        let taken = has_room && !waiting.is_refusing;
         let asked = Asked {
             fetch: taken.then_some(fetch),
             fetched,
@@ -95,10 +98,16 @@ impl Reads {
         self.waiting().len()
     }
 
-    /// Nothing is read any more; what waits is refused.
+    /// The same for good: who reads ends when there is nothing left to be refused.
     pub(crate) fn close(&self) {
+        self.waiting().is_closed = true;
+        self.refuse();
+    }
+
+    /// Nothing is read any more; what waits and what comes is refused.
+    pub(crate) fn refuse(&self) {
         let mut waiting = self.waiting();
-        waiting.is_closed = true;
+        waiting.is_refusing = true;
         let patterned = std::mem::take(&mut waiting.patterned);
         waiting.named.extend(patterned);
         for asked in &mut waiting.named {
@@ -136,12 +145,27 @@ pub(crate) fn run(shared: &Shared) {
     while let Some((asked, walks)) = shared.reads.take(lanes) {
         // Reading for whoever has given up would make the next ones give up as well.
         let is_late = asked.since.elapsed() >= shared.options.patience;
-        (asked.fetched)(match asked.fetch {
-            Some(fetch) if !is_late => Ok(read(shared, &fetch)),
-            _ => Err(BrokerError::Unavailable("too much waits to be read".into())),
-        });
+        let read = asked
+            .fetch
+            .filter(|_| !is_late)
+            .map(|fetch| catch_unwind(AssertUnwindSafe(|| read(shared, &fetch))));
+        let refused = |why: &str| Err(BrokerError::Unavailable(why.to_owned()));
+        let (page, panic) = match read {
+            Some(Ok(page)) => (Ok(page), None),
+            // First whoever waits for this is answered.
+            Some(Err(panic)) => (refused("reading has failed"), Some(panic)),
+            None => {
+                let failed = shared.failure.now();
+                let why = failed.as_deref().unwrap_or("too much waits to be read");
+                (refused(why), None)
+            }
+        };
+        (asked.fetched)(page);
         if walks {
             shared.reads.walked();
+        }
+        if let Some(panic) = panic {
+            resume_unwind(panic);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use cometserver_core::broker::Committed;
 
+use super::failure::Failure;
 use super::format::StoreId;
 use super::index::Index;
 use super::io::Disk;
@@ -56,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) reads: Reads,
     /// Wakes the keeper.
     pub(crate) bell: Bell,
+    /// Whether a thread has failed.
+    pub(crate) failure: Failure,
     /// What has happened.
     pub(crate) counters: Counters,
     /// Where commits go.
@@ -78,6 +81,7 @@ impl Shared {
             queue: Queue::new(options.queue),
             reads: Reads::default(),
             bell: Bell::default(),
+            failure: Failure::default(),
             counters: Counters::default(),
             commit: RwLock::new(None),
             tidying: Mutex::new(()),
@@ -94,6 +98,16 @@ impl Shared {
     pub(crate) fn index(&self) -> MutexGuard<'_, Index> {
         // A panic under it is a defect that the tests would show; going on with what is there beats stopping everybody.
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells what became of submissions.
+    pub(crate) fn tell_commit(&self, committed: Vec<Committed>) {
+        let commit = self.commit.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(commit) = commit
+            && !committed.is_empty()
+        {
+            commit(committed);
+        }
     }
 
     /// The time for ages.

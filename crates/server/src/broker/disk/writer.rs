@@ -1,7 +1,7 @@
 //! The one thread that writes: a batch, one sync, then the index, then the hub.
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use cometserver_core::broker::{BrokerError, Committed};
@@ -85,17 +85,7 @@ impl Writer {
             None if self.pause.is_some() => self.refuse(batch),
             _ => self.write(batch),
         };
-        let commit = self
-            .shared
-            .commit
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        if let Some(commit) = commit
-            && !committed.is_empty()
-        {
-            commit(committed);
-        }
+        self.shared.tell_commit(committed);
         self.shared.queue.release(requests, payloads);
     }
 
