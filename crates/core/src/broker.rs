@@ -201,6 +201,8 @@ pub struct Known {
 pub struct StoredChannel {
     /// Its name.
     pub name: ChannelName,
+    /// Its place in the order of [`Broker::channels`], which goes on after it if this is given as `after`.
+    pub number: u64,
     /// Identity of its history.
     pub epoch: u64,
     /// The newest offset.
@@ -267,7 +269,8 @@ pub trait Broker: Send + Sync {
     fn channel(&self, name: &ChannelName) -> Option<StoredChannel>;
 
     /// Channels of which a publication or a value is kept, in the order in which they were made, from the first after the
-    /// number `after` (0: from the first of all), at most `limit`. Where to go on, if there are more: a number below 2^52.
+    /// number `after` (0: from the first of all), at most `limit`, perhaps fewer. Where to go on, if there may be more: a number
+    /// below 2^52.
     fn channels(&self, after: u64, limit: usize) -> (Vec<StoredChannel>, Option<u64>);
 
     /// Takes a submission. Returns how many bytes (payloads, names, attributes) now wait for their commit, its own included.

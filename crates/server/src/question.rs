@@ -136,12 +136,13 @@ impl Question {
             (Self::Batch(batch), Part::Published(index, result)) => batch.take(index, result, asker),
             (Self::History(of), Part::History(result)) => Progress::Done(of.answer(result, asker)),
             (Self::Retained(of), Part::Value(result)) => Progress::Done(of.answer(result)),
-            (Self::Channels(list), Part::Values(result)) => Progress::Done(list.answer(result)),
+            (Self::Channels(list), Part::Values(result)) => list.take(result, asker),
             (Self::Delete(deleted), Part::Deleted(result)) => Progress::Done(deleted.answer(result)),
             (Self::Errand, Part::Done(result)) => Progress::Done(errand::done(result)),
             (Self::Write, Part::Published(_, result)) => Progress::Done(Ok(keys::written(result))),
             (Self::Read(key), Part::Value(result)) => key.take(result, asker),
             (Self::Dump(dump), Part::Values(result)) => dump.take(result, asker),
+            (Self::Dump(dump), Part::Taken) if dump.rests() => dump.go_on(asker),
             // Its own number came with something that was never asked for.
             (question, _) => Progress::Waits(question),
         }
@@ -154,21 +155,44 @@ impl Question {
             Self::Publish => Err(Refused::from(BrokerError::Unknown(LATE.into()))),
             Self::Batch(batch) => Ok(batch.give_up(LATE, asker)),
             Self::Write => Ok(keys::written(Err(BrokerError::Unknown(LATE.into()).into()))),
-            Self::Read(_) | Self::Dump(_) => Ok(keys::unreadable(LATE)),
+            Self::Read(_) => Ok(keys::unreadable(LATE)),
+            Self::Dump(dump) => Ok(dump.fail(LATE)),
             // What is forgotten late is forgotten all the same.
             _ => Err(Refused::from(BrokerError::Unavailable(LATE.into()))),
         }
     }
 
     /// May it take as long as it takes?
-    pub fn is_errand(&self) -> bool {
-        matches!(self, Self::Errand)
+    pub fn takes_its_time(&self) -> bool {
+        matches!(self, Self::Errand) || self.rests()
+    }
+
+    /// What of its answer can be sent already: it goes on with [`Part::Taken`].
+    pub fn piece(&mut self) -> Option<Vec<u8>> {
+        match self {
+            Self::Dump(dump) => dump.piece(),
+            _ => None,
+        }
+    }
+
+    /// Does it go on when what was sent of it is taken?
+    pub fn rests(&self) -> bool {
+        matches!(self, Self::Dump(dump) if dump.rests())
     }
 
     /// May more be published before it is answered? Nothing else may be asked: it could not be true yet.
     pub fn is_publication(&self) -> bool {
         matches!(self, Self::Publish)
     }
+}
+
+/// What is fetched of retained values at once takes about so many bytes at most, or is one value.
+const FETCHED: usize = 16 << 20;
+
+/// So many values are asked for at once.
+fn values_at_once(asker: &Asker<'_>) -> usize {
+    let largest = asker.shared.settings().config.limits.message_size.max(1);
+    (FETCHED / largest).clamp(1, 16)
 }
 
 /// Goes on with what is known at once, or waits.

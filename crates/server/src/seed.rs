@@ -176,23 +176,17 @@ pub fn token_reply(token: &[u8]) -> Vec<u8> {
     reply
 }
 
-/// The answer to a `dump`, from keys and their tokens in the order of their first write.
+/// Appends one of the keys with its token to the answer to a `dump`, in the order of their first write; [`NOTHING`] ends it.
 ///
 /// The old daemon coloured it itself, also into a pipe; its clients print it as it comes.
-pub fn dump_reply<'a>(entries: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Vec<u8> {
-    let mut reply = Vec::new();
-    let mut digits = itoa::Buffer::new();
-    for (index, (key, token)) in entries.into_iter().enumerate() {
-        reply.extend_from_slice(b"\n \x1b[32;1m* index [");
-        reply.extend_from_slice(digits.format(index).as_bytes());
-        reply.extend_from_slice(b"] - ");
-        push_without_terminators(&mut reply, key);
-        reply.extend_from_slice(b"\x1b[0m: [");
-        push_without_terminators(&mut reply, token);
-        reply.push(b']');
-    }
-    reply.extend_from_slice(b" \0");
-    reply
+pub fn dump_entry(index: usize, key: &[u8], token: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"\n \x1b[32;1m* index [");
+    out.extend_from_slice(itoa::Buffer::new().format(index).as_bytes());
+    out.extend_from_slice(b"] - ");
+    push_without_terminators(out, key);
+    out.extend_from_slice(b"\x1b[0m: [");
+    push_without_terminators(out, token);
+    out.push(b']');
 }
 
 fn push_without_terminators(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -503,11 +497,12 @@ mod tests {
 
     #[test]
     fn a_dump_looks_as_the_old_daemon_wrote_it() {
-        assert_eq!(dump_reply([]), NOTHING);
-        let entries: [(&[u8], &[u8]); 2] = [(b"k", b"two+words"), (b"odd\rkey\0", b"v")];
+        let mut reply = Vec::new();
+        dump_entry(0, b"k", b"two+words", &mut reply);
+        dump_entry(1, b"odd\rkey\0", b"v", &mut reply);
         assert_eq!(
-            dump_reply(entries),
-            b"\n \x1b[32;1m* index [0] - k\x1b[0m: [two+words]\n \x1b[32;1m* index [1] - odd%0Dkey%00\x1b[0m: [v] \0"
+            reply,
+            b"\n \x1b[32;1m* index [0] - k\x1b[0m: [two+words]\n \x1b[32;1m* index [1] - odd%0Dkey%00\x1b[0m: [v]"
         );
     }
 

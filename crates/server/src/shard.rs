@@ -309,7 +309,10 @@ impl Shard {
         }
         match &connection.state {
             State::Reading(_) => self.tend(slot),
-            State::Waiting(_) => self.give_up(slot),
+            State::Waiting(_) => {
+                self.give_up(slot);
+                self.watch_blocked(slot);
+            }
             State::Lingering => self.remove(slot),
             State::Fresh | State::Http | State::Seed(_) => {
                 let half = !connection.input.is_empty();

@@ -64,6 +64,8 @@ pub enum Part {
     Deleted(Result<usize, BrokerError>),
     /// What came of an errand: an object, open at its end.
     Done(Result<Vec<u8>, Failed>),
+    /// The asker has taken what was sent of the answer.
+    Taken,
 }
 
 /// Why an errand failed, as a problem.

@@ -3,7 +3,10 @@
 
 mod support;
 
-use serde_json::json;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use serde_json::{Value, json};
 use support::{Door, TRANSPORTS, TestServer, Transport};
 
 fn retain(server: &TestServer, channel: &str, data: &str) {
@@ -78,4 +81,68 @@ fn the_retained_value_outlives_the_history() {
     retain(&server, "price", "kept");
     server.publish_burst((0..20).map(|number| ("price", json!(number))));
     begins_with(&server, Transport::Stream, "channel=price", &["kept"]);
+}
+
+#[test]
+fn a_list_with_values_ends_early_rather_than_hold_more_than_a_mebibyte_of_them() {
+    let server = TestServer::with(|config| config.limits.message_size = 4 << 20);
+    // After half of them, one that is larger than an answer alone.
+    let sizes = [&[100 << 10; 12][..], &[2 << 20], &[100 << 10; 12]].concat();
+    for (number, size) in sizes.iter().enumerate() {
+        retain(&server, &format!("value/{number}"), &"v".repeat(*size));
+        server.publish(&format!("none/{number}"), "not retained");
+    }
+    let (mut seen, mut after, mut pages) = (Vec::new(), "0".to_owned(), 0);
+    loop {
+        let target = format!("/v1/channels?values=1&limit=1000&after={after}");
+        let page = server.get(&target);
+        let mut bytes = Vec::new();
+        for channel in page["channels"].as_array().unwrap() {
+            assert_eq!(
+                channel["retained"],
+                channel.get("value").is_some(),
+                "with its value"
+            );
+            bytes.extend(channel["value"]["data"].as_str().map(str::len));
+            seen.push(channel["channel"].as_str().unwrap().to_owned());
+        }
+        assert!(
+            bytes.len() == 1 || bytes.iter().sum::<usize>() <= 1 << 20,
+            "{bytes:?}"
+        );
+        pages += 1;
+        match &page["next"] {
+            Value::Null => break,
+            next => after = next.to_string(),
+        }
+    }
+    // 10 and 2 small ones, the large one, 10 and 2 small ones.
+    assert_eq!(pages, 5);
+    let in_order = (0..sizes.len()).flat_map(|number| [format!("value/{number}"), format!("none/{number}")]);
+    assert!(seen.iter().eq(in_order.collect::<Vec<_>>().iter()), "{seen:?}");
+}
+
+#[test]
+fn a_dump_waits_for_its_reader_instead_of_taking_all_values_into_memory() {
+    let server = TestServer::start();
+    let value = "v".repeat(256 << 10);
+    for number in 0..64 {
+        retain(&server, &format!("value/{number:02}"), &value);
+    }
+    let mut old = UnixStream::connect(&server.addresses.backend).unwrap();
+    old.write_all(b"dump \0").unwrap();
+    let pending = || server.metric("cometserver_pending_bytes", "");
+    server.until("the old client has to take something", || pending() > 0.0);
+    assert!(pending() < f64::from(8 << 20), "{} of 16 MiB", pending());
+    let mut dump = Vec::new();
+    old.read_to_end(&mut dump).unwrap();
+    let mut expected = Vec::new();
+    for number in 0..64 {
+        // JSON, encoded twice.
+        let token = format!("%2522{value}%2522");
+        let entry = format!("\n \x1b[32;1m* index [{number}] - value/{number:02}\x1b[0m: [{token}]");
+        expected.extend_from_slice(entry.as_bytes());
+    }
+    expected.extend_from_slice(b" \0");
+    assert!(dump == expected, "{} bytes", dump.len());
 }

@@ -16,6 +16,9 @@ pub(crate) const VALUES: usize = 16;
 /// A pattern that matches little must not look at a million channels for one page of a list.
 const LOOK_AT: usize = 20_000;
 
+/// A piece of the store's list counts as so many, also if it is shorter: what it looked at is not known.
+const FRUITLESS: usize = LOOK_AT / 16;
+
 /// From this number on a list of channels goes on among those of the store. Both lists count far below it, and numbers up to
 /// twice as much survive JavaScript.
 const STORED: u64 = 1 << 52;
@@ -47,6 +50,8 @@ pub type Later<T> = Box<dyn FnOnce(Result<T, BrokerError>) + Send>;
 pub struct ChannelSummary {
     /// Its name.
     pub name: ChannelName,
+    /// Given as `after`, [`Hub::channels`] goes on behind it.
+    pub number: u64,
     /// Identity of its history.
     pub epoch: u64,
     /// The newest offset.
@@ -243,7 +248,7 @@ impl Hub {
         let mut looked = 0;
         while found.len() < limit && looked < LOOK_AT {
             let (stored, next) = broker.channels(from, limit - found.len());
-            looked += stored.len();
+            looked += stored.len().max(FRUITLESS);
             let state = self.state();
             let matching = stored
                 .into_iter()
@@ -297,7 +302,7 @@ impl State {
                 .and_then(|broker| broker.channel(name))
                 .is_some_and(|stored| stored.keeps());
             if !listed {
-                found.push(entry.summary());
+                found.push(entry.summary(*made));
             }
         }
         None
@@ -310,6 +315,7 @@ impl State {
             return None;
         }
         Some(ChannelSummary {
+            number: STORED + stored.number,
             epoch: stored.epoch,
             offset: stored.offset,
             publications: stored.publications,
@@ -334,9 +340,10 @@ impl Entry {
         self.presence.as_ref().map_or(0, |presence| presence.count())
     }
 
-    fn summary(&self) -> ChannelSummary {
+    fn summary(&self, number: u64) -> ChannelSummary {
         ChannelSummary {
             name: self.channel.name.clone(),
+            number,
             epoch: self.channel.epoch,
             offset: self.offset,
             publications: self.log.len(),

@@ -412,6 +412,7 @@ impl Inner {
         let channel = self.channels.get(name)?;
         Some(StoredChannel {
             name: name.clone(),
+            number: channel.epoch,
             epoch: channel.epoch,
             offset: channel.offset,
             publications: channel.history.len(),

@@ -1,5 +1,6 @@
 //! Keys and values as the seed's wire protocol asks for them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,12 +9,15 @@ use cometserver_core::broker::BrokerError;
 use cometserver_core::hub::{Answer, PublishError, Published, Receipt};
 use cometserver_core::publication::{Body, Kind, Message, Payload, Publication, Writer};
 
-use super::{Asker, Outcome, Progress, Question, Reply, begin};
+use super::{Asker, Progress, Question, Reply, begin, values_at_once};
 use crate::seed::{self, Depth};
 use crate::shared::{self, Part};
 
 /// How many keys are listed at a time.
 const PIECE: usize = 1000;
+
+/// So many bytes are sent before more is asked for.
+const SENT: usize = 64 << 10;
 
 /// Whose value is asked for.
 pub struct Key {
@@ -22,13 +26,20 @@ pub struct Key {
     is_time: bool,
 }
 
-/// All keys and values, as far as they have come.
+/// All keys and values, which need not be in memory together: what has come is sent before more is asked for.
 pub struct Dump {
-    entries: Vec<(ChannelName, Vec<u8>)>,
+    /// Whose values are asked for next.
+    listed: VecDeque<ChannelName>,
     /// Whose values are fetched now.
     asked: Vec<ChannelName>,
     /// Where the list goes on.
     next: Option<u64>,
+    /// So many have come.
+    count: usize,
+    /// What is sent next.
+    out: Vec<u8>,
+    /// It goes on when that is taken.
+    rests: bool,
 }
 
 /// Sets a key's value; `most` bytes of text at the most.
@@ -142,15 +153,22 @@ impl Key {
 
 /// The store failed. The old daemon had no words for that; its clients print what they get.
 pub(super) fn unreadable(why: &str) -> Reply {
-    Reply::Seed([b"It cannot be read: ", why.as_bytes(), b" \0"].concat())
+    Reply::Seed(unreadable_text(why))
+}
+
+fn unreadable_text(why: &str) -> Vec<u8> {
+    [b"It cannot be read: ", why.as_bytes(), b" \0"].concat()
 }
 
 /// Asks for all keys and values.
 pub fn dump(asker: &Asker<'_>) -> Progress {
     let dump = Dump {
-        entries: Vec::new(),
+        listed: VecDeque::new(),
         asked: Vec::new(),
         next: Some(0),
+        count: 0,
+        out: Vec::new(),
+        rests: false,
     };
     dump.go_on(asker)
 }
@@ -163,40 +181,66 @@ impl Dump {
     ) -> Progress {
         match result {
             Ok(values) => self.add(values),
-            Err(error) => return Progress::Done(Ok(unreadable(&error.to_string()))),
+            Err(error) => return Progress::Done(Ok(self.fail(&error.to_string()))),
         }
         self.go_on(asker)
     }
 
     fn add(&mut self, values: Vec<Option<Arc<Publication>>>) {
         let asked = std::mem::take(&mut self.asked);
-        // A value that was forgotten meanwhile is not there any more.
-        let kept = asked.into_iter().zip(values);
-        self.entries
-            .extend(kept.filter_map(|(name, value)| Some((name, token(&*value?)))));
+        for (name, value) in asked.into_iter().zip(values) {
+            // One that was forgotten meanwhile is not there any more.
+            if let Some(value) = value {
+                seed::dump_entry(self.count, name.as_bytes(), &token(&value), &mut self.out);
+                self.count += 1;
+            }
+        }
     }
 
-    /// Lists on as far as values are known at once.
-    fn go_on(mut self, asker: &Asker<'_>) -> Progress {
+    /// Asks for more, until there is enough to be sent.
+    pub(super) fn go_on(mut self, asker: &Asker<'_>) -> Progress {
         let hub = asker.hub();
-        while let Some(after) = self.next {
-            let (found, next) = hub.channels(None, after, PIECE);
-            self.next = next;
-            let retained = found.into_iter().filter(|summary| summary.retained);
-            self.asked = retained.map(|summary| summary.name).collect();
+        self.rests = false;
+        while self.out.len() < SENT {
+            if self.listed.is_empty() {
+                let Some(after) = self.next else {
+                    self.out.extend_from_slice(seed::NOTHING);
+                    return Progress::Done(Ok(Reply::Seed(self.out)));
+                };
+                let (found, next) = hub.channels(None, after, PIECE);
+                self.next = next;
+                let retained = found.into_iter().filter(|summary| summary.retained);
+                self.listed.extend(retained.map(|summary| summary.name));
+                continue;
+            }
+            let some = values_at_once(asker).min(self.listed.len());
+            self.asked = self.listed.drain(..some).collect();
             match hub.retained_values(self.asked.clone(), &mut || asker.later(Part::Values)) {
                 Answer::Ready(values) => self.add(values),
                 Answer::Later => return Progress::Waits(Question::Dump(self)),
             }
         }
-        Progress::Done(self.reply())
+        self.rests = true;
+        Progress::Waits(Question::Dump(self))
     }
 
-    fn reply(&self) -> Outcome {
-        let entries = self.entries.iter();
-        Ok(Reply::Seed(seed::dump_reply(
-            entries.map(|(name, token)| (name.as_bytes(), token.as_slice())),
-        )))
+    /// See [`Question::piece`].
+    pub(super) fn piece(&mut self) -> Option<Vec<u8>> {
+        self.rests.then(|| std::mem::take(&mut self.out))
+    }
+
+    /// See [`Question::rests`].
+    pub(super) fn rests(&self) -> bool {
+        self.rests
+    }
+
+    /// It ends here; what has come is told, and what has not.
+    pub(super) fn fail(mut self, why: &str) -> Reply {
+        if self.count > 0 {
+            self.out.extend_from_slice(b"\n ");
+        }
+        self.out.extend_from_slice(&unreadable_text(why));
+        Reply::Seed(self.out)
     }
 }
 

@@ -7,11 +7,11 @@ use cometserver_core::action::Action;
 use cometserver_core::broker::BrokerError;
 use cometserver_core::fanout::Begin;
 use cometserver_core::grant::Grant;
-use cometserver_core::hub::{ChannelSummary, Delete, History, HistoryQuery, Start};
+use cometserver_core::hub::{Answer, ChannelSummary, Delete, History, HistoryQuery, Start};
 use cometserver_core::namespace::{Durability, Namespace};
 use cometserver_core::publication::{Body, Kind, Payload, Publication};
 
-use super::{Asker, Outcome, Progress, Question, Reply, begin};
+use super::{Asker, Outcome, Progress, Question, Reply, begin, values_at_once};
 use crate::api::{self, Pair, Refused};
 use crate::endpoint::Endpoint;
 use crate::http::cors::Cors;
@@ -20,6 +20,9 @@ use crate::shared::{Part, Settings};
 
 /// The most channels in one answer.
 const CHANNELS: usize = 1000;
+
+/// The most bytes of values in one answer, but one value in any case: as much as an answer holds of a history.
+const VALUES: usize = 1 << 20;
 
 /// Whose history is asked for.
 pub struct HistoryOf {
@@ -39,6 +42,10 @@ pub struct ValueOf {
 pub struct List {
     found: Vec<ChannelSummary>,
     next: Option<u64>,
+    /// The values of the first of those that have one.
+    values: Vec<Option<Arc<Publication>>>,
+    /// Bytes of their payloads.
+    bytes: usize,
 }
 
 /// What is to be forgotten.
@@ -194,27 +201,72 @@ fn channels(parameters: &[Pair<'_>], settings: &Settings, asker: &Asker<'_>) -> 
     if api::flag(parameters, "retained") {
         found.retain(|summary| summary.retained);
     }
-    let list = List { found, next };
-    if !api::flag(parameters, "values") {
-        return Ok(Progress::Done(Ok(list.reply(&[]))));
+    let list = List {
+        found,
+        next,
+        values: Vec::new(),
+        bytes: 0,
+    };
+    match api::flag(parameters, "values") {
+        true => Ok(list.go_on(asker)),
+        false => Ok(Progress::Done(Ok(list.reply()))),
     }
-    let answer = hub.retained_values(list.names(), &mut || asker.later(Part::Values));
-    Ok(begin(answer, Part::Values, Question::Channels(list), asker))
 }
 
 impl List {
-    /// The channels whose values are wanted.
-    fn names(&self) -> Vec<ChannelName> {
-        let retained = self.found.iter().filter(|summary| summary.retained);
-        retained.map(|summary| summary.name.clone()).collect()
+    pub(super) fn take(
+        mut self,
+        result: Result<Vec<Option<Arc<Publication>>>, BrokerError>,
+        asker: &Asker<'_>,
+    ) -> Progress {
+        match result {
+            Ok(values) => self.add(values),
+            Err(error) => return Progress::Done(Err(Refused::from(error))),
+        }
+        self.go_on(asker)
     }
 
-    pub(super) fn answer(self, result: Result<Vec<Option<Arc<Publication>>>, BrokerError>) -> Outcome {
-        Ok(self.reply(&result?))
+    /// Asks for the next few values.
+    fn go_on(mut self, asker: &Asker<'_>) -> Progress {
+        loop {
+            let retained = self.found.iter().filter(|summary| summary.retained);
+            let names = retained.skip(self.values.len()).take(values_at_once(asker));
+            let names: Vec<ChannelName> = names.map(|summary| summary.name.clone()).collect();
+            if names.is_empty() {
+                return Progress::Done(Ok(self.reply()));
+            }
+            match asker
+                .hub()
+                .retained_values(names, &mut || asker.later(Part::Values))
+            {
+                Answer::Ready(values) => self.add(values),
+                Answer::Later => return Progress::Waits(Question::Channels(self)),
+            }
+        }
     }
 
-    fn reply(&self, values: &[Option<Arc<Publication>>]) -> Reply {
-        let mut values = values.iter();
+    fn add(&mut self, values: Vec<Option<Arc<Publication>>>) {
+        for value in values {
+            self.bytes += value.as_ref().map_or(0, |value| value.body.payload_len());
+            if self.bytes > VALUES && !self.values.is_empty() {
+                self.end_before(self.values.len());
+                return;
+            }
+            self.values.push(value);
+        }
+    }
+
+    /// The answer ends before the channel with this value.
+    fn end_before(&mut self, value: usize) {
+        let mut retained = (0..self.found.len()).filter(|index| self.found[*index].retained);
+        if let Some(at) = retained.nth(value) {
+            self.found.truncate(at);
+            self.next = self.found.last().map(|last| last.number);
+        }
+    }
+
+    fn reply(&self) -> Reply {
+        let mut values = self.values.iter();
         let mut open = b"{\"channels\":[".to_vec();
         for (index, summary) in self.found.iter().enumerate() {
             if index > 0 {

@@ -168,6 +168,7 @@ impl Shard {
                     self.close_if_sent(slot);
                     return;
                 }
+                self.taken(slot);
                 self.read_on_soon(slot);
                 self.go_on(slot);
             }

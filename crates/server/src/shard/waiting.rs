@@ -44,11 +44,12 @@ impl Shard {
     }
 
     /// Keeps a question until more of its answer comes.
-    pub(super) fn put_aside(&mut self, slot: usize, number: u64, question: Question, voice: Voice) {
-        let until = match question.is_errand() {
+    pub(super) fn put_aside(&mut self, slot: usize, number: u64, mut question: Question, voice: Voice) {
+        let until = match question.takes_its_time() {
             true => u64::MAX,
             false => self.now + self.shared.patience,
         };
+        let piece = question.piece();
         let waiting = Waiting {
             number,
             until,
@@ -67,6 +68,22 @@ impl Shard {
                 *state = State::Waiting(Box::new(waiting));
                 self.set_deadline(slot, until);
             }
+        }
+        if let Some(piece) = piece
+            && self.send(slot, &piece)
+        {
+            self.taken(slot);
+        }
+    }
+
+    /// A question that rests goes on, when others have had their turn, unless something of it is still to be sent.
+    pub(super) fn taken(&mut self, slot: usize) {
+        let connection = &self.connections[slot];
+        if let State::Waiting(waiting) = &connection.state
+            && waiting.question.rests()
+            && !connection.is_blocked()
+        {
+            self.shared.answer(self.id_of(slot), waiting.number, Part::Taken);
         }
     }
 

@@ -95,6 +95,7 @@ impl Channel {
     pub(crate) fn stored(&self) -> StoredChannel {
         StoredChannel {
             name: self.name.clone(),
+            number: self.made,
             epoch: self.epoch,
             offset: self.offset,
             publications: self.entries.len(),
