@@ -190,17 +190,24 @@ impl Clearing<'_> {
         if places(&self.shared.index()) == 0 {
             return;
         }
-        let mut lost = 0;
-        for_each_slot(self.shared, |index, slot, _| {
-            for position in index
-                .get(slot)
-                .map(|channel| channel.in_segment(segment))
-                .unwrap_or_default()
-            {
-                index.lose(slot, position);
-                lost += 1;
-            }
+        let mut found: Vec<(Slot, u64)> = Vec::new();
+        for_each_slot(self.shared, |index, slot, _, _| {
+            let kept = index.get(slot).map(|channel| channel.in_segment(segment));
+            found.extend(kept.into_iter().flatten().map(|position| (slot, position)));
+            true
         });
+        let mut lost = 0;
+        for some in found.chunks(STRIDE) {
+            let mut index = self.shared.index();
+            for (slot, position) in some {
+                // It may have been forgotten meanwhile.
+                let kept = index.kept_at(*slot, *position);
+                if kept.is_some_and(|(entry, ..)| entry.segment == segment) {
+                    index.lose(*slot, *position);
+                    lost += 1;
+                }
+            }
+        }
         count(&self.shared.counters.damaged, lost);
         tracing::error!(
             segment,
@@ -213,11 +220,12 @@ impl Clearing<'_> {
     /// noted in memory of the one and the other would end with this start.
     fn note_damage(&mut self) {
         let (segment, named) = (self.segment, &mut self.named);
-        for_each_slot(self.shared, |index, slot, _| {
+        for_each_slot(self.shared, |index, slot, _, _| {
             let of_it = |channel: &Channel| channel.last > 0 && channel.anchor <= segment;
             if index.get(slot).is_some_and(of_it) {
                 named.insert(slot);
             }
+            true
         });
         let (next, position) = {
             let index = self.shared.index();

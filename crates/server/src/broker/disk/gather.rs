@@ -72,9 +72,11 @@ impl<'a> Gather<'a> {
             let mut index = shared.index();
             let mut steps = 0;
             while steps < STEPS
-                && let Some(name) = names.next()
+                && let Some(name) = names.peek()
+                && let Some(more) = self.named(&mut index, name, now)
             {
-                steps += 1 + self.named(&mut index, name, now);
+                steps += 1 + more;
+                names.next();
             }
         }
         if self.fetch.want != Want::Retained {
@@ -115,8 +117,8 @@ impl<'a> Gather<'a> {
         }
     }
 
-    /// Looks up a channel by name. Returns the steps that it took.
-    fn named(&mut self, index: &mut Index, name: &ChannelName, now: u64) -> usize {
+    /// Looks up a channel by name. Returns the steps that it took; none: see [`Gather::channel`].
+    fn named(&mut self, index: &mut Index, name: &ChannelName, now: u64) -> Option<usize> {
         let slot = index.find(name.realm(), name.as_bytes());
         match (slot, self.fetch.want) {
             (Some(slot), Want::Retained) => self.retained(index, slot),
@@ -127,7 +129,7 @@ impl<'a> Gather<'a> {
             }
             (None, _) => {}
         }
-        0
+        Some(0)
     }
 
     fn retained(&mut self, index: &Index, slot: Slot) {
@@ -148,10 +150,9 @@ impl<'a> Gather<'a> {
         loop {
             let mut index = shared.index();
             let changed: Vec<(u64, Slot)> = index.changed_since(since, STEPS / 2).collect();
-            let Some(last) = changed.last() else {
+            if changed.is_empty() {
                 return;
-            };
-            since = *last;
+            }
             let mut steps = 0;
             for (at, slot) in changed {
                 let matches = |channel: &Channel| {
@@ -162,25 +163,32 @@ impl<'a> Gather<'a> {
                 };
                 steps += 1;
                 if index.get(slot).is_some_and(matches) {
-                    steps += self.channel(&mut index, slot, now);
+                    let Some(more) = self.channel(&mut index, slot, now) else {
+                        break;
+                    };
+                    steps += more;
                 }
+                since = (at, slot);
                 if steps >= STEPS {
-                    since = (at, slot);
                     break;
                 }
             }
         }
     }
 
-    /// Takes what is wanted of a channel's history. Returns the steps that it took.
-    fn channel(&mut self, index: &mut Index, slot: Slot, now: u64) -> usize {
+    /// Takes what is wanted of a channel's history. Returns the steps that it took; none if there was so much to be trimmed that
+    /// others have to have the index before it is looked at again.
+    fn channel(&mut self, index: &mut Index, slot: Slot, now: u64) -> Option<usize> {
         // A channel that publishes while it is looked for is met again.
-        if !self.seen.insert(slot) {
-            return 0;
+        if self.seen.contains(&slot) {
+            return Some(0);
         }
-        index.trim(slot, now);
+        if !index.trim(slot, now, &mut { STEPS }) {
+            return None;
+        }
+        self.seen.insert(slot);
         let Some(channel) = index.get(slot) else {
-            return 0;
+            return Some(0);
         };
         self.slots.push(slot);
         let Fetch {
@@ -203,7 +211,7 @@ impl<'a> Gather<'a> {
             Want::Newest => history.rev().all(&mut take),
             Want::Oldest | Want::Retained => history.into_iter().all(&mut take),
         };
-        steps
+        Some(steps)
     }
 
     /// Takes one if it belongs to the page. Can there be more behind it?

@@ -70,10 +70,15 @@ pub(crate) struct Index {
     deadlines: BinaryHeap<Reverse<(u32, Slot, u64)>>,
     /// Closed and empty channels by their newest position: the first to be forgotten.
     idle: BTreeSet<(u64, Slot)>,
+    /// Beyond their bounds by more than could be trimmed at once: the keeper goes on with them.
+    untrimmed: BTreeSet<Slot>,
     namespaces: Arc<Namespaces>,
     version: u32,
     made: u64,
     epochs: u32,
+    /// How many publications were forgotten since it was locked, and how many at most while it was locked once.
+    #[cfg(test)]
+    pub(crate) popped: (usize, usize),
 }
 
 impl Index {
@@ -94,10 +99,13 @@ impl Index {
             by_made: BTreeMap::new(),
             deadlines: BinaryHeap::new(),
             idle: BTreeSet::new(),
+            untrimmed: BTreeSet::new(),
             namespaces,
             version: 0,
             made: 0,
             epochs: 0,
+            #[cfg(test)]
+            popped: (0, 0),
         }
     }
 
@@ -268,18 +276,34 @@ impl Index {
         self.idle.remove(&(self.channels[slot as usize].last, slot));
     }
 
-    /// Trims a channel to its bounds. Returns how many publications are gone.
-    pub(crate) fn trim(&mut self, slot: Slot, now: Time) -> usize {
+    /// Trims a channel to its bounds in so many steps at most, which are counted down. Is it within them now? If not, the
+    /// keeper goes on.
+    pub(crate) fn trim(&mut self, slot: Slot, now: Time, steps: &mut usize) -> bool {
         self.refresh(slot);
-        let mut gone = 0;
+        let mut is_trimmed = false;
         while self.channels[slot as usize].is_beyond_bounds(now) {
+            let Some(left) = steps.checked_sub(1) else {
+                self.untrimmed.insert(slot);
+                return false;
+            };
+            *steps = left;
             self.pop_oldest(slot);
-            gone += 1;
+            is_trimmed = true;
         }
-        if gone > 0 {
+        if is_trimmed {
             self.settle_idle(slot);
         }
-        gone
+        true
+    }
+
+    /// Is there a channel that has to be trimmed further?
+    pub(crate) fn has_untrimmed(&self) -> bool {
+        !self.untrimmed.is_empty()
+    }
+
+    /// Takes out one of them.
+    pub(crate) fn take_untrimmed(&mut self) -> Option<Slot> {
+        self.untrimmed.pop_first()
     }
 
     /// Forgets the oldest publication of a channel's history; a retained value outlives that.
@@ -287,6 +311,11 @@ impl Index {
         let channel = &mut self.channels[slot as usize];
         let entry = channel.pop_oldest()?;
         self.publications -= 1;
+        #[cfg(test)]
+        {
+            self.popped.0 += 1;
+            self.popped.1 = self.popped.1.max(self.popped.0);
+        }
         if self.channels[slot as usize]
             .retained
             .is_none_or(|retained| retained.position != entry.position)
@@ -298,8 +327,13 @@ impl Index {
 
     /// Forgets a channel's history, not its retained value. Returns how many publications are gone.
     pub(crate) fn clear(&mut self, slot: Slot) -> usize {
+        self.clear_some(slot, usize::MAX)
+    }
+
+    /// The same of the oldest `most` of it.
+    pub(crate) fn clear_some(&mut self, slot: Slot, most: usize) -> usize {
         let mut gone = 0;
-        while self.channels.contains(slot as usize) && self.pop_oldest(slot).is_some() {
+        while gone < most && self.channels.contains(slot as usize) && self.pop_oldest(slot).is_some() {
             gone += 1;
         }
         gone
@@ -368,19 +402,20 @@ impl Index {
         self.count(&moved);
     }
 
-    /// Channels whose oldest publication may be too old by now, at most `limit`; each is trimmed. When to come again.
-    pub(crate) fn expire(&mut self, now: Time, limit: usize) -> Option<Time> {
-        for _ in 0..limit {
+    /// Channels whose oldest publication may be too old by now are trimmed, in about so many steps. When to come again.
+    pub(crate) fn expire(&mut self, now: Time, mut steps: usize) -> Option<Time> {
+        while steps > 0 {
             let Reverse((due, slot, made)) = *self.deadlines.peek()?;
             if u64::from(due) * 1000 > now {
                 break;
             }
             self.deadlines.pop();
+            steps -= 1;
             if let Some(channel) = self.channels.get_mut(slot as usize)
                 && channel.made == made
             {
                 channel.scheduled = false;
-                self.trim(slot, now);
+                self.trim(slot, now, &mut steps);
                 if self.channels.contains(slot as usize) {
                     self.schedule(slot);
                 }

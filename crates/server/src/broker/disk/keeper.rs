@@ -10,6 +10,9 @@ use super::shared::{Shared, count};
 /// So many channels are looked at while the index is locked once.
 const STRIDE: usize = 256;
 
+/// So many publications are forgotten while the index is locked once.
+pub(super) const STEPS: usize = 1024;
+
 /// What grows too old within so many milliseconds is forgotten together.
 const COALESCE: u64 = 1000;
 
@@ -33,6 +36,7 @@ pub(crate) fn run(shared: &Arc<Shared>) {
             take_up_namespaces(shared);
         }
         let due = expire(shared);
+        trim_rest(shared);
         until = due.map(|due| due.max(shared.now() + COALESCE));
         bound_idle(shared);
         while !shared.bell.is_closed() {
@@ -54,7 +58,7 @@ pub(crate) fn run(shared: &Arc<Shared>) {
 
 /// Is there something to be cleared away? The segment that is written to is left alone.
 pub(crate) fn has_work(index: &Index, options: &DiskOptions) -> bool {
-    duty(index, options).is_some()
+    index.has_untrimmed() || duty(index, options).is_some()
 }
 
 fn duty(index: &Index, options: &DiskOptions) -> Option<Duty> {
@@ -75,16 +79,29 @@ fn duty(index: &Index, options: &DiskOptions) -> Option<Duty> {
 }
 
 fn take_up_namespaces(shared: &Shared) {
-    for_each_slot(shared, |index, slot, now| {
-        index.trim(slot, now);
-    });
+    for_each_slot(shared, |index, slot, now, steps| index.trim(slot, now, steps));
+}
+
+/// Trims on where it was too much for once.
+fn trim_rest(shared: &Shared) {
+    loop {
+        let now = shared.now();
+        let mut index = shared.index();
+        let Some(slot) = index.take_untrimmed() else {
+            return;
+        };
+        // Another channel may have its place by now: that one is within its bounds.
+        if index.get(slot).is_some() {
+            index.trim(slot, now, &mut { STEPS });
+        }
+    }
 }
 
 /// Forgets what has grown too old. When to come again.
 fn expire(shared: &Shared) -> Option<u64> {
     loop {
         let now = shared.now();
-        let due = shared.index().expire(now, STRIDE);
+        let due = shared.index().expire(now, STEPS);
         if due.is_none_or(|due| due > now) {
             return due;
         }
@@ -99,25 +116,30 @@ fn bound_idle(shared: &Shared) {
 /// The channels with most give way, their oldest publications first, until a good part of the ceiling is free again.
 fn trim_for_ceiling(shared: &Shared) -> bool {
     let mut shares = Vec::new();
-    for_each_slot(shared, |index, slot, _| {
+    for_each_slot(shared, |index, slot, _, _| {
         shares.extend(
             index
                 .get(slot)
                 .map(|channel| channel.bytes)
                 .filter(|bytes| *bytes > 0),
         );
+        true
     });
     let live = shared.index().live;
     let held: u64 = shares.iter().sum();
     let wanted = (shared.options.ceiling / 8 * 5).saturating_sub(live.saturating_sub(held));
     let share = fair_share(shares, wanted);
     let mut trimmed = 0;
-    for_each_slot(shared, |index, slot, _| {
-        while index.get(slot).is_some_and(|channel| channel.bytes > share) && index.pop_oldest(slot).is_some()
-        {
-            trimmed += 1;
+    for_each_slot(shared, |index, slot, _, steps| {
+        while index.get(slot).is_some_and(|channel| channel.bytes > share) {
+            let Some(left) = steps.checked_sub(1) else {
+                return false;
+            };
+            *steps = left;
+            trimmed += u64::from(index.pop_oldest(slot).is_some());
         }
         index.settle_idle(slot);
+        true
     });
     count(&shared.counters.trimmed_for_ceiling, trimmed);
     tracing::warn!(
@@ -143,8 +165,12 @@ fn fair_share(mut shares: Vec<u64>, wanted: u64) -> u64 {
     u64::MAX
 }
 
-/// Visits all channels, some at a time.
-pub(crate) fn for_each_slot(shared: &Shared, mut visit: impl FnMut(&mut Index, Slot, u64)) {
+/// Visits all channels, some at a time. A visit is given the time and counts down the steps that it may still make; if those
+/// do not suffice it says so, and the channel is visited again once others have had the index.
+pub(crate) fn for_each_slot(
+    shared: &Shared,
+    mut visit: impl FnMut(&mut Index, Slot, u64, &mut usize) -> bool,
+) {
     let mut slot = 0;
     loop {
         let now = shared.now();
@@ -153,19 +179,183 @@ pub(crate) fn for_each_slot(shared: &Shared, mut visit: impl FnMut(&mut Index, S
         if slot >= end {
             return;
         }
-        for slot in slot..end {
-            let slot = slot as Slot;
-            if index.get(slot).is_some() {
-                visit(&mut index, slot, now);
+        let mut steps = STEPS;
+        while slot < end {
+            let own = slot as Slot;
+            if index.get(own).is_some() && !visit(&mut index, own, now, &mut steps) {
+                break;
             }
+            slot += 1;
         }
-        slot = end;
     }
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    reason = "the exception for tests does not know their helper functions"
+)]
 mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::Duration;
+
+    use cometserver_core::broker::{Broker, Committed, Delete, Deletion, Fetch, Outcome, Page, Submission};
+    use cometserver_core::channel::ChannelName;
+    use cometserver_core::namespace::{Bounds, Durability, Namespace, Namespaces};
+    use cometserver_core::publication::Message;
+
     use super::*;
+    use crate::broker::disk::DiskLog;
+
+    const MANY: usize = 20 * STEPS;
+
+    fn bounded(count: usize, bytes: usize, age: u64) -> Namespaces {
+        Namespaces::uniform(Namespace {
+            history: Bounds { count, bytes, age },
+            durability: Durability::Committed,
+            ..Namespace::default()
+        })
+    }
+
+    /// A log whose one channel keeps [`MANY`] publications, and what it commits.
+    struct Full {
+        log: Arc<DiskLog>,
+        name: ChannelName,
+        committed: Receiver<Vec<Committed>>,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Full {
+        fn new(options: DiskOptions) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let unbounded = bounded(usize::MAX, 1 << 40, 1 << 50);
+            let log = DiskLog::open(&folder.path().join("log"), options, &unbounded).unwrap();
+            let (told, committed) = channel();
+            log.set_commit(move |batch| told.send(batch).unwrap());
+            let full = Self {
+                log,
+                name: ChannelName::new("full").unwrap(),
+                committed,
+                _folder: folder,
+            };
+            full.log.open(&full.name);
+            for _ in 0..MANY {
+                full.publish("");
+            }
+            full.answers(MANY);
+            assert_eq!(full.log.stats().publications, MANY);
+            full.log.shared.index().popped = (0, 0);
+            full
+        }
+
+        fn publish(&self, text: &str) {
+            let submission = Submission {
+                ticket: 0,
+                message: Arc::new(Message::text(self.name.clone(), text)),
+                channels: vec![self.name.clone()],
+                time: self.log.shared.now(),
+            };
+            self.log.publish(submission).unwrap();
+        }
+
+        fn answers(&self, count: usize) -> Vec<Committed> {
+            let mut all = Vec::new();
+            while all.len() < count {
+                all.extend(self.committed.recv_timeout(Duration::from_secs(60)).unwrap());
+            }
+            all
+        }
+
+        /// Only so many are left, and never were many forgotten at once.
+        fn is_trimmed_to(&self, count: usize) {
+            while self.log.stats().publications > count {
+                std::thread::yield_now();
+            }
+            let (_, most) = self.log.shared.index().popped;
+            assert!(most > 0 && most <= STEPS + TRIMMED_WITH_A_BATCH, "{most}");
+        }
+    }
+
+    /// Each of the publications of a few batches may trim some.
+    const TRIMMED_WITH_A_BATCH: usize = STEPS;
+
+    #[test]
+    fn a_long_history_is_forgotten_in_strides() {
+        let full = Full::new(DiskOptions::default());
+        full.log
+            .delete(Deletion {
+                ticket: 1,
+                channel: full.name.clone(),
+                what: Delete::History,
+            })
+            .unwrap();
+        let answers = full.answers(1);
+        assert!(matches!(
+            answers[0].result,
+            Ok(Outcome::Deleted { count: MANY, gone }) if gone == MANY as u64
+        ));
+        full.is_trimmed_to(0);
+    }
+
+    #[test]
+    fn shorter_bounds_are_taken_up_in_strides() {
+        let full = Full::new(DiskOptions::default());
+        full.log.configure(&bounded(10, 1 << 40, 1 << 50));
+        full.is_trimmed_to(10);
+    }
+
+    #[test]
+    fn what_has_grown_too_old_is_forgotten_in_strides() {
+        let full = Full::new(DiskOptions::default());
+        full.log.configure(&bounded(usize::MAX, 1 << 40, 0));
+        full.is_trimmed_to(0);
+    }
+
+    #[test]
+    fn a_large_publication_makes_room_in_strides() {
+        let full = Full::new(DiskOptions::default());
+        // Bounds that are just kept until then.
+        let kept = full.log.stats().live_bytes as usize;
+        full.log.configure(&bounded(usize::MAX, kept, 1 << 50));
+        full.publish(&"x".repeat(kept - 4096));
+        full.answers(1);
+        full.is_trimmed_to(200);
+    }
+
+    #[test]
+    fn a_reader_trims_in_strides_and_is_never_shown_what_is_beyond_the_bounds() {
+        let full = Full::new(DiskOptions::default());
+        // Nobody but the reader trims.
+        full.log.shared.bell.close();
+        full.log.configure(&bounded(10, 1 << 40, 1 << 50));
+        let fetch = Fetch {
+            channels: vec![full.name.clone()],
+            until: u64::MAX,
+            limit: 100,
+            bytes: 1 << 20,
+            ..Fetch::default()
+        };
+        let (told, page) = channel();
+        full.log
+            .read(fetch, Box::new(move |page| told.send(page).unwrap()));
+        let page: Page = page.recv_timeout(Duration::from_secs(60)).unwrap().unwrap();
+        assert_eq!(page.stored.len(), 10);
+        full.is_trimmed_to(10);
+    }
+
+    #[test]
+    fn room_is_made_at_the_ceiling_in_strides() {
+        let full = Full::new(DiskOptions {
+            // Three quarters of it are a little more than what is kept.
+            ceiling: (MANY * 70 / 3 * 4) as u64,
+            ..DiskOptions::default()
+        });
+        while !has_work(&full.log.shared.index(), &full.log.shared.options) {
+            full.publish(&"x".repeat(1000));
+            full.answers(1);
+        }
+        full.is_trimmed_to(MANY * 5 / 6);
+    }
 
     #[test]
     fn who_has_most_gives_way() {

@@ -17,6 +17,9 @@ use super::shared::Shared;
 /// So many requests are looked up, or taken into the index, while its lock is held once.
 const STRIDE: usize = 256;
 
+/// With each publication so many older ones are trimmed at most, more than come: the keeper does the rest.
+const TRIMMED: usize = 16;
+
 /// A share below this would be less than what has to be read to learn how long a record is.
 const MIN_WEIGHT: u32 = 32;
 
@@ -51,6 +54,8 @@ enum Effect {
         what: Delete,
         value: u64,
         is_written: bool,
+        /// So many publications are gone already.
+        count: usize,
     },
     Kept {
         record: Record,
@@ -242,6 +247,7 @@ impl Plan {
             what,
             value,
             is_written,
+            count: 0,
         });
     }
 
@@ -323,9 +329,14 @@ impl Plan {
         let number = self.number;
         let mut effects = self.effects.into_iter().peekable();
         shared.index().grow_segment(number, length);
-        while effects.peek().is_some() {
+        while let Some(mut first) = effects.next() {
+            first.prepare(shared);
             let mut index = shared.index();
-            for effect in effects.by_ref().take(STRIDE) {
+            committed.extend(first.apply(&mut index, number, now));
+            for _ in 1..STRIDE {
+                let Some(effect) = effects.next_if(|effect| !effect.clears()) else {
+                    break;
+                };
                 committed.extend(effect.apply(&mut index, number, now));
             }
         }
@@ -358,6 +369,29 @@ impl Plan {
 }
 
 impl Effect {
+    /// Does it forget a whole history?
+    fn clears(&self) -> bool {
+        matches!(self, Effect::Deleted { what, .. } if *what == Delete::History)
+    }
+
+    /// What would be too much while the index is locked once: most of a history to be forgotten, its oldest first.
+    fn prepare(&mut self, shared: &Shared) {
+        if let Effect::Deleted {
+            slot: Some(slot),
+            what: Delete::History,
+            count,
+            ..
+        } = self
+        {
+            // First the value: whether it had outlived its neighbours cannot be seen later.
+            let value = shared.index().release_retained(*slot);
+            *count += usize::from(value.is_some_and(|(_, outside)| outside));
+            while let gone @ 1.. = shared.index().clear_some(*slot, keeper::STEPS) {
+                *count += gone;
+            }
+        }
+    }
+
     fn apply(self, index: &mut Index, number: u32, now: Time) -> Option<Committed> {
         match self {
             Effect::Published {
@@ -379,7 +413,7 @@ impl Effect {
                 entry.weight = weight(record.length, places.len());
                 for (slot, offset) in &places {
                     index.append(*slot, *offset, entry, retain);
-                    index.trim(*slot, now.max(time));
+                    index.trim(*slot, now.max(time), &mut { TRIMMED });
                 }
                 let outcome = Outcome::Published {
                     position,
@@ -396,6 +430,7 @@ impl Effect {
                 what,
                 value,
                 is_written,
+                count: before,
             } => {
                 if let Some(channel) = slot.filter(|_| is_written).and_then(|slot| index.get_mut(slot)) {
                     channel.anchor = number;
@@ -403,7 +438,10 @@ impl Effect {
                 let (count, gone) = slot.map_or((0, 0), |slot| delete(index, slot, what, value));
                 Some(Committed {
                     ticket,
-                    result: Ok(Outcome::Deleted { count, gone }),
+                    result: Ok(Outcome::Deleted {
+                        count: before + count,
+                        gone,
+                    }),
                 })
             }
             Effect::Kept { record, places } => {
@@ -435,10 +473,8 @@ pub(crate) fn delete(index: &mut Index, slot: Slot, what: Delete, value: u64) ->
             None => 0,
         },
         Delete::History => {
-            let outside = retained
-                .is_some_and(|entry| !index.get(slot).is_some_and(|channel| channel.has(entry.position)));
+            let outside = index.release_retained(slot).is_some_and(|(_, outside)| outside);
             let count = index.clear(slot);
-            index.release_retained(slot);
             if let Some(channel) = index.get_mut(slot) {
                 // Whatever else it ever had was gone before.
                 channel.gone = channel.gone.max(channel.last);

@@ -263,7 +263,7 @@ impl Replay {
         for slot in 0..slots {
             self.note_damage(slot);
             if self.index.get(slot).is_some() {
-                self.index.trim(slot, now);
+                self.index.trim(slot, now, &mut { usize::MAX });
                 self.index.settle_idle(slot);
             }
         }

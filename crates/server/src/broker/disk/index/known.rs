@@ -5,6 +5,9 @@ use cometserver_core::channel::ChannelName;
 
 use super::{Channel, Index, Slot};
 
+/// A list looks at so many channels at most.
+const LOOK_AT: usize = 4096;
+
 impl Index {
     /// The hub has the channel from now on.
     pub(crate) fn open(&mut self, name: &ChannelName) -> Known {
@@ -70,12 +73,16 @@ impl Index {
         self.get(slot).map(Channel::stored)
     }
 
-    /// The channels that keep something, in the order in which they were made.
+    /// The channels that keep something, in the order in which they were made. Not all of them if too many keep nothing.
     pub(crate) fn list(&self, after: u64, limit: usize) -> (Vec<StoredChannel>, Option<u64>) {
         let (mut found, mut reached) = (Vec::new(), after);
-        for (made, slot) in self.by_made.range(after + 1..) {
+        for (looked, (made, slot)) in self.by_made.range(after + 1..).enumerate() {
+            if looked == LOOK_AT {
+                return (found, Some(reached));
+            }
             let channel = &self.channels[*slot as usize];
             if channel.keeps_nothing() {
+                reached = *made;
                 continue;
             }
             if found.len() == limit.max(1) {
