@@ -213,8 +213,7 @@ impl State {
     }
 }
 
-/// Is one missing between two? Bounds take from the old end only; damage takes anywhere, and of what a full store let go an older
-/// part may be there again after a restart.
+/// Is one missing between two? Bounds take from the old end only, damage anywhere.
 fn has_hole(channel: &Channel, publications: &[Arc<Publication>]) -> bool {
     let offset =
         |publication: &Publication| Some(publication.places[publication.place_in(channel.id)?].offset);

@@ -168,7 +168,9 @@ impl Clearing<'_> {
         if self.is_damaged {
             self.note_damage();
         }
-        self.write_channels();
+        let named: Vec<Slot> = self.named.drain().collect();
+        self.write_channels(&named);
+        self.write_floors(&named);
         self.steps.push(Upkeep::Remove(self.segment));
         if !self.send() {
             return false;
@@ -242,8 +244,7 @@ impl Clearing<'_> {
     }
 
     /// What only this segment says of channels that are still of interest is written again; the others are forgotten.
-    fn write_channels(&mut self) {
-        let named: Vec<Slot> = self.named.drain().collect();
+    fn write_channels(&mut self, named: &[Slot]) {
         let mut names: Vec<ChannelName> = Vec::new();
         let grace = self.shared.options.idle_grace.as_millis() as u64;
         let forgets = self.shared.now().saturating_sub(self.shared.began) >= grace;
@@ -259,5 +260,17 @@ impl Clearing<'_> {
             }
         }
         self.steps.extend(names.into_iter().map(Upkeep::State));
+    }
+
+    /// What has been trimmed ends with this segment, but copies of what was older, made while it was kept, are in newer ones:
+    /// found without their neighbours they would be a history with a hole.
+    fn write_floors(&mut self, named: &[Slot]) {
+        for slots in named.chunks(STRIDE) {
+            let index = self.shared.index();
+            let channels = slots.iter().filter_map(|slot| index.get(*slot));
+            let copied = channels.filter(|channel| channel.floor > 0 && channel.copied > self.segment);
+            let steps = copied.map(|channel| Upkeep::Trimmed(channel.name.clone()));
+            self.steps.extend(steps);
+        }
     }
 }

@@ -18,7 +18,7 @@ pub mod bytes;
 pub mod frame;
 pub mod header;
 
-pub use body::{Body, Channel, Deleted, Key, Kind, Opening, Place, Publication, SegmentState};
+pub use body::{Body, Channel, Deleted, Key, Kind, Opening, Place, Publication, SegmentState, Trimmed};
 pub use header::{Header, StoreId};
 
 /// The version of the format that this build writes and reads.

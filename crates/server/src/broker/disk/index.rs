@@ -325,6 +325,21 @@ impl Index {
         Some(entry)
     }
 
+    /// Forgets a channel's history up to its floor: what is found of it while the log is read is a copy that has outlived its
+    /// neighbours.
+    pub(crate) fn drop_to_floor(&mut self, slot: Slot) {
+        let floor = self.channels[slot as usize].floor;
+        let is_below = |channel: &Channel| {
+            channel
+                .entries
+                .front()
+                .is_some_and(|entry| entry.position <= floor)
+        };
+        while is_below(&self.channels[slot as usize]) {
+            self.pop_oldest(slot);
+        }
+    }
+
     /// Forgets a channel's history, not its retained value. Returns how many publications are gone.
     pub(crate) fn clear(&mut self, slot: Slot) -> usize {
         self.clear_some(slot, usize::MAX)
@@ -398,6 +413,7 @@ impl Index {
         if is_retained {
             channel.retained = Some(moved);
         }
+        channel.copied = channel.copied.max(segment);
         self.uncount(&current);
         self.count(&moved);
     }

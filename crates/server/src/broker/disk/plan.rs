@@ -8,7 +8,7 @@ use cometserver_core::channel::ChannelName;
 use rustc_hash::FxHashMap;
 
 use super::format::body::{self, Body, IN_HISTORY, IS_RETAINED};
-use super::format::{Channel, Deleted, Place, frame};
+use super::format::{Channel, Deleted, Place, Trimmed, frame};
 use super::index::{Entry, Index, Slot};
 use super::keeper;
 use super::queue::{Batch, Chore, Request, Upkeep};
@@ -275,6 +275,22 @@ impl Plan {
                         let state = channel_state(&name, ahead);
                         layout.record(|to| body::put_channel_state(to, &state));
                         self.effects.push(Effect::State(slot));
+                    }
+                }
+                Upkeep::Trimmed(name) => {
+                    let index = shared.index();
+                    let slot = index.find(name.realm(), name.as_bytes());
+                    let channel = slot.and_then(|slot| index.get(slot));
+                    let (realm, name) = (name.realm(), name.as_bytes());
+                    let trimmed = channel.map(|channel| Trimmed {
+                        epoch: channel.epoch,
+                        floor: channel.floor,
+                        realm,
+                        name,
+                    });
+                    drop(index);
+                    if let Some(trimmed) = trimmed {
+                        layout.record(|to| body::put_trimmed(to, &trimmed));
                     }
                 }
                 Upkeep::Remove(segment) => {

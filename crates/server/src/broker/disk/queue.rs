@@ -39,6 +39,8 @@ pub(crate) enum Upkeep {
     Copy(Vec<u8>),
     /// Write down what is known of a channel.
     State(ChannelName),
+    /// Write down how far a channel's history has been trimmed.
+    Trimmed(ChannelName),
     /// This segment is no longer part of the log.
     Remove(u32),
 }

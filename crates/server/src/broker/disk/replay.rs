@@ -7,7 +7,7 @@ use cometserver_core::broker::{Delete, Remembered};
 use cometserver_core::idempotency;
 
 use super::format::body::{self, Body, IN_HISTORY, IS_RETAINED};
-use super::format::{Channel, Deleted, Key, Opening, Place, Publication};
+use super::format::{Channel, Deleted, Key, Opening, Place, Publication, Trimmed};
 use super::index::{Entry, Index, Slot};
 use super::plan::{seconds, weight};
 
@@ -108,6 +108,7 @@ impl Replay {
                 self.forgotten = self.forgotten.max(forgotten);
             }
             Body::Key(key) => self.key(&key),
+            Body::Trimmed(trimmed) => self.trimmed(&trimmed),
         }
         true
     }
@@ -161,7 +162,7 @@ impl Replay {
             return;
         }
         let slot = self.slot(place.realm.0, place.name, place.epoch);
-        let Some(channel) = self.index.get(slot) else {
+        let Some(channel) = self.index.get_mut(slot) else {
             return;
         };
         let follows = channel
@@ -170,6 +171,9 @@ impl Replay {
             .is_some_and(|last| last.position == place.previous);
         if place.previous > channel.gone && !follows {
             self.links.push((slot, place.previous));
+        }
+        if kept {
+            channel.copied = channel.copied.max(entry.segment);
         }
         let is_newest = channel.retained.is_none_or(|own| own.position <= entry.position);
         if place.state & IS_RETAINED != 0 && is_newest {
@@ -227,6 +231,15 @@ impl Replay {
         }
     }
 
+    fn trimmed(&mut self, trimmed: &Trimmed<'_>) {
+        let slot = self.index.find(trimmed.realm, trimmed.name);
+        if let Some(channel) = slot.and_then(|slot| self.index.get_mut(slot))
+            && channel.epoch == trimmed.epoch
+        {
+            channel.floor = channel.floor.max(trimmed.floor);
+        }
+    }
+
     fn key(&mut self, key: &Key<'_>) {
         if key.time >= self.keys_since
             && let Some(places) = key.places()
@@ -251,6 +264,7 @@ impl Replay {
         for slot in 0..slots {
             if self.index.get(slot).is_some() {
                 self.index.finish(slot, &self.removed);
+                self.index.drop_to_floor(slot);
             }
         }
         for (slot, previous) in std::mem::take(&mut self.links) {

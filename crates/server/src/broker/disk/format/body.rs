@@ -29,10 +29,12 @@ pub enum Kind {
     Removed = 7,
     /// An idempotency key whose publication is no longer kept.
     Key = 8,
+    /// Of a channel's history nothing is kept up to here, though copies of it may still be found.
+    Trimmed = 9,
 }
 
 /// All kinds.
-pub const KINDS: [Kind; 8] = [
+pub const KINDS: [Kind; 9] = [
     Kind::Publication,
     Kind::Kept,
     Kind::Mark,
@@ -41,6 +43,7 @@ pub const KINDS: [Kind; 8] = [
     Kind::Opening,
     Kind::Removed,
     Kind::Key,
+    Kind::Trimmed,
 ];
 
 /// The channel still has the publication in its history.
@@ -82,6 +85,8 @@ pub enum Body<'a> {
     },
     /// See [`Kind::Key`].
     Key(Key<'a>),
+    /// See [`Kind::Trimmed`].
+    Trimmed(Trimmed<'a>),
 }
 
 /// A channel's part of a publication.
@@ -141,6 +146,19 @@ pub struct Channel<'a> {
     pub last: u64,
     /// The position of the newest that is gone.
     pub gone: u64,
+    /// The channel's realm.
+    pub realm: Realm,
+    /// The channel's name.
+    pub name: &'a [u8],
+}
+
+/// How far a channel's history was trimmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trimmed<'a> {
+    /// Identity of the history.
+    pub epoch: u64,
+    /// Nothing of it is kept up to this position, but for the retained value.
+    pub floor: u64,
     /// The channel's realm.
     pub realm: Realm,
     /// The channel's name.
@@ -213,7 +231,17 @@ pub fn decode(body: &[u8]) -> Option<Body<'_>> {
             forgotten: bytes.u64()?,
         },
         Kind::Key => Body::Key(Key::decode(bytes)?),
+        Kind::Trimmed => Body::Trimmed(Trimmed {
+            epoch: bytes.u64()?,
+            floor: bytes.u64()?,
+            realm: realm(&mut bytes)?,
+            name: bytes.slice()?,
+        }),
     })
+}
+
+fn realm(bytes: &mut Bytes<'_>) -> Option<Realm> {
+    Some(Realm(u16::try_from(bytes.varint()?).ok()?))
 }
 
 fn channel<'a>(bytes: &mut Bytes<'a>) -> Option<Channel<'a>> {
@@ -222,7 +250,7 @@ fn channel<'a>(bytes: &mut Bytes<'a>) -> Option<Channel<'a>> {
         offset: bytes.u64()?,
         last: bytes.u64()?,
         gone: bytes.u64()?,
-        realm: Realm(u16::try_from(bytes.varint()?).ok()?),
+        realm: realm(bytes)?,
         name: bytes.slice()?,
     })
 }
@@ -259,7 +287,7 @@ fn place<'a>(bytes: &mut Bytes<'a>, position: u64) -> Option<Place<'a>> {
         epoch: bytes.u64()?,
         offset: bytes.varint()?,
         previous: position.checked_sub(bytes.varint()?)?,
-        realm: Realm(u16::try_from(bytes.varint()?).ok()?),
+        realm: realm(bytes)?,
         name: bytes.slice()?,
     })
 }
@@ -469,6 +497,15 @@ pub fn put_deleted(to: &mut Vec<u8>, deleted: &Deleted<'_>) {
 pub fn put_channel_state(to: &mut Vec<u8>, channel: &Channel<'_>) {
     to.push(Kind::Channel as u8);
     put_channel(to, channel);
+}
+
+/// Appends the body of a channel's trimming.
+pub fn put_trimmed(to: &mut Vec<u8>, trimmed: &Trimmed<'_>) {
+    to.push(Kind::Trimmed as u8);
+    to.extend_from_slice(&trimmed.epoch.to_le_bytes());
+    to.extend_from_slice(&trimmed.floor.to_le_bytes());
+    put_varint(to, u64::from(trimmed.realm.0));
+    put_slice(to, trimmed.name);
 }
 
 /// Appends the body of a segment's opening.

@@ -37,6 +37,10 @@ pub(crate) struct Channel {
     pub(crate) last: u64,
     /// The position of the newest that is gone.
     pub(crate) gone: u64,
+    /// The position of the newest that its bounds, the ceiling or a deletion took from the history.
+    pub(crate) floor: u64,
+    /// The newest segment that something of it was copied forward to; 0: none.
+    pub(crate) copied: u32,
     /// The newest segment whose records say what the newest offset is.
     pub(crate) anchor: u32,
     /// Does the hub have it?
@@ -68,6 +72,8 @@ impl Channel {
             offset: 0,
             last: 0,
             gone: 0,
+            floor: 0,
+            copied: 0,
             anchor: 0,
             open: false,
             pending: 0,
@@ -162,6 +168,7 @@ impl Channel {
         let entry = self.entries.pop_front()?;
         self.bytes -= u64::from(entry.weight);
         self.gone = self.gone.max(entry.position);
+        self.floor = self.floor.max(entry.position);
         if self.entries.len() < self.entries.capacity() / 4 {
             self.entries.shrink_to(self.entries.len() * 2);
         }
