@@ -4,13 +4,15 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use cometserver::config::{Namespace, NamespaceRule};
 use serde_json::Value;
-use support::{Door, TestServer, encode};
+use support::{Door, TestServer, Transport, encode};
 
 const NAME: &str = "a/b?c d&e%é";
 
@@ -140,4 +142,33 @@ fn files_go_when_nobody_asks_and_when_the_server_stops_and_others_files_stay() {
     }
     assert!(!file.exists(), "the server has stopped");
     assert_eq!(fs::read_to_string(others).unwrap(), "mine");
+}
+
+#[test]
+fn clients_are_told_of_the_end_while_a_file_is_still_being_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = server(folder.path(), |_| {});
+    let mut listener = server.listen(Door::Tcp, Transport::Sse, "channel=other&retained=0");
+    // A file that takes nothing: a pipe that is full.
+    let pipe = path(folder.path(), NAME).with_extension("tmp");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    fs::set_permissions(&pipe, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut options = fs::OpenOptions::new();
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits();
+    options.read(true).write(true);
+    let mut end = options
+        .custom_flags(i32::try_from(nonblocking).unwrap())
+        .open(&pipe)
+        .unwrap();
+    while end.write(&[0; 4096]).is_ok() {}
+    server.publish(NAME, "1");
+    ask(&server, NAME);
+    let mode = || fs::metadata(&pipe).unwrap().permissions().mode() & 0o777;
+    server.until("it is about to be written", || mode() == 0o644);
+    server.ask_to_stop();
+    assert_eq!(listener.next()["type"], "reconnect");
+    // Nobody reads it any more: that is an error, and the thread goes on.
+    drop(end);
+    drop(listener);
+    server.wait();
 }
