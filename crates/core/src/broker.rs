@@ -273,7 +273,7 @@ pub trait Broker: Send + Sync {
     /// below 2^52.
     fn channels(&self, after: u64, limit: usize) -> (Vec<StoredChannel>, Option<u64>);
 
-    /// Takes a submission. Returns how many bytes (payloads, names, attributes) now wait for their commit, its own included.
+    /// Takes a submission. Returns how many bytes (payloads, names, attributes, keys) now wait for their commit, its own included.
     ///
     /// # Errors
     /// [`BrokerError::Unavailable`] if it was not taken: there will be no commit.

@@ -66,8 +66,8 @@ pub struct Options {
     pub idempotency_window: Time,
     /// How many idempotency keys are known.
     pub idempotency_keys: usize,
-    /// Publishers in [`Durability::Buffered`] namespaces are answered at once while at most so many bytes of payloads wait for
-    /// the store: so much may be lost that was answered.
+    /// Publishers in [`Durability::Buffered`] namespaces are answered at once while at most so many bytes wait for the store
+    /// (payloads, names, attributes, keys): so much may be lost that was answered.
     pub buffered: usize,
     /// The bounds of presence.
     pub presence: crate::presence::Limits,
