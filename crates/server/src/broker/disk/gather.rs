@@ -8,13 +8,19 @@ use cometserver_core::channel::ChannelName;
 
 use super::index::{Channel, Entry, Index, Slot};
 use super::io::DiskFile;
-use super::shared::Shared;
+use super::shared::{Shared, count};
+
+mod in_order;
 
 /// At most so many publications are fetched at once, whatever was asked for.
 const MAX_PAGE: usize = 4096;
 
 /// About so many steps are made while the lock is held once.
 const STEPS: usize = 2048;
+
+/// If no more channels than these have changed since the beginning, a pattern looks at each of them; else at what there is in the
+/// order of positions, so that a page costs about what it returns.
+const FEW: usize = 2048;
 
 /// So many channels found by a pattern are named in a page's gaps; beyond, `forgotten` speaks for them.
 const MAX_GAPS: usize = 1024;
@@ -42,7 +48,11 @@ pub(crate) struct Gather<'a> {
     pub(crate) gaps: Vec<(ChannelName, u64)>,
     /// See [`Page::forgotten`](cometserver_core::broker::Page::forgotten).
     pub(crate) forgotten: u64,
+    /// What lies behind has not been looked at.
+    horizon: u64,
     ends_at: u64,
+    /// Channels and publications looked at.
+    looked: usize,
 }
 
 impl<'a> Gather<'a> {
@@ -60,7 +70,9 @@ impl<'a> Gather<'a> {
             seen: HashSet::new(),
             gaps: Vec::new(),
             forgotten: 0,
+            horizon: u64::MAX,
             ends_at: 0,
+            looked: 0,
         }
     }
 
@@ -78,12 +90,19 @@ impl<'a> Gather<'a> {
                 steps += 1 + more;
                 names.next();
             }
+            self.looked += steps;
         }
         if self.fetch.want != Want::Retained {
             self.patterns(shared, now);
+            // At last: who was forgotten meanwhile was not found.
             self.forgotten = self.forgotten.max(shared.index().forgotten);
         }
         self.ends_at = self.end();
+        if self.fetch.want == Want::Oldest && self.ends_at < u64::MAX {
+            // What else was found comes again with the page that reaches it.
+            self.found.split_off(&(self.ends_at + 1));
+        }
+        count(&shared.counters.looked, self.looked as u64);
     }
 
     /// What was found, in the order asked for.
@@ -110,9 +129,12 @@ impl<'a> Gather<'a> {
             want, after, until, ..
         } = *self.fetch;
         match want {
-            Want::Oldest if self.is_full => self.found.last_key_value().map_or(until, |(at, _)| *at),
+            Want::Oldest => {
+                let last = self.found.last_key_value().filter(|_| self.is_full);
+                last.map_or(until, |(at, _)| *at).min(self.horizon)
+            }
             Want::Newest if self.is_full => self.found.first_key_value().map_or(after, |(at, _)| *at - 1),
-            Want::Oldest | Want::Retained => until,
+            Want::Retained => until,
             Want::Newest => after,
         }
     }
@@ -146,6 +168,10 @@ impl<'a> Gather<'a> {
         if self.fetch.patterns.is_empty() {
             return;
         }
+        if self.fetch.want == Want::Oldest && self.is_changed_by_many(shared) {
+            self.in_order(shared, now);
+            return;
+        }
         let mut since = (self.fetch.after, Slot::MAX);
         loop {
             let mut index = shared.index();
@@ -155,14 +181,8 @@ impl<'a> Gather<'a> {
             }
             let mut steps = 0;
             for (at, slot) in changed {
-                let matches = |channel: &Channel| {
-                    self.fetch
-                        .patterns
-                        .iter()
-                        .any(|pattern| pattern.matches_name(&channel.name))
-                };
                 steps += 1;
-                if index.get(slot).is_some_and(matches) {
+                if index.get(slot).is_some_and(|channel| self.matches(channel)) {
                     let Some(more) = self.channel(&mut index, slot, now) else {
                         break;
                     };
@@ -173,7 +193,13 @@ impl<'a> Gather<'a> {
                     break;
                 }
             }
+            self.looked += steps;
         }
+    }
+
+    fn matches(&self, channel: &Channel) -> bool {
+        let mut patterns = self.fetch.patterns.iter();
+        patterns.any(|pattern| pattern.matches_name(&channel.name))
     }
 
     /// Takes what is wanted of a channel's history. Returns the steps that it took; none if there was so much to be trimmed that

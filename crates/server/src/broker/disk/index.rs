@@ -18,9 +18,12 @@ pub(crate) mod channel;
 mod known;
 mod names;
 mod restore;
+mod stretches;
 
 pub(crate) use channel::{Channel, Entry};
 use names::Names;
+use stretches::Stretches;
+pub(crate) use stretches::{first_of, stretch};
 
 /// So many starts are remembered: a client that comes with an older mark is told of a gap.
 pub(crate) const MARKS: usize = 1024;
@@ -64,6 +67,8 @@ pub(crate) struct Index {
     names: Names,
     /// By the position of the newest publication: what changed since some position is found without looking at the rest.
     by_last: BTreeSet<(u64, Slot)>,
+    /// Which of them have something where.
+    stretches: Stretches,
     /// In the order in which they were made; only those that have published.
     by_made: BTreeMap<u64, Slot>,
     /// When the oldest publication of a channel may be too old, one entry a channel (with its number, as slots are used again).
@@ -96,6 +101,7 @@ impl Index {
             channels: Slab::new(),
             names: Names::default(),
             by_last: BTreeSet::new(),
+            stretches: Stretches::default(),
             by_made: BTreeMap::new(),
             deadlines: BinaryHeap::new(),
             idle: BTreeSet::new(),
@@ -216,7 +222,8 @@ impl Index {
         let Some(channel) = self.channels.get(slot as usize) else {
             return;
         };
-        let (last, made) = (channel.last, channel.made);
+        let (last, made, gone) = (channel.last, channel.made, channel.gone);
+        self.forget_gone(slot, gone);
         self.forgotten = self.forgotten.max(last);
         self.by_last.remove(&(last, slot));
         self.idle.remove(&(last, slot));
@@ -239,6 +246,9 @@ impl Index {
     pub(crate) fn append(&mut self, slot: Slot, offset: u64, entry: Entry, retain: bool) {
         self.raise(slot, offset, entry.position, entry.segment);
         self.count(&entry);
+        let newest = self.channels[slot as usize].entries.back();
+        let before = newest.map(|newest| newest.position);
+        self.note_kept(slot, entry.position, before);
         self.channels[slot as usize].push(entry);
         self.publications += 1;
         if retain {
@@ -310,6 +320,8 @@ impl Index {
     pub(crate) fn pop_oldest(&mut self, slot: Slot) -> Option<Entry> {
         let channel = &mut self.channels[slot as usize];
         let entry = channel.pop_oldest()?;
+        self.raise_gone(slot, entry.position);
+        self.note_left(entry.position);
         self.publications -= 1;
         #[cfg(test)]
         {
@@ -360,7 +372,7 @@ impl Index {
         let entry = channel.retained.take()?;
         let outside = !channel.has(entry.position);
         if outside {
-            channel.gone = channel.gone.max(entry.position);
+            self.raise_gone(slot, entry.position);
             self.uncount(&entry);
         }
         Some((entry, outside))
@@ -368,12 +380,13 @@ impl Index {
 
     /// A publication of a channel cannot be read: it is gone, and so counts everything before it.
     pub(crate) fn lose(&mut self, slot: Slot, position: u64) {
+        self.raise_gone(slot, position);
         let Some(channel) = self.channels.get_mut(slot as usize) else {
             return;
         };
-        channel.gone = channel.gone.max(position);
         let retained = channel.retained.take_if(|entry| entry.position == position);
         if let Some(entry) = channel.remove(position) {
+            self.note_left(position);
             self.publications -= 1;
             self.uncount(&entry);
         } else if let Some(entry) = retained {

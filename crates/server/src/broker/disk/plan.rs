@@ -491,10 +491,9 @@ pub(crate) fn delete(index: &mut Index, slot: Slot, what: Delete, value: u64) ->
         Delete::History => {
             let outside = index.release_retained(slot).is_some_and(|(_, outside)| outside);
             let count = index.clear(slot);
-            if let Some(channel) = index.get_mut(slot) {
-                // Whatever else it ever had was gone before.
-                channel.gone = channel.gone.max(channel.last);
-            }
+            // Whatever else it ever had was gone before.
+            let last = index.get(slot).map_or(0, |channel| channel.last);
+            index.raise_gone(slot, last);
             count + usize::from(outside)
         }
     };

@@ -181,8 +181,8 @@ impl Replay {
         }
         if place.state & IN_HISTORY != 0 {
             self.index.restore(slot, entry);
-        } else if let Some(channel) = self.index.get_mut(slot) {
-            channel.gone = channel.gone.max(entry.position);
+        } else {
+            self.index.raise_gone(slot, entry.position);
         }
         self.index
             .raise(slot, place.offset, entry.position, entry.segment);
@@ -210,9 +210,7 @@ impl Replay {
     fn channel(&mut self, segment: u32, channel: &Channel<'_>) -> Slot {
         let slot = self.slot(channel.realm.0, channel.name, channel.epoch);
         self.index.raise(slot, channel.offset, channel.last, segment);
-        if let Some(known) = self.index.get_mut(slot) {
-            known.gone = known.gone.max(channel.gone);
-        }
+        self.index.raise_gone(slot, channel.gone);
         slot
     }
 
@@ -268,10 +266,8 @@ impl Replay {
             }
         }
         for (slot, previous) in std::mem::take(&mut self.links) {
-            if let Some(channel) = self.index.get_mut(slot)
-                && !channel.has(previous)
-            {
-                channel.gone = channel.gone.max(previous);
+            if self.index.get(slot).is_some_and(|channel| !channel.has(previous)) {
+                self.index.raise_gone(slot, previous);
             }
         }
         for slot in 0..slots {
@@ -302,8 +298,6 @@ impl Replay {
         }
         let anchor = channel.anchor;
         self.index.raise(slot, offset, gone, anchor);
-        if let Some(channel) = self.index.get_mut(slot) {
-            channel.gone = gone;
-        }
+        self.index.raise_gone(slot, gone);
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Counters {
     pub(crate) copied: AtomicU64,
     /// Segments removed.
     pub(crate) removed: AtomicU64,
+    /// Channels and publications looked at for fetches.
+    pub(crate) looked: AtomicU64,
 }
 
 /// See the module.

@@ -18,7 +18,7 @@ pub struct DiskStats {
     pub publications: usize,
     /// The newest position.
     pub position: u64,
-    /// Bytes of payloads, names and attributes that wait to be written.
+    /// Bytes of payloads, names, attributes and keys that wait to be written.
     pub queued_bytes: usize,
     /// Fetches that wait to be read.
     pub queued_reads: usize,
@@ -38,6 +38,8 @@ pub struct DiskStats {
     pub copied_bytes: u64,
     /// Segments removed.
     pub removed_segments: u64,
+    /// Channels and publications looked at in the index for what was to be read.
+    pub looked: u64,
 }
 
 pub(super) fn of(shared: &Shared) -> DiskStats {
@@ -61,5 +63,6 @@ pub(super) fn of(shared: &Shared) -> DiskStats {
         trimmed_for_ceiling: value(&counters.trimmed_for_ceiling),
         copied_bytes: value(&counters.copied),
         removed_segments: value(&counters.removed),
+        looked: value(&counters.looked),
     }
 }

@@ -164,10 +164,10 @@ impl Channel {
         self.entries.push_back(entry);
     }
 
+    /// Takes out the oldest entry; that it is gone is for the index to note.
     pub(super) fn pop_oldest(&mut self) -> Option<Entry> {
         let entry = self.entries.pop_front()?;
         self.bytes -= u64::from(entry.weight);
-        self.gone = self.gone.max(entry.position);
         self.floor = self.floor.max(entry.position);
         if self.entries.len() < self.entries.capacity() / 4 {
             self.entries.shrink_to(self.entries.len() * 2);

@@ -41,8 +41,12 @@ impl Index {
                 kept.push_back(entry);
             }
             entries = kept;
-            let channel = &mut self.channels[slot as usize];
-            channel.gone = gone.last().copied().unwrap_or(0).max(channel.gone);
+            self.raise_gone(slot, gone.last().copied().unwrap_or(0));
+        }
+        let mut before = None;
+        for entry in &entries {
+            self.note_kept(slot, entry.position, before);
+            before = Some(entry.position);
         }
         let channel = &mut self.channels[slot as usize];
         channel.retained.take_if(|entry| removed.contains(&entry.segment));
