@@ -393,6 +393,10 @@ test('a cursor that no server gave begins anew instead of failing for ever', fun
     until('it waits', fn (): bool => $server->held() > 0);
     $server->cli('write', LIST_KEY, 'fine');
     yes(strpos($waiting->answer()['body'], 'value: fine') !== false, 'neither does an odd parameter');
+    $waiting = $web->begin('/comet/exemples/v2/read.php?comet_cursor=rubbish%0A');
+    until('it waits', fn (): bool => $server->held() > 0);
+    $server->cli('write', LIST_KEY, 'finer');
+    yes(strpos($waiting->answer()['body'], 'value: finer') !== false, 'nor one with a line break, which never gets to the server');
 });
 
 test('the same session asking anew ends the older request, and a page that leaves gives its place back', function (): void {

@@ -22,7 +22,7 @@ if (!class_exists('CometAutoloader', false)) {
         public static function autoload($class)
         {
             // Whatever is asked for becomes part of a path.
-            if (preg_match('~^Comet[A-Za-z]+$~', $class)) {
+            if (preg_match('~^Comet[A-Za-z]+$~D', $class)) {
                 $file = dirname(__FILE__) . '/scripts/' . $class . '.class.php';
                 if (is_file($file)) {
                     require_once $file;

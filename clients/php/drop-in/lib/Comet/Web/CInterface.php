@@ -137,7 +137,7 @@ class CInterface
         $this->waited = false;
         $name = (string) $this->cleanKey($this->key);
         self::closeSession();
-        if (self::isPage() && self::parameter('comet_release', '~^[A-Za-z0-9_-]{1,64}$~') !== null) {
+        if (self::isPage() && self::parameter('comet_release', '~^[A-Za-z0-9_-]{1,64}$~D') !== null) {
             self::release($name);
             return '';
         }
@@ -202,8 +202,8 @@ class CInterface
     /** A page that says what it has seen gets all that came since, in order. */
     private function waitForHelper($name, $limit)
     {
-        $this->cursor = self::parameter('comet_cursor', '~^[A-Za-z0-9_-]{1,500}$~');
-        $session = self::parameter('comet_session', '~^[A-Za-z0-9_-]{1,64}$~');
+        $this->cursor = self::parameter('comet_cursor', '~^[A-Za-z0-9_-]{1,500}$~D');
+        $session = self::parameter('comet_session', '~^[A-Za-z0-9_-]{1,64}$~D');
         try {
             $this->hold($name, $limit, $session);
         } catch (\RuntimeException $fault) {
@@ -315,7 +315,7 @@ class CInterface
     /** The page that waited under this name has gone. */
     private static function release($name)
     {
-        $session = self::parameter('comet_release', '~^[A-Za-z0-9_-]{1,64}$~');
+        $session = self::parameter('comet_release', '~^[A-Za-z0-9_-]{1,64}$~D');
         try {
             if ($session !== '') {
                 Hub::shared()->release($session, $name);
@@ -357,7 +357,7 @@ class CInterface
     private static function remember($cookie, $value)
     {
         $path = isset($_SERVER['REQUEST_URI']) ? strtok($_SERVER['REQUEST_URI'], '?') : '';
-        if (!headers_sent() && preg_match('~^/[A-Za-z0-9._%/-]*$~', (string) $path)) {
+        if (!headers_sent() && preg_match('~^/[A-Za-z0-9._%/-]*$~D', (string) $path)) {
             // Of this address alone: nothing else that the site serves becomes a page for one visitor.
             setcookie($cookie, $value, 0, $path, '', false, true);
         }
