@@ -95,8 +95,9 @@ final class CometServerPlugin
             'comet-cursor' => self::cursor(),
         ];
         if (self::secret() !== null) {
-            $grant = base64_encode((string) json_encode(['channels' => $channels, 'patterns' => $patterns]));
-            $data['comet-token'] = self::token($channels, $patterns);
+            $user = wp_get_current_user();
+            $grant = base64_encode((string) json_encode(['channels' => $channels, 'patterns' => $patterns, 'user' => $user->ID]));
+            $data['comet-token'] = self::token($channels, $patterns, $user->user_login);
             // Whoever shows this again may have a token for the same again.
             $data['comet-renew'] = add_query_arg(['grant' => rawurlencode($grant), 'sign' => self::sign($grant)], rest_url('comet/v1/token'));
         }
@@ -112,15 +113,28 @@ final class CometServerPlugin
         register_rest_route('comet/v1', '/token', ['methods' => 'GET', 'callback' => [self::class, 'renew'], 'permission_callback' => '__return_true']);
     }
 
-    /** A new token for what a page of ours has listened to before. */
+    /** A new token for what a page of ours has listened to before, and for nobody but who that page was made for. */
     public static function renew($request)
     {
-        $grant = (string) $request->get_param('grant');
-        $asked = json_decode((string) base64_decode($grant, true), true);
-        if (self::secret() === null || !hash_equals(self::sign($grant), (string) $request->get_param('sign')) || !is_array($asked)) {
+        $grant = $request->get_param('grant');
+        $sign = $request->get_param('sign');
+        $isOurs = self::secret() !== null && is_string($grant) && is_string($sign) && hash_equals(self::sign($grant), $sign);
+        $asked = $isOurs ? json_decode((string) base64_decode($grant, true), true) : null;
+        if (!is_array($asked) || !isset($asked['channels'], $asked['patterns'], $asked['user'])) {
             return new WP_Error('comet_grant', 'This page was not made here.', ['status' => 403]);
         }
-        return ['token' => self::token($asked['channels'], $asked['patterns'])];
+        $login = '';
+        if ($asked['user'] !== 0) {
+            // Without a nonce, which a page that is open for a day has outlived, WordPress takes every request of this kind for
+            // a stranger's. No other site knows the signed grant, so the cookie is enough here.
+            if (wp_validate_auth_cookie('', 'logged_in') !== $asked['user']) {
+                return new WP_Error('comet_user', 'This page was made for somebody who is not signed in any more.', ['status' => 403]);
+            }
+            $login = get_userdata($asked['user'])->user_login;
+        }
+        $token = self::token($asked['channels'], $asked['patterns'], $login);
+        // WordPress forbids to keep an answer only where it knows the user.
+        return new WP_REST_Response(['token' => $token], 200, ['Cache-Control' => 'no-store']);
     }
 
     /** The script that brings the elements of this page to life. */
@@ -140,7 +154,11 @@ for (const element of document.querySelectorAll(".comet[data-comet-mode]")) {
   const token = cometToken && (async () => {
     const now = first;
     first = undefined;
-    return now ?? (await (await fetch(cometRenew)).json()).token;
+    if (now) return now;
+    const answer = await fetch(cometRenew, { cache: "no-store" });
+    // A fault passes. After a refusal there is no token, and whoever has none asks seldom.
+    if (answer.status >= 500) throw new Error(`no new token: ${answer.status}`);
+    return (await answer.json()).token;
   });
   const comet = new Comet(url, { token, cursor: cometCursor });
   let empty = true;
@@ -173,12 +191,12 @@ JS;
         return self::$cursor;
     }
 
-    private static function token(array $channels, array $patterns): string
+    /** `$login`: whose; '' for a stranger. */
+    private static function token(array $channels, array $patterns, string $login): string
     {
         $claims = ['exp' => time() + (defined('COMET_TOKEN_LIFETIME') ? (int) COMET_TOKEN_LIFETIME : self::TOKEN_LIFETIME)];
-        $user = wp_get_current_user();
-        if ($user && $user->ID) {
-            $claims['sub'] = $user->user_login;
+        if ($login !== '') {
+            $claims['sub'] = $login;
         }
         $claims['comet'] = ['channels' => $channels, 'patterns' => $patterns, 'actions' => ['subscribe', 'history']];
         $part = static function (string $bytes): string {
@@ -209,9 +227,10 @@ JS;
         return $secret;
     }
 
-    /** Channels, separated by blanks around commas as people write them. */
+    /** Channels, separated by commas and blanks as people write them; editors save `&` and quotes as HTML has them. */
     private static function words(string $list): array
     {
+        $list = html_entity_decode($list, ENT_QUOTES | ENT_HTML5, 'UTF-8');
         return array_values(array_filter(array_map('trim', explode(',', $list)), 'strlen'));
     }
 

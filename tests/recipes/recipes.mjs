@@ -207,7 +207,7 @@ export const recipes = [
 ];
 
 /** PHP-FPM, up and running, and pages for it. */
-async function phpPool(t, site) {
+export async function phpPool(t, site) {
   await phpPages(site);
   const pool = await fronts.fpm(site, { children: site.phpWorkers });
   await pool.start();
@@ -221,7 +221,7 @@ async function phpPages(site) {
 }
 
 /** The folder with the bridge: that of `.htaccess`, which falls back to it where there is no mod_proxy_http. */
-async function bridge(site) {
+export async function bridge(site) {
   await phpPages(site);
   await htaccess(site);
   const values = only(site, "/var/lib/cometserver", "/etc/cometserver");
@@ -251,7 +251,7 @@ export function phpByApache(pool) {
 }
 
 /** What every site with PHP behind nginx has. */
-function phpByNginx(pool) {
+export function phpByNginx(pool) {
   return `location ~ \\.php(?:/|$) {
       fastcgi_split_path_info ^(.+\\.php)(/.*)$;
       include fastcgi_params;

@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-import { ask } from "./http.mjs";
+import { ask, stream } from "./http.mjs";
 import { Service, freePort } from "./processes.mjs";
 import { copy, put } from "./placeholders.mjs";
 
@@ -176,6 +176,25 @@ export class Site {
   /** Asks through the front web server, below the server's own folder. */
   ask(method, path, options) {
     return ask(this.where, method, this.base + path, options);
+  }
+
+  /** Has the bridge find out whether small pieces arrive, as a page does: says the number that comes first back. All it said. */
+  async probe() {
+    const path = "/comet/bridge.php?probe=";
+    let text = "";
+    await new Promise((ended) => {
+      let said = false;
+      stream(this.where, `${path}1`, {}, {
+        onData: (piece) => {
+          text += piece;
+          const number = /"probe":"([0-9a-f]+)"/.exec(text)?.[1];
+          if (number && !said && !text.includes("streams")) ask(this.where, "POST", path + number, { body: "" }).catch(ended);
+          said ||= number !== undefined;
+        },
+        onEnd: ended,
+      });
+    });
+    return text;
   }
 
   /** An ordinary page of the same site. */
