@@ -6,7 +6,7 @@ import { test } from "node:test";
 
 import { recipes } from "./recipes.mjs";
 import { ClientListener, EventSourceListener, openPage } from "./support/chromium.mjs";
-import { ask, stream, webSocket } from "./support/http.mjs";
+import { ask, webSocket } from "./support/http.mjs";
 import { TRANSPORTS } from "./support/listeners.mjs";
 import { until } from "./support/processes.mjs";
 import { BINARY, Site } from "./support/site.mjs";
@@ -19,6 +19,9 @@ const AT_A_TIME = 6;
 
 /** What a busy machine may add to a limit. */
 const SLACK_MS = 4_000;
+
+/** The longest that our client waits before it tries again. */
+const BACK_OFF_MS = 30_000;
 
 /** Does history survive a restart, as the recipes leave it? */
 const DURABLE = !/^durability = "memory"/m.test(execFileSync(BINARY, ["config", "default"], { encoding: "utf8" }));
@@ -33,7 +36,10 @@ test("recipes", { concurrency: AT_A_TIME }, async (t) => {
 async function matrix(t, recipe) {
   const site = await Site.open(t, recipe);
   if (recipe.streams !== undefined) {
-    await t.test(`the bridge finds that small pieces ${recipe.streams ? "arrive" : "do not arrive"}`, () => probe(site));
+    await t.test(`the bridge finds that small pieces ${recipe.streams ? "arrive" : "do not arrive"}`, async () => {
+      const said = await site.probe();
+      assert.equal(/"streams":(true|false)/.exec(said)?.[1], String(recipe.streams), said);
+    });
   }
   const isRefused = (name) => recipe.refused?.[name] !== undefined || (name === "sse" && recipe.streams === false);
   const names = Object.keys(TRANSPORTS).filter((name) => !isRefused(name));
@@ -69,26 +75,17 @@ async function matrix(t, recipe) {
       }
     });
 
-  /** Everybody has come to a closed door once, or waits before it. */
-  const allTried = async () => {
-    const before = [...listeners].map(([name, { returns }]) => [name, returns]).filter(([, returns]) => returns !== Infinity);
-    const waiting = () => before.filter(([name, returns]) => listeners.get(name).returns <= returns).map(([name]) => name);
-    await until(() => `${waiting()} to come back`, () => waiting().length === 0);
-  };
-
   for (const listener of listeners.values()) await listener.open();
   await publish("1", "2", "3");
   await all(t, "delivers", (listener) => assert.equal(listener.gaps, 0));
 
-  await site.stopFront();
+  await shut(listeners, () => site.stopFront());
   await publish("4", "5");
-  await allTried();
   await site.startFront();
   await publish("6");
   await all(t, "resumes after the front server restarts", (listener) => assert.equal(listener.gaps, 0));
 
-  await site.stopComet();
-  await allTried();
+  await shut(listeners, () => site.stopComet());
   await site.startComet();
   await publish("7", "8");
   // What was in memory only may be gone, and that is told.
@@ -108,13 +105,11 @@ async function matrix(t, recipe) {
   await t.test(`our client finds that ${best[0]} is best`, async () => assert.equal(await ownClient.transport(), best[0]));
 
   await t.test("a closed tab frees everything within its limit", { concurrency: true }, async (t) => {
-    const held = Object.keys(recipe.closed).map((transport) => {
-      const all = [...listeners.values()].filter((listener) => listener.counted === transport);
-      return t.test(transport, () => closes(site, transport, all));
-    });
-    await Promise.all(held);
+    const transports = Object.keys(recipe.closed);
+    await allHeld(site, transports, listeners);
+    await Promise.all([...listeners.values()].map((listener) => listener.close()));
+    await Promise.all(transports.map((transport) => t.test(transport, () => isFreed(site, transport))));
   });
-  listeners.forEach((listener) => listener.close());
 
   await t.test("curl is enough", () => curl(site, { ...query, cursor: "earliest" }, headers, isRefused("sse") ? ["poll"] : ["poll", "sse"]));
   await t.test("nothing is allowed without authorization", () => authorization(site, channel, token));
@@ -131,13 +126,53 @@ async function matrix(t, recipe) {
   await t.test("an ordinary page answers", () => site.ordinaryPage());
 }
 
-/** Closes all of them without a word, as tabs that are gone, and waits until the server has nothing of their kind. */
-async function closes(site, transport, listeners) {
-  const open = async () => (await site.stats()).connections[transport];
-  await until(`${listeners.length} ${transport} to be at the server`, async () => (await open()) === listeners.length);
-  for (const listener of listeners) listener.close();
+/**
+ * Shuts a door, and settles when everybody has come to it. Who came back while it was being shut and has no answer yet waits
+ * before it: a front server may let them wait for as long as it takes, or refuse them in the end.
+ */
+async function shut(listeners, close) {
+  const returns = () => new Map([...listeners].map(([name, listener]) => [name, listener.returns]));
+  const before = returns();
+  await close();
+  const shutAt = returns();
+  const hasCome = ([name, { returns, isAsking }]) =>
+    returns === Infinity || returns > shutAt.get(name) || (isAsking && returns > before.get(name));
+  const missing = () => [...listeners].filter((one) => !hasCome(one)).map(([name]) => name);
+  await until(() => `${missing()} to come back`, () => missing().length === 0);
+}
+
+/**
+ * Settles when the server has each of them, and nobody else.
+ *
+ * Who has got everything need not be there: our client asks once, without being held, whether it is the path that is at fault,
+ * and then waits before it comes back. What somebody who came back left behind is free within the recipe's limit. All transports
+ * at one look and before anybody is closed, since those in the browser share a page: with one of them all are gone.
+ */
+async function allHeld(site, transports, listeners) {
+  const all = [...listeners];
+  const wanted = transports.map((transport) => [transport, all.filter(([, { counted }]) => counted === transport).length]);
+  let there;
+  const missed = async () => {
+    const states = await Promise.all(all.map(async ([name, listener]) => `  ${name}: ${JSON.stringify(await listener.state())}`));
+    const text = wanted.map(([transport, count]) => `${count} ${transport}`);
+    return [`${text} to be at the server, which has ${JSON.stringify(there)}:`, ...states].join("\n");
+  };
+  const look = async () => {
+    there = (await site.stats()).connections;
+    return wanted.every(([transport, count]) => there[transport] === count);
+  };
+  await until(missed, look, BACK_OFF_MS + SLACK_MS);
+}
+
+/** They went without a word, as tabs that are closed: the server is rid of all of their kind. */
+async function isFreed(site, transport) {
   const limit = site.recipe.closed[transport] * 1000 + SLACK_MS;
-  await until(`the ${transport} to be free`, async () => (await open()) === 0, limit);
+  let left;
+  await until(
+    () => `the ${transport} to be free; ${left} left`,
+    async () => (left = (await site.stats()).connections[transport]) === 0,
+    limit,
+  );
 }
 
 /** As a person would ask: the first piece that has something in it is waited for. */
@@ -183,25 +218,6 @@ async function authorization(site, channel, token) {
   }
   const kept = await ask(site.backend, "GET", `/v1/history?${name}&since=earliest`);
   assert.ok(!kept.body.includes(body), "what was refused was published all the same");
-}
-
-/** Finds out as a page does: says the number that comes first back, if it comes in time. */
-async function probe(site) {
-  const path = "/comet/bridge.php?probe=";
-  let text = "";
-  await new Promise((ended) => {
-    let said = false;
-    stream(site.where, `${path}1`, {}, {
-      onData(piece) {
-        text += piece;
-        const number = /"probe":"([0-9a-f]+)"/.exec(text)?.[1];
-        if (number && !said && !text.includes("streams")) ask(site.where, "POST", path + number, { body: "" }).catch(ended);
-        said ||= number !== undefined;
-      },
-      onEnd: ended,
-    });
-  });
-  assert.equal(/"streams":(true|false)/.exec(text)?.[1], String(site.recipe.streams), text);
 }
 
 async function refused(site, transport, status, query) {

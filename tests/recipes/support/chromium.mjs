@@ -22,6 +22,8 @@ class InPage {
   received = [];
   gaps = 0;
   returns = -1;
+  /** Since it came back last: a browser that was refused comes again. */
+  isAsking = true;
   counted;
   page;
   name;
@@ -37,10 +39,7 @@ class InPage {
     await until(
       () => `${count} publications in the browser; ${JSON.stringify(this.#state)}`,
       async () => {
-        this.#state = await this.page.evaluate((name) => {
-          const { received, gaps, given, state } = globalThis.listeners[name];
-          return { received, gaps, given, state };
-        }, this.name);
+        await this.#look();
         if (this.#state.given) throw new Error(`it has given up; ${this.#state.received} came`);
         return this.#state.received.length >= count;
       },
@@ -49,7 +48,22 @@ class InPage {
     return this.received;
   }
 
-  /** The tab is gone. */
+  async #look() {
+    this.#state = await this.page.evaluate((name) => {
+      const { received, gaps, given, state, source } = globalThis.listeners[name];
+      return { received, gaps, given, state, readyState: source?.readyState };
+    }, this.name);
+  }
+
+  /** Where it stands, for whoever reads a failure. */
+  async state() {
+    if (this.page.isClosed()) return "its page is closed";
+    await this.#look();
+    const { received, ...state } = this.#state;
+    return { received: received.length, returns: this.returns, ...state };
+  }
+
+  /** The tab is gone, and with it every other listener in it. */
   async close() {
     await this.page.close();
   }
@@ -67,7 +81,7 @@ export class EventSourceListener extends InPage {
   async open() {
     await this.page.evaluate((path) => {
       const state = (globalThis.listeners[path] = { received: [], gaps: 0, given: false });
-      const source = new EventSource(path);
+      const source = (state.source = new EventSource(path));
       source.onmessage = (event) => {
         const object = JSON.parse(event.data);
         if (object.type === "publication") state.received.push(object.data);

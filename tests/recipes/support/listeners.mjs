@@ -18,6 +18,8 @@ class Listener {
   gaps = 0;
   /** How often it had to begin anew. */
   returns = -1;
+  /** It has come, and was not sent away yet. */
+  isAsking = false;
   /** Why each connection ended. */
   ends = [];
   cursor = null;
@@ -49,7 +51,9 @@ class Listener {
   run() {
     if (this.closed) return;
     this.returns += 1;
+    this.isAsking = true;
     this.#end = this.connect(async (why, after = AGAIN_MS) => {
+      this.isAsking = false;
       this.ends.push(why);
       if (this.stepsDown && this.cursor !== null) await this.#poll();
       setTimeout(() => this.run(), after);
@@ -75,6 +79,12 @@ class Listener {
     const came = () => `${count} publications; ${this.received} came; ${this.ends.slice(-5)}`;
     await until(came, () => this.received.length >= count, deadline);
     return this.received;
+  }
+
+  /** Where it stands, for whoever reads a failure. */
+  state() {
+    const { received, gaps, returns, ends, closed } = this;
+    return { received: received.length, gaps, returns, closed, ends: ends.slice(-5) };
   }
 
   /** As a tab that is closed: without a word. */

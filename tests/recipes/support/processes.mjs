@@ -29,13 +29,13 @@ function killAll(child) {
   }
 }
 
-/** Settles with what `look` returns, once that is true. */
+/** Settles with what `look` returns, once that is true. `what` is waited for: text, or what gives it when it was in vain. */
 export async function until(what, look, deadline = DEADLINE_MS) {
   const late = Date.now() + deadline;
   for (;;) {
     const found = await look();
     if (found) return found;
-    if (Date.now() > late) throw new Error(`waited ${deadline} ms in vain for ${typeof what === "function" ? what() : what}`);
+    if (Date.now() > late) throw new Error(`waited ${deadline} ms in vain for ${typeof what === "function" ? await what() : what}`);
     await new Promise((again) => setTimeout(again, LOOK_MS));
   }
 }
