@@ -29,6 +29,7 @@ export async function folder(t) {
 
 /** A running `comet`. */
 export class Comet {
+  #args;
   #child;
   #said = "";
   /** Where it listens, as a URL's origin. */
@@ -50,17 +51,26 @@ export class Comet {
 
   static async #start(t, args) {
     const comet = new Comet();
-    const child = spawn(BINARY, args, { stdio: ["ignore", "pipe", "pipe"] });
-    comet.#child = child;
-    running.add(child);
+    comet.#args = args;
     t.after(() => comet.stop());
+    await comet.start();
+    return comet;
+  }
+
+  /** Starts it, again too: in the same folder, with the same configuration. A port that it chose itself is another one then. */
+  async start() {
+    const args = this.#args;
+    const child = spawn(BINARY, args, { stdio: ["ignore", "pipe", "pipe"] });
+    this.#child = child;
+    this.#said = "";
+    running.add(child);
 
     const address = new Promise((found, failed) => {
-      const fail = (why) => failed(new Error(`comet ${args.join(" ")}: ${why}; it said:\n${comet.#said}`));
+      const fail = (why) => failed(new Error(`comet ${args.join(" ")}: ${why}; it said:\n${this.#said}`));
       const listen = (chunk) => {
-        comet.#said += chunk;
+        this.#said += chunk;
         // With the character that follows, so that a port that came in two pieces is not taken for a shorter one.
-        const match = /(?:http:\/\/|"tcp":"\[)(127\.0\.0\.1:[1-9][0-9]*)(?=[^0-9])/.exec(comet.#said);
+        const match = /(?:http:\/\/|"tcp":"\[)(127\.0\.0\.1:[1-9][0-9]*)(?=[^0-9])/.exec(this.#said);
         if (match) found(`http://${match[1]}`);
       };
       child.stdout.setEncoding("utf8").on("data", listen);
@@ -75,8 +85,7 @@ export class Comet {
       });
       setTimeout(fail, START_DEADLINE_MS, "did not say its address").unref();
     });
-    comet.origin = await address;
-    return comet;
+    this.origin = await address;
   }
 
   /** Publishes text; settles when subscribers can see it. */
@@ -109,5 +118,11 @@ export class Comet {
     const [, signal] = await gone;
     clearTimeout(late);
     assert.notEqual(signal, "SIGKILL", `comet did not end within ${STOP_DEADLINE_MS} ms of SIGTERM`);
+  }
+  /** Ends it as a power failure does, and waits until it is gone. */
+  async kill() {
+    const gone = once(this.#child, "exit");
+    this.#child.kill("SIGKILL");
+    await gone;
   }
 }
