@@ -1,4 +1,4 @@
-// PHP's own web server, on a free loopback port, with the source tree as its site.
+// PHP's own web server, on a free loopback port, with the source tree as its site, or another folder.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -17,10 +17,10 @@ const end = (child) => {
 };
 process.on("exit", () => running.forEach(end));
 
-/** The origin of `php -S`, which has these variables and is ended after the test. */
-export async function servePhp(t, variables) {
+/** The origin of `php -S`, which has these variables and this document root, and is ended after the test. */
+export async function servePhp(t, variables, root = ROOT) {
   const env = { ...process.env, PHP_CLI_SERVER_WORKERS: WORKERS, ...variables };
-  const options = ["-d", "display_errors=1", "-d", "error_reporting=-1", "-S", "127.0.0.1:0", "-t", ROOT];
+  const options = ["-d", "display_errors=1", "-d", "error_reporting=-1", "-S", "127.0.0.1:0", "-t", root];
   const child = spawn("php", options, { env, detached: true, stdio: ["ignore", "ignore", "pipe"] });
   await once(child, "spawn");
   running.add(child);
