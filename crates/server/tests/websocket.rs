@@ -343,6 +343,23 @@ fn frames_right_behind_the_handshake_are_not_lost() {
 }
 
 #[test]
+fn who_asks_for_another_version_is_told_which_one_is_spoken() {
+    let server = TestServer::start();
+    let mut http = server.place(Door::Tcp).connect();
+    let headers = [
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "8"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    let answer = http.request("GET", "/v1/ws?channel=a", &headers, b"");
+    assert_eq!(answer.status, 426, "RFC 6455, 4.2.2");
+    assert_eq!(answer.header("sec-websocket-version"), Some("13"));
+    assert_eq!(answer.header("upgrade"), Some("websocket"), "RFC 9110, 15.5.22");
+    assert_eq!(answer.json()["code"], "bad_request");
+}
+
+#[test]
 fn a_page_of_an_unknown_origin_is_refused() {
     let server = TestServer::start();
     let open = |origin| WebSocket::try_open(&server.place(Door::Tcp), "channel=a", &[("Origin", origin)]).1;

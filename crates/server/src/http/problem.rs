@@ -39,6 +39,12 @@ impl<'a> Problem<'a> {
         if self.status == 401 {
             head = head.header("WWW-Authenticate", "Bearer");
         }
+        if self.status == 426 {
+            // RFC 6455, 4.2.2: the versions that are spoken here; RFC 9110, 15.5.22: the protocol.
+            head = head
+                .header("Upgrade", "websocket")
+                .header("Sec-WebSocket-Version", "13");
+        }
         if let Some(seconds) = self.retry_after {
             head = head.number("Retry-After", seconds.into());
         }
@@ -113,5 +119,8 @@ mod tests {
             ..Problem::new(405, "method_not_allowed", "")
         };
         assert!(parts(method).0.contains("Allow: GET, POST"));
+        let version = parts(Problem::new(426, "bad_request", "")).0;
+        assert!(version.contains("Upgrade: websocket\r\n"));
+        assert!(version.contains("Sec-WebSocket-Version: 13"));
     }
 }
