@@ -64,23 +64,41 @@ fn a_poll_too_many_is_answered_at_once_and_told_when_to_come_back() {
 }
 
 #[test]
-fn what_waited_for_a_poll_that_was_sent_away_is_there_when_it_comes_back() {
+fn a_poll_too_many_takes_along_what_there_is_up_to_its_limit() {
     let server = one_each();
     let _held = held_poll(&server, "channel=other");
     let cursor = server.now();
-    server.publish("news", 1);
-    let away = get(&server, &format!("/v1/poll?channel=news&cursor={cursor}")).json();
-    assert_eq!(away["cursor"], cursor.as_str());
-    let cursor = away["cursor"].as_str().unwrap();
-    let answer = get(
-        &server,
-        &format!("/v1/poll?channel=news&wait_ms=0&cursor={cursor}"),
-    )
-    .json();
-    assert_eq!(
-        answer["publications"][0]["data"], 1,
-        "who does not want to be held needs no place"
-    );
+    for number in 1..=3 {
+        server.publish("news", number);
+    }
+    let data = |answer: &Value| -> Vec<Value> {
+        let publications = answer["publications"].as_array().unwrap();
+        publications.iter().map(|one| one["data"].clone()).collect()
+    };
+    let first = get(&server, &format!("/v1/poll?channel=news&limit=2&cursor={cursor}")).json();
+    assert_eq!(data(&first), [1, 2]);
+    assert_retry(&first["retry_ms"]);
+    // With its cursor nothing comes twice, and nothing is left out.
+    let cursor = first["cursor"].as_str().unwrap();
+    let rest = get(&server, &format!("/v1/poll?channel=news&cursor={cursor}")).json();
+    assert_eq!(data(&rest), [3]);
+    assert_retry(&rest["retry_ms"]);
+    let cursor = rest["cursor"].as_str().unwrap();
+    let nothing = get(&server, &format!("/v1/poll?channel=news&cursor={cursor}")).json();
+    assert_eq!(data(&nothing), [Value::Null; 0]);
+    assert_eq!(server.shared.held(), 1, "they took no place");
+}
+
+#[test]
+fn a_poll_too_many_with_an_etag_is_told_when_to_come_back_too() {
+    let server = one_each();
+    let _held = held_poll(&server, "channel=other");
+    let known = get(&server, "/v1/poll?channel=news&wait_ms=0");
+    let tag = known.header("etag").unwrap();
+    let mut http = server.place(Door::Tcp).connect();
+    let answer = http.request("GET", "/v1/poll?channel=news", &[("If-None-Match", tag)], b"");
+    assert_eq!(answer.status, 200, "a 304 could not say it");
+    assert_retry(&answer.json()["retry_ms"]);
 }
 
 #[test]

@@ -67,20 +67,17 @@ impl Shard {
         let mut route = route(endpoint).filter(|_| self.role(slot) == Role::Public && !immediate);
         // A worker of the web host waits, whoever's it is.
         let mut gateway = gateway.filter(|_| !immediate);
-        let refused = self.draining || self.connections[slot].refused().is_some();
         let mut retry = None;
-        if refused || !self.take_hold(route) {
+        if self.draining || self.connections[slot].refused().is_some() {
             let after = self.retry_after();
             return self.turn_away(slot, endpoint, &wish, accept, after, terms, cors, out);
         }
-        if let Some(full) = gateway.filter(|gateway| !self.take_gateway(*gateway)) {
-            self.release_hold(route.take(), None);
-            let after = self.gateway_retry(full);
+        if let Err(after) = self.take_places(route, gateway) {
             if endpoint != Endpoint::Poll {
                 return self.turn_away(slot, endpoint, &wish, accept, after, terms, cors, out);
             }
-            // Its worker is here already: it takes along what there is, and comes back later for the rest.
-            (gateway, ends, retry) = (None, self.now, Some(after));
+            // It is here already: it takes along what there is, and comes back later for the rest.
+            (route, gateway, ends, retry) = (None, None, self.now, Some(after));
         }
         let min_hold = match gateway.filter(|_| endpoint == Endpoint::Poll) {
             Some(gateway) => self.millis(gateway.terms(&self.settings.config.held).min_hold),
@@ -217,6 +214,18 @@ impl Shard {
         for pattern in &wish.patterns {
             self.fanout
                 .add_pattern(reader, pattern, wish.wants(pattern, grant))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the places that a held request needs; or none, and says when to come back, in milliseconds.
+    fn take_places(&self, route: Option<Route>, gateway: Option<Gateway>) -> Result<(), u64> {
+        if !self.take_hold(route) {
+            return Err(self.retry_after());
+        }
+        if let Some(full) = gateway.filter(|gateway| !self.take_gateway(*gateway)) {
+            self.release_hold(route, None);
+            return Err(self.gateway_retry(full));
         }
         Ok(())
     }
