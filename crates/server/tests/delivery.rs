@@ -263,3 +263,22 @@ fn a_publication_in_several_channels_comes_once_to_a_subscriber_of_all_of_them()
         assert_eq!(listener.data(2), ["both", "next"], "{transport:?}");
     }
 }
+
+#[test]
+fn a_publication_in_several_channels_says_so_and_does_not_name_the_others() {
+    let server = TestServer::start();
+    for door in [Door::Tcp, Door::Unix] {
+        for transport in TRANSPORTS {
+            let mut listener = server.listen(door, transport, "channel=left");
+            server.publish_object(&json!({"channels": ["left", "right"], "data": 1}));
+            server.publish_object(&json!({"channels": ["left"], "data": 2}));
+            let (both, one) = (listener.next(), listener.next());
+            assert_eq!(both["several"], true, "{transport:?}: {both}");
+            assert!(!both.to_string().contains("right"), "{both}");
+            assert_eq!(one.get("several"), None, "{transport:?}: {one}");
+        }
+    }
+    let target = "/v1/history?channel=right";
+    let history = server.request(Door::Tcp, "GET", target, "").json();
+    assert_eq!(history["publications"][0]["several"], true, "{history}");
+}

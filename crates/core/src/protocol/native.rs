@@ -119,6 +119,10 @@ pub fn head(publication: &Publication, place: usize, out: &mut Vec<u8>) {
             json_number(place.offset, out);
             out.extend_from_slice(b",\"time\":");
             json_number(publication.time, out);
+            if publication.places.len() > 1 {
+                // Not which: the reader may not be allowed to know of them.
+                out.extend_from_slice(b",\"several\":true");
+            }
             match payload.kind() {
                 Kind::Json => {}
                 Kind::Text => out.extend_from_slice(b",\"kind\":\"text\""),
