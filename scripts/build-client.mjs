@@ -1,5 +1,6 @@
 #!/usr/bin/env node
-// Makes the small files of clients/js from comet.js: the module without comments, and the same as a plain script.
+// Makes the files of clients/js that people use from the modules in clients/js/src: the client as one module to read, the
+// same without comments and with short names, and that as a plain script.
 //
 // Users need neither this nor Node: the results are committed, and a test says if they are not what this makes. It takes
 // the pinned terser of tests/browser (`npm ci --prefix tests/browser`).
@@ -10,19 +11,50 @@ import { fileURLToPath } from "node:url";
 
 const { minify } = createRequire(new URL("../tests/browser/package.json", import.meta.url))("terser");
 const FOLDER = new URL("../clients/js/", import.meta.url);
+const FIRST = "comet.js";
 
-/** File name to content, all made from comet.js. */
+const SMALL = {
+  ecma: 2022,
+  // What makes the files smaller after gzip, which is not always what makes them shorter.
+  compress: { passes: 3, unsafe_arrows: true, unsafe_methods: true, pure_getters: true, reduce_funcs: false, conditionals: false },
+  // Names that begin so are those between the modules.
+  mangle: { properties: { regex: /^_/ } },
+};
+
+/** Name to text of the modules, each behind those that it imports. */
+async function modules(name = FIRST, read = new Map()) {
+  const text = await readFile(new URL(`src/${name}`, FOLDER), "utf8");
+  for (const [, other] of text.matchAll(/^import .* from "\.\/(.+)";$/gm)) if (!read.has(other)) await modules(other, read);
+  return read.set(name, text);
+}
+
+/**
+ * All modules as one: what they import is above already. Each is known to the others by its own names only, so no two may
+ * use the same at their top level, which terser would say.
+ */
+async function join() {
+  const exported = [];
+  const parts = [];
+  for (const [name, text] of await modules()) {
+    const own = text.replace(/^import .*;\n/gm, "").replace(/^export \{ (.*) \};\n/gm, (_, names) => (exported.push(names), ""));
+    if (name === FIRST) exported.push(...[...own.matchAll(/^export class (\w+)/gm)].map(([, name]) => name));
+    parts.push(own.replace(/^export /gm, "").replace(/\n{3,}/g, "\n\n").trim());
+  }
+  return { code: parts.join("\n\n"), exported: exported.sort().join(", ") };
+}
+
+/** File name to content, all made from src/comet.js and what it imports. */
 export async function build() {
-  const source = await readFile(new URL("comet.js", FOLDER), "utf8");
   const { version } = JSON.parse(await readFile(new URL("package.json", FOLDER), "utf8"));
-  const about = `/*! CometServer ${version}, clients/js/comet.js */\n`;
-  const options = { ecma: 2022, compress: { passes: 3, unsafe_arrows: true, pure_getters: true }, mangle: true };
-  const small = async (text, more) => `${about}${(await minify(text, { ...options, ...more })).code}\n`;
-  const exported = [...source.matchAll(/^export class (\w+)/gm)].map(([, name]) => name);
-  const plain = source.replace(/^export /gm, "");
+  const { code, exported } = await join();
+  const about = `/*! CometServer ${version} */\n`;
+  const module = `${code}\n\nexport { ${exported} };\n`;
+  const plain = `(() => {\n${code}\nObject.assign(window, { ${exported} });\n})();`;
+  const small = async (text, more) => `${about}${(await minify(text, { ...SMALL, ...more })).code}\n`;
   return {
-    "comet.min.js": await small(source, { module: true }),
-    "comet.global.js": await small(`(() => {\n${plain}\nObject.assign(window, { ${exported.join(", ")} });\n})();`),
+    "comet.js": `${about}// Made from clients/js/src by scripts/build-client.mjs: to change it, change that.\n\n${module}`,
+    "comet.min.js": await small(module, { module: true }),
+    "comet.global.js": await small(plain),
   };
 }
 

@@ -7,6 +7,8 @@ export interface Publication<T = unknown> {
   /** Milliseconds since 1970. */
   time: number;
   data: T;
+  /** It is in other channels too. */
+  several?: true;
   /** Absent for JSON; `binary`: `data` is base64. */
   kind?: "text" | "binary";
   event?: string;
@@ -36,6 +38,11 @@ export interface Options {
   transports?: Transport[];
   /** Milliseconds between polls that are not held. Default: 5000. */
   interval?: number;
+  /**
+   * The folder, as the web server serves it, in which the server keeps a file for each followed channel (`static.dir`), with
+   * `/` at its end. Polls that are not held then begin with the file, and reach the server only if it has changed.
+   */
+  files?: string;
   /** JSON shown to others where this page is a member, up to 1 KiB. */
   info?: unknown;
 }

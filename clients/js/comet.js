@@ -1,85 +1,21 @@
-/**
- * CometServer in the browser: subscribe to channels over the best transport that the path to the server allows.
- *
- * Nothing to install, nothing to build. In reading order: times, small words, `Door` (asks the server), `Link` (one
- * connection and its ladder of transports), `Subscription`, `Comet` (what a page uses; shares one link between tabs).
- * The wire is docs/protocol.md.
- */
+/*! CometServer 0.1.0 */
+// Made from clients/js/src by scripts/build-client.mjs: to change it, change that.
 
-/** The transports, best first. */
-const LADDER = ["websocket", "sse", "poll", "interval"];
-/** How long the first bytes of a stream may take; then a plain request tells a slow path from one that holds bytes back. */
-const PATIENCE_MS = 4_000;
-/** A stream is asked for a second sign of life after this: a path may pass the first bytes with the head and keep the rest. */
-const PREAMBLE_MS = 1_000;
-/** A connection that lived this long was healthy. */
-const HEALTHY_MS = 10_000;
-/** So many unhealthy ones in a row, and another transport may do better. */
-const YOUNG_DEATHS = 3;
-/** Without a byte for so long (the server's heartbeat comes every 25 s) a connection is dead. */
-const SILENT_MS = 70_000;
-/** How long a poll asks to be held: under the 30 s after which many proxies give up. */
-const HOLD_MS = 25_000;
-/** How long a plain request may take. */
-const ANSWER_MS = 15_000;
-/** The pause between polls that are not held; shorter right after one that brought something. */
-const INTERVAL_MS = 5_000;
-const INTERVAL_BUSY_MS = 1_000;
+/** Small words that several parts use. */
+
 /** The first wait after a loss and the longest one. The wait is any part of it (full jitter), and it doubles. */
 const BACKOFF_MS = 500;
 const BACKOFF_MAX_MS = 30_000;
-/** After a refusal, which a new try alone will hardly change. */
-const REFUSED_MS = 60_000;
-const REFUSED_MAX_MS = 600_000;
-/** When a better transport is tried again, doubling up to how long a network's transport is remembered. */
-const CLIMB_MS = 300_000;
-const REMEMBER_MS = 3_600_000;
-/** How often a publication is tried, under one idempotency key. */
-const PUBLISH_TRIES = 6;
-/** How often a tab tells what it wants, after which silence it is forgotten, and how soon it wants an answer. */
-const TAB_MS = 30_000;
-const TAB_GONE_MS = 150_000;
-const LEADER_MS = 5_000;
-/** Without Web Locks: after such a silence a tab leads. */
-const ELECTION_MS = 250;
-/** Of how many channels of a pattern the newest offset is remembered. */
-const SEEN = 1_000;
 /** The longest that a browser's timer can wait. */
 const TIMER_MAX_MS = 2 ** 31 - 1;
 
 /** A name that nobody can guess. */
 const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
+
 const sleep = (ms) => new Promise((over) => setTimeout(over, ms));
-const jittered = (base, max, times) => Math.random() * Math.min(max, base * 2 ** times);
 
-/** What an answer that is not a success says: a problem document, or only a status from something in between. */
-export class CometError extends Error {
-  constructor({ status, code, detail, message, retry_ms }) {
-    super(detail ?? message ?? `the server answered ${status}`);
-    this.name = "CometError";
-    this.status = status;
-    this.code = code;
-    this.retry_ms = retry_ms;
-  }
-
-  static async of(response) {
-    const said = await response.json().catch(() => ({}));
-    const after = parseFloat(response.headers.get("Retry-After"));
-    return new CometError({ ...said, status: response.status, retry_ms: after >= 0 ? after * 1000 : undefined });
-  }
-}
-
-/** Trying the same again later can help. */
-const passes = ({ status }) => !(status < 500) || [408, 425, 429].includes(status);
-
-/** The claims of a token, to be compared only: neither is its signature checked nor are its letters decoded. */
-function claims(token) {
-  try {
-    return JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/")));
-  } catch {
-    return {};
-  }
-}
+/** How long to wait after so many losses. */
+const jittered = (times, base = BACKOFF_MS, max = BACKOFF_MAX_MS) => Math.random() * Math.min(max, base * 2 ** times);
 
 /** A storage may be full, forbidden or absent: then nothing is remembered. */
 function stored(storage, key, value) {
@@ -93,6 +29,145 @@ function stored(storage, key, value) {
   return null;
 }
 
+/** What an answer that is not a success says: a problem document, or only a status from something in between. */
+
+class CometError extends Error {
+  constructor({ status, code, detail, message, retry_ms }) {
+    super(detail ?? message ?? `the server answered ${status}`);
+    Object.assign(this, { name: "CometError", status, code, retry_ms });
+  }
+}
+
+async function problemOf(response) {
+  const said = await response.json().catch(() => ({}));
+  const after = parseFloat(response.headers.get("Retry-After"));
+  return new CometError({ ...said, status: response.status, retry_ms: after >= 0 ? after * 1000 : undefined });
+}
+
+/** Trying the same again later can help. */
+const passes = ({ status }) => !(status < 500) || [408, 425, 429].includes(status);
+
+/** Waits as long as the server says, or by itself longer and longer. */
+const patiently = ({ retry_ms }, times) => sleep(retry_ms ?? jittered(times));
+
+/** Asks the server, with a token that is renewed in time. */
+
+/** How long a plain request may take. */
+const ANSWER_MS = 15_000;
+
+/** The claims of a token, to be compared only: neither is its signature checked nor are its letters decoded. */
+function claims(token) {
+  try {
+    return JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/")));
+  } catch {
+    return {};
+  }
+}
+
+/**
+ * `source` is a token, or the page's callback that gives one; `renewed(token)` is called when it gave another than before.
+ *
+ * As everywhere here, names that begin with `_` are those between the modules; the small files have shorter ones.
+ */
+function makeDoor(url, source, renewed) {
+  // `?` in it: the path goes where the address ends, for a script that takes it as a parameter.
+  url = new URL(url, location.href).href.replace(/\/$/, "");
+  let token = typeof source === "function" ? undefined : source;
+  let asking;
+  let renewAt = Infinity;
+  let timer;
+
+  const address = (path, query) => `${url}/v1/${path}${url.includes("?") ? "&" : "?"}${new URLSearchParams(query)}`;
+
+  /** The token to show. One that was `refused`, or ends soon, is replaced by the page's callback, if it has one. */
+  async function current(refused) {
+    const isUsable = () => token !== undefined && token !== refused;
+    if (typeof source === "function" && !(isUsable() && Date.now() < renewAt)) {
+      asking ??= renew().finally(() => (asking = undefined));
+      await asking.catch((error) => {
+        // One that is about to end is better than none.
+        if (!isUsable()) throw error;
+      });
+    }
+    return token;
+  }
+
+  async function renew() {
+    const old = token;
+    token = (await source()) ?? "";
+    const { exp, iat = Date.now() / 1000 } = claims(token);
+    // By the token's own length of life where it tells, since this clock may be wrong; then only a refusal renews it.
+    const life = (exp - iat) * 1000;
+    clearTimeout(timer);
+    renewAt = Infinity;
+    if (life > 0) {
+      const wait = Math.min(life - Math.min(life / 4, 60_000), TIMER_MAX_MS);
+      renewAt = Date.now() + wait;
+      timer = setTimeout(() => {
+        renewAt = 0;
+        current().catch(() => {});
+      }, wait);
+    }
+    if (old !== undefined && old !== token) renewed(token);
+  }
+
+  /** The response, if it is a success. A refused token is renewed once. Throws `CometError`, or what `fetch` throws. */
+  async function ask(path, query, init = {}) {
+    for (let refused; ; ) {
+      const shown = await current(refused);
+      const headers = { ...init.headers, ...(shown && { Authorization: `Bearer ${shown}` }) };
+      const response = await fetch(address(path, query), { cache: "no-store", ...init, headers });
+      if (response.ok) return response;
+      const problem = await problemOf(response);
+      const isRenewable = (problem.status === 401 || problem.status === 403) && !init.asIs;
+      if (!isRenewable || refused !== undefined || (await current(shown)) === shown) throw problem;
+      refused = shown;
+    }
+  }
+
+  /** The answer of a plain request, which may not take for ever. */
+  async function json(path, query, init) {
+    const abort = new AbortController();
+    const late = setTimeout(() => abort.abort(), ANSWER_MS);
+    try {
+      return await (await ask(path, query, { signal: abort.signal, ...init })).json();
+    } finally {
+      clearTimeout(late);
+    }
+  }
+
+  /** Ends what a session holds: nobody may have time to wait for an answer, nor for another token. */
+  const release = (session) => navigator.sendBeacon(address("release", { session, ...(token && { token }) }));
+
+  function close() {
+    clearTimeout(timer);
+    source = token;
+  }
+
+  return { _url: url, _address: address, _token: current, _ask: ask, _json: json, _release: release, _close: close };
+}
+
+/** What is listened to, as one string, a key: `c:` and a channel, or `p:` and a pattern. */
+
+const keyOf = ({ channel, pattern }) => (pattern === undefined ? "c:" + channel : "p:" + pattern);
+
+/** The target that a key stands for. */
+const targetOf = (key) => ({ [key[0] === "c" ? "channel" : "pattern"]: key.slice(2) });
+
+/** Query parameters that listen to all of a map from key to kind of presence, from a cursor on, and more of them. */
+const listening = (wanted, cursor, retained, ...more) => [
+  ...[...wanted].map(([key, presence]) => [key[0] === "p" ? "pattern" : presence || "channel", key.slice(2)]),
+  ["cursor", cursor],
+  ...(retained ? [] : [["retained", 0]]),
+  ...more,
+];
+
+/** Adds to a map from key to kind of presence; `join` is more than `watch`, and that more than none. */
+function addWant(wants, key, presence) {
+  const known = wants.get(key) ?? "";
+  wants.set(key, known === "join" ? known : presence || known);
+}
+
 /** A pattern as a regular expression: `*` any run without `/`, `**` any run, `\` takes the next character literally. */
 function matcher(pattern) {
   const source = pattern.replace(/\\([^])|(\*\*+)|(\*)|[^]/g, (one, literal, any, segment) =>
@@ -101,585 +176,214 @@ function matcher(pattern) {
   return new RegExp(`^${source}$`);
 }
 
-/** What is listened to, as one string: `c:` and a channel, or `p:` and a pattern. */
-const keyOf = ({ channel, pattern }) => (pattern === undefined ? "c:" + channel : "p:" + pattern);
-const targetOf = (key) => ({ [key[0] === "c" ? "channel" : "pattern"]: key.slice(2) });
-/** Query parameters that listen to all of a map from key to kind of presence. */
-const listening = (wanted) =>
-  [...wanted].map(([key, presence]) => [key[0] === "p" ? "pattern" : presence || "channel", key.slice(2)]);
+/** What one page listens to, how far it has seen it, and how it catches up with what the others have. */
 
-/** Asks the server, with a token that is renewed in time. */
-class Door {
-  #url;
-  #source;
-  #token;
-  #asking;
-  #renewAt = Infinity;
-  #timer;
-  #renewed;
-
-  /** `renewed(token)` is called when the page's callback gave another token than before. */
-  constructor(url, source, renewed) {
-    // `?` in it: the path goes where the address ends, for a script that takes it as a parameter.
-    this.#url = new URL(url, location.href).href.replace(/\/$/, "");
-    this.#source = source;
-    this.#renewed = renewed;
-  }
-
-  get url() {
-    return this.#url;
-  }
-
-  address(path, query) {
-    return `${this.#url}/v1/${path}${this.#url.includes("?") ? "&" : "?"}${new URLSearchParams(query)}`;
-  }
-
-  /** The token to show. One that was `refused`, or ends soon, is replaced by the page's callback, if it has one. */
-  async token(refused) {
-    if (typeof this.#source !== "function") return this.#source;
-    if (this.#token === undefined || this.#token === refused || Date.now() >= this.#renewAt) {
-      this.#asking ??= this.#renew().finally(() => (this.#asking = undefined));
-      await this.#asking.catch((error) => {
-        // One that is about to end is better than none.
-        if (this.#token === undefined || this.#token === refused) throw error;
-      });
-    }
-    return this.#token;
-  }
-
-  async #renew() {
-    const old = this.#token;
-    this.#token = (await this.#source()) ?? "";
-    const { exp, iat = Date.now() / 1000 } = claims(this.#token);
-    // By the token's own length of life where it tells, since this clock may be wrong; then only a refusal renews it.
-    const life = (exp - iat) * 1000;
-    clearTimeout(this.#timer);
-    this.#renewAt = Infinity;
-    if (life > 0) {
-      const wait = Math.min(life - Math.min(life / 4, 60_000), TIMER_MAX_MS);
-      this.#renewAt = Date.now() + wait;
-      this.#timer = setTimeout(() => {
-        this.#renewAt = 0;
-        this.token().catch(() => {});
-      }, wait);
-    }
-    if (old !== undefined && old !== this.#token) this.#renewed(this.#token);
-  }
-
-  /** The response, if it is a success. A refused token is renewed once. Throws `CometError`, or what `fetch` throws. */
-  async ask(path, query, init = {}) {
-    for (let refused; ; ) {
-      const token = await this.token(refused);
-      const headers = { ...init.headers, ...(token && { Authorization: `Bearer ${token}` }) };
-      const response = await fetch(this.address(path, query), { cache: "no-store", ...init, headers });
-      if (response.ok) return response;
-      const problem = await CometError.of(response);
-      const renewable = (problem.status === 401 || problem.status === 403) && !init.asIs;
-      if (!renewable || refused !== undefined || (await this.token(token)) === token) throw problem;
-      refused = token;
-    }
-  }
-
-  /** The answer of a plain request, which may not take for ever. */
-  async json(path, query, init) {
-    const abort = new AbortController();
-    const late = setTimeout(() => abort.abort(), ANSWER_MS);
-    try {
-      return await (await this.ask(path, query, { signal: abort.signal, ...init })).json();
-    } finally {
-      clearTimeout(late);
-    }
-  }
-
-  close() {
-    clearTimeout(this.#timer);
-    this.#source = this.#token;
-  }
-}
+/** So many publications are fetched at once. */
+const LOT = 1_000;
 
 /**
- * One way to the server at a time, and the cursor that outlives each of them.
- *
- * `hear` is told: `objects(list, cursor)`, `live()`, `refused(key, problem)`, `failed(problem)`, `state(state, more)`.
+ * `updated` is called when what is wanted has changed, `emit` with each event, `moved` with the page's cursor where
+ * everything up to it was shown. `own`: ids of publications that are not to be shown.
  */
-class Link {
-  /** Where this link stands in all that it listens to; at first where it begins. */
-  cursor;
-  /** What the connection listens to now: key to kind of presence. */
-  live = new Map();
-  session = random();
-  #door;
-  #options;
-  #hear;
-  #ladder;
-  #rung;
-  #retained = false;
-  #wanted = new Map();
-  #asked = new Map();
-  #abort = new AbortController();
-  #running = false;
-  #closed = false;
-  #reopening = false;
-  #wakeUp = () => {};
-  #imposed = false;
-  #watcher;
-  #climber;
-  #climbMs = CLIMB_MS;
-  #patience = PATIENCE_MS;
-  #worked = new Set();
-  #doubted = false;
-  #losses = 0;
-  #refusals = 0;
-  #deaths = 0;
-  #turnedAway = 0;
-  // Of the present connection:
-  #say;
-  #signs = 0;
-  #lastSign = 0;
-  #opened = false;
-  #proved = false;
-  #after;
-  #retry;
+function makePage(door, own, { updated, emit, moved }) {
+  const subscribers = new Set();
+  const known = new Set();
+  let cursor;
+  /** What the link listens to. */
+  let live = new Set();
 
-  constructor(door, options, hear) {
-    this.#door = door;
-    this.#options = options;
-    this.#hear = hear;
-    this.#ladder = options.transports ?? LADDER;
-    this.#recall();
+  function wants() {
+    const wants = new Map();
+    for (const { _key, _presence } of subscribers) addWant(wants, _key, _presence);
+    return wants;
   }
 
-  get transport() {
-    return this.#ladder[this.#rung];
-  }
-
-  /** Where it begins, before it wants anything. */
-  begin(cursor, retained) {
-    this.cursor = cursor;
-    this.#retained = retained;
-  }
-
-  /** Listens to this from now on: a map from key to kind of presence. */
-  want(wanted) {
-    this.#wanted = wanted;
-    if (!this.#running) this.#run();
-    const differs = (one, other) => [...one].filter(([key, presence]) => other.get(key) !== presence);
-    const added = differs(wanted, this.#asked);
-    const removed = differs(this.#asked, wanted);
-    if (!added.length && !removed.length) return;
-    // Commands are for the plain case. Who comes or goes as a member does so with a new connection.
-    const isPlain = added.every(([key, presence]) => !presence && !this.#asked.has(key));
-    if (!this.#say || !this.#opened || !wanted.size || !isPlain) return this.#reopen();
-    this.#asked = new Map(wanted);
-    for (const [key] of removed) this.live.delete(key);
-    const command = (type, list, more) => {
-      const names = (kind) => list.filter(([key]) => key[0] === kind).map(([key]) => key.slice(2));
-      if (list.length) this.#say({ type, id: type, channels: names("c"), patterns: names("p"), ...more });
-    };
-    command("unsubscribe", removed);
-    // What came before is fetched by whoever wants it: others have it already.
-    command("subscribe", added, { since: "now", retained: false });
-  }
-
-  /** The network may be another one, or the page was asleep: what waits tries now, what may be dead is replaced. */
-  wake(online) {
-    if (online) this.#recall();
-    if (online || (this.#opened && Date.now() - this.#lastSign > HOLD_MS * 2)) this.#reopen();
-    else if (!this.#imposed) this.#wakeUp();
-  }
-
-  /** There is another token. */
-  authorize(token) {
-    if (this.#say && this.#opened) this.#say({ type: "authorize", id: "authorize", token });
-    else if (this.#refusals) this.#wakeUp();
-  }
-
-  close() {
-    this.#closed = true;
-    clearTimeout(this.#climber);
-    this.#abort.abort();
-    this.#wakeUp();
-    // Some paths never tell the server that a silent poll was given up: the next of its session ends it.
-    if (this.#opened && this.transport === "poll") {
-      const query = this.#query(this.#asked, [["wait_ms", 0], ["limit", 1]]);
-      this.#door.ask("poll", query, { keepalive: true, asIs: true }).catch(() => {});
-    }
-  }
-
-  async #run() {
-    this.#running = true;
-    while (!this.#closed) {
-      this.#reopening = false;
-      if (this.#wanted.size) {
-        const wait = await this.#connect();
-        if (!wait || this.#reopening || this.#closed) continue;
-        this.#tell("waiting", { retry_ms: Math.round(wait) });
-        await this.#rest(wait);
-      } else {
-        this.#asked = new Map();
-        this.#tell("idle");
-        await this.#rest(TIMER_MAX_MS);
+  /** What the link brought, here or in the tab that leads. */
+  function take(list, next) {
+    let hasFallen = false;
+    for (const object of list) {
+      for (const one of subscribers) {
+        if (!one._matches(object)) {
+          // It is in other channels too, perhaps in this one's: over a connection it comes under one of them only.
+          if (object.several) fallBack(one);
+          hasFallen ||= object.several;
+        } else if (!one._isReady && object.type === "publication") one._queue.push(object);
       }
-      this.#imposed = false;
+      dispatch(object, [...subscribers].filter((one) => one._isReady));
+    }
+    if (next) cursor = next;
+    persist();
+    if (hasFallen) activate();
+  }
+
+  function dispatch(object, to) {
+    const concerned = to.filter((one) => subscribers.has(one) && one._matches(object));
+    if (!concerned.length) return;
+    if (object.type === "publication") {
+      // What is in several channels may come once for each of them.
+      if (object.several ? own.has(object.id) : own.delete(object.id)) return;
+      for (const one of concerned) one._show(object);
+    } else if (object.type === "gap") {
+      for (const one of concerned) one._forget();
+      emit("gap", object);
+    } else if (concerned.some((one) => one._presence)) {
+      emit("presence", object);
     }
   }
 
-  #tell(state, more) {
-    this.#hear.state({ state, transport: this.transport, ...more });
+  function persist() {
+    const all = [...subscribers];
+    if (cursor && all.length && all.every((one) => one._isReady)) moved(cursor);
   }
 
-  #rest(ms) {
-    return new Promise((over) => {
-      const timer = setTimeout(over, ms);
-      this.#wakeUp = () => {
-        clearTimeout(timer);
-        over();
-      };
-    });
-  }
-
-  #reopen() {
-    // The server asked to be left alone: what is wanted then is asked for then.
-    if (this.#imposed) return;
-    this.#reopening = true;
-    this.#abort.abort();
-    this.#wakeUp();
-  }
-
-  /** Connects, stays as long as it lasts, and returns how long to wait before the next time. */
-  async #connect() {
-    const transport = this.transport;
-    const began = Date.now();
-    let problem = {};
-    this.#asked = new Map(this.#wanted);
-    this.live = new Map();
-    this.#opened = this.#proved = false;
-    this.#signs = 0;
-    this.#after = this.#retry = undefined;
-    this.#abort = new AbortController();
-    this.#tell("connecting");
-    try {
-      this.#watch(this.#patience);
-      await this[transport](this.#abort.signal);
-    } catch (error) {
-      problem = error;
+  /** Goes on from where the page stands, by itself. */
+  function fallBack(one) {
+    if (one._isReady && cursor) {
+      one._start = cursor;
+      one._retained = one._isReady = false;
     }
-    this.#watch();
-    this.#say = undefined;
-    if (this.#closed || this.#reopening) return 0;
-    if (problem.status && (problem.status < 500 || problem.retry_ms !== undefined)) return this.#refused(problem);
-
-    const old = Date.now() - began > HEALTHY_MS;
-    if (old && this.#proved) this.#losses = this.#deaths = 0;
-    // A front server that answers for one that is away says no more than when to come back.
-    if (!this.#opened) this.#after ??= this.#retry;
-    if (this.#after !== undefined && (this.#opened || !this.#turnedAway++)) return this.#impose(this.#after);
-    if (this.#after === undefined && this.#proved && (old || ++this.#deaths < YOUNG_DEATHS)) return this.#backOff();
-    return this.#suspect(transport, this.#proved, this.#after);
+    one._queue = [];
+    one._run = undefined;
   }
 
-  /** Is it this transport, or the whole path? A plain request tells, and brings what is new. */
-  async #suspect(transport, proved, after) {
-    if (transport === "interval") return this.#backOff();
-    const asked = Date.now();
-    try {
-      this.#watch(ANSWER_MS);
-      const { retry_ms } = await this.#turn(0, (this.#abort = new AbortController()).signal);
-      if (retry_ms) return this.#impose(retry_ms);
-    } catch (problem) {
-      if (this.#closed || this.#reopening) return 0;
-      return problem.status ? this.#refused(problem) : this.#backOff();
-    } finally {
-      this.#watch();
-    }
-    const slow = (Date.now() - asked) * 2 > this.#patience && this.#patience < BACKOFF_MAX_MS;
-    // Neither one that has no room nor one that never lasts gets another chance; what was too slow gets more time.
-    if (after === undefined && !proved) {
-      if (slow) {
-        this.#patience *= 2;
-        return 0;
+  /** Whoever listens to what is live now fetches what came before. */
+  function activate() {
+    const groups = new Map();
+    for (const one of subscribers) {
+      if (!live.has(one._key) || one._run) continue;
+      if (one._isReady || (one._start === "now" && !one._retained)) {
+        ready(one);
+        continue;
       }
-      if (this.#worked.has(transport) && !this.#doubted) {
-        this.#doubted = true;
-        return 0;
-      }
+      const group = one._start + one._retained;
+      groups.set(group, [...(groups.get(group) ?? []), one]);
     }
-    this.#deaths = this.#turnedAway = 0;
-    return this.#stepDown() ? after && this.#impose(after) : this.#backOff();
+    for (const group of groups.values()) catchUp(group);
   }
 
-  #stepDown() {
-    this.#doubted = false;
-    if (this.#rung + 1 >= this.#ladder.length) return false;
-    this.#rung++;
-    this.#climb();
-    return true;
+  function ready(one) {
+    one._isReady = true;
+    one._run = undefined;
+    for (const object of one._queue.splice(0)) dispatch(object, [one]);
+    known.add(one._key);
+    if (one._isAnnounced) return;
+    one._isAnnounced = true;
+    emit("subscribed", targetOf(one._key));
   }
 
-  #climb() {
-    clearTimeout(this.#climber);
-    this.#climber = setTimeout(() => {
-      this.#rung = 0;
-      this.#reopen();
-    }, this.#climbMs);
-    this.#climbMs = Math.min(this.#climbMs * 2, REMEMBER_MS);
-  }
-
-  /** Where what is known of a network is kept. Browsers tell little of which network it is; some tell its kind. */
-  get #memory() {
-    return `cometserver ${this.#door.url} ${navigator.connection?.type ?? ""}`;
-  }
-
-  #recall() {
-    const [transport, until] = (stored("localStorage", this.#memory) ?? "").split(" ");
-    this.#rung = Math.max(0, Date.now() < until ? this.#ladder.indexOf(transport) : 0);
-    clearTimeout(this.#climber);
-    if (this.#rung) this.#climb();
-  }
-
-  #remember() {
-    if (this.#ladder.length < 2) return;
-    if (!this.#rung) this.#climbMs = CLIMB_MS;
-    stored("localStorage", this.#memory, this.#rung ? `${this.transport} ${Date.now() + REMEMBER_MS}` : null);
-  }
-
-  #backOff() {
-    return 1 + jittered(this.#retry ?? BACKOFF_MS, BACKOFF_MAX_MS, this.#losses++);
-  }
-
-  /** The server's own delay: nothing shortens it. */
-  #impose(ms) {
-    this.#imposed = true;
-    return ms + 1;
-  }
-
-  /** The server said no. Waiting may help; one channel may be at fault; else it is a matter for the page. */
-  async #refused(problem) {
-    if (problem.code === "bad_cursor" && this.cursor !== "earliest") {
-      this.cursor = "earliest";
-      this.#hear.objects([...this.#asked.keys()].map((key) => ({ type: "gap", ...targetOf(key) })));
-      return 0;
-    }
-    if ([404, 405, 501].includes(problem.status) && this.#stepDown()) return 0;
-    if (passes(problem)) return problem.retry_ms === undefined ? this.#backOff() : this.#impose(problem.retry_ms);
-    // What is wrong with a token is wrong for all channels; without one some are public and some are not.
-    const isGeneral = problem.status === 401 && (await this.#door.token().catch(() => "none"));
-    if (!isGeneral && (await this.#dropRefused())) return 0;
-    this.#hear.failed(problem);
-    return REFUSED_MS + jittered(REFUSED_MS, REFUSED_MAX_MS, this.#refusals++);
-  }
-
-  /** Finds out which channels or patterns are refused, and goes on without them. */
-  async #dropRefused() {
-    const bad = [];
-    for (const one of this.#asked) {
-      const query = this.#query(new Map([one]), [["wait_ms", 0], ["limit", 1]]);
-      await this.#door.json("poll", query, { asIs: true }).catch((own) => passes(own) || bad.push([one[0], own]));
-    }
-    for (const [key, own] of bad) {
-      this.#wanted.delete(key);
-      this.#hear.refused(key, own);
-    }
-    return bad.length;
-  }
-
-  #query(asked, more = []) {
-    const { info } = this.#options;
-    const query = [...listening(asked), ["session", this.session], ["cursor", this.cursor], ...more];
-    if (!this.#retained) query.push(["retained", 0]);
-    if (info !== undefined) query.push(["info", JSON.stringify(info)]);
-    return query;
-  }
-
-  /** Gives up the connection if there is no sign of life within this time. */
-  #watch(ms) {
-    clearTimeout(this.#watcher);
-    if (ms) this.#watcher = setTimeout(() => this.#abort.abort(), ms);
-  }
-
-  /** Something came over the connection. `enough` such signs prove that it passes things on as they come. */
-  #sign(enough) {
-    this.#lastSign = Date.now();
-    if (++this.#signs >= enough) {
-      if (!this.#proved) {
-        this.#proved = true;
-        this.#worked.add(this.transport);
-        this.#doubted = false;
-        this.#turnedAway = this.#refusals = 0;
-        this.#remember();
-      }
-      this.#watch(SILENT_MS);
-    } else this.#watch(PREAMBLE_MS + this.#patience);
-  }
-
-  /** Where it stands is known: what it asked for is live. */
-  #open(cursor) {
-    if (cursor) this.cursor = cursor;
-    if (this.#opened || !cursor) return;
-    this.#opened = true;
-    this.live = new Map(this.#asked);
-    this.#hear.live();
-    this.#tell("live");
-  }
-
-  /** One object of a stream or WebSocket. */
-  #received(object, cursor) {
-    const { type, id } = object;
-    if (type === "reconnect") {
-      this.#after = object.after_ms;
-      if (cursor) this.cursor = cursor;
-      this.#abort.abort();
-    } else if (type === "subscribed") {
-      const key = keyOf(object);
-      if (this.#asked.has(key)) this.live.set(key, this.#asked.get(key));
-      this.#open(cursor);
-      this.#hear.live();
-    } else if (type === "error") {
-      // A command was refused: a new connection finds out whose fault it is.
-      if (id) this.#reopen();
-    } else if (!["unsubscribed", "authorized", "pong"].includes(type)) {
-      this.#hear.objects(type === "cursor" ? [] : [object], cursor);
-      this.#open(cursor);
-    }
-  }
-
-  // The transports. Each settles when its connection has ended, or throws.
-
-  async websocket(signal) {
-    const token = await this.#door.token();
-    if (signal.aborted) return;
-    const query = this.#query(this.#asked, token ? [["token", token]] : []);
-    const socket = new WebSocket(this.#door.address("ws", query).replace(/^http/, "ws"));
-    this.#say = (command) => socket.send(JSON.stringify(command));
-    await new Promise((over) => {
-      socket.onclose = over;
-      socket.onmessage = ({ data }) => {
-        const object = JSON.parse(data);
-        // Who is only sent away has not been let in.
-        if (object.type !== "reconnect") this.#sign(1);
-        this.#received(object, object.cursor);
-      };
-      signal.onabort = () => {
-        socket.onmessage = null;
-        socket.close();
-        over();
-      };
-    });
-  }
-
-  async sse(signal) {
-    const query = this.#query(this.#asked, [["preamble_ms", PREAMBLE_MS]]);
-    const response = await this.#door.ask("sse", query, { signal });
-    const reader = response.body.getReader();
-    const utf8 = new TextDecoder();
-    let [rest, data, id] = ["", "", ""];
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done || signal.aborted) return;
-      const lines = (rest + utf8.decode(value, { stream: true })).split(/\r?\n/);
-      rest = lines.pop();
-      let blocks = 0;
-      for (const line of lines) {
-        const [, field, text] = /^(\w*):? ?([^]*)/.exec(line);
-        if (field === "data") data += text;
-        if (field === "id") id = text;
-        if (field === "retry") this.#retry = +text;
-        if (line) continue;
-        if (data || id) {
-          blocks++;
-          this.#received(data ? JSON.parse(data) : { type: "cursor" }, id);
-          if (signal.aborted) return;
+  /** Fetches for subscribers that begin at the same place what came before the link listened for them. */
+  async function catchUp(group) {
+    const run = {};
+    for (const one of group) one._run = run;
+    const isThere = () => (group = group.filter((one) => one._run === run && subscribers.has(one))).length;
+    for (let tries = 0; isThere(); ) {
+      const [{ _key: key, _start: start, _retained: retained }] = group;
+      const keys = new Map(group.map((one) => [one._key, ""]));
+      const query = listening(keys, start, retained, ["wait_ms", 0], ["limit", LOT]);
+      let answer;
+      try {
+        answer = await door._json("poll", query);
+      } catch (problem) {
+        if (problem.code === "bad_cursor" && start !== "earliest") {
+          for (const one of group) one._start = "earliest";
+          for (const [key] of keys) dispatch({ type: "gap", ...targetOf(key) }, group);
+        } else if (passes(problem)) {
+          await patiently(problem, tries++);
+        } else if (keys.size > 1) {
+          for (const [key] of keys) catchUp(group.filter((one) => one._key === key));
+          return;
+        } else if (isThere()) {
+          return refuse(key, problem);
         }
-        data = id = "";
+        continue;
       }
-      if (blocks) this.#sign(2);
-    }
-  }
-
-  async poll(signal) {
-    // The first is not held: its answer shows that listening works.
-    for (let wait = 0; ; wait = HOLD_MS) {
-      this.#watch(wait + ANSWER_MS);
-      const { retry_ms } = await this.#turn(wait, signal);
-      if (wait) this.#sign(1);
-      if (retry_ms) {
-        this.#after = retry_ms;
-        return;
+      if (!isThere()) return;
+      const { publications, cursor, retry_ms } = answer;
+      const placeOf = ({ channel, offset, time }) => [offset, time, channel].join();
+      const queued = new Set(group.flatMap(({ _queue }) => _queue.map(placeOf)));
+      const overlaps = publications.some((one) => queued.has(placeOf(one)));
+      for (const object of publications) dispatch(object, group);
+      for (const one of group) {
+        one._start = cursor;
+        one._retained = false;
       }
+      if (retry_ms) await patiently(answer);
+      else if (overlaps || !publications.length) break;
     }
+    if (isThere()) for (const one of group) ready(one);
+    persist();
   }
 
-  async interval(signal) {
-    const { interval = INTERVAL_MS } = this.#options;
-    signal.onabort = () => this.#wakeUp();
-    for (;;) {
-      this.#watch(ANSWER_MS);
-      const { retry_ms = 0, publications } = await this.#turn(0, signal);
-      this.#sign(1);
-      this.#watch();
-      const pause = publications.length ? Math.min(interval, INTERVAL_BUSY_MS) : interval;
-      this.#imposed = retry_ms > 0;
-      await this.#rest(Math.max(retry_ms, pause * (0.8 + Math.random() * 0.4)));
-      this.#imposed = false;
-      if (signal.aborted) return;
-    }
+  /** Where a link begins, and whether with present values: where this page stands, else where all want to. Others catch up. */
+  function begin() {
+    if (cursor) return [cursor, false];
+    const all = [...subscribers];
+    const [first] = all;
+    const isAlike = ({ _start, _retained }) => _start === first._start && _retained === first._retained;
+    if (!first || !all.every(isAlike)) return ["now", false];
+    for (const one of all) one._isReady = true;
+    return [first._start, first._retained];
   }
 
-  /** One poll. */
-  async #turn(wait, signal) {
-    const query = this.#query(this.#asked, [["wait_ms", wait]]);
-    const answer = await (await this.#door.ask("poll", query, { signal })).json();
-    if (signal.aborted) return answer;
-    this.#lastSign = Date.now();
-    this.#hear.objects(answer.publications, answer.cursor);
-    this.#open(answer.cursor);
-    return answer;
+  /** The server does not allow it: whoever wanted it is told, once. */
+  function refuse(key, problem) {
+    const refused = [...subscribers].filter((one) => one._key === key);
+    for (const one of refused) subscribers.delete(one);
+    updated();
+    if (refused.length) emit("error", Object.assign(new CometError(problem), targetOf(key)));
   }
+
+  return {
+    _subscribers: subscribers,
+    _known: known,
+    _wants: wants,
+    _take: take,
+    _begin: begin,
+    _refuse: refuse,
+    /** The link has missed what this page had not seen. */
+    _lag: () => subscribers.forEach(fallBack),
+    _activate: activate,
+    _listen(keys) {
+      live = new Set(keys);
+      activate();
+    },
+    get _cursor() {
+      return cursor;
+    },
+    set _cursor(next) {
+      cursor = next;
+    },
+  };
 }
 
-/** One handler on one channel or pattern. */
-class Subscriber {
-  key;
-  presence;
-  /** Where it begins, or has to go on: a cursor, `now` or `earliest`. */
-  start;
-  retained;
-  /** It has everything up to where the link stands. Until then what the link brings waits in `queue`. */
-  ready = false;
-  queue = [];
-  /** The catch-up that is under way. */
-  run;
-  announced = false;
-  #handler;
-  #matcher;
+/** One handler on one channel or pattern: what it is shown, it is shown once. */
+
+/** Of how many channels of a pattern the newest offset is remembered. */
+const SEEN = 1_000;
+
+/**
+ * `start`: where it begins, or has to go on: a cursor, `now` or `earliest`. `isReady`: it has everything up to where the
+ * link stands; until then what the link brings waits in `queue`. `run`: the catch-up that is under way.
+ */
+function makeSubscriber(key, handler, start, retained, presence) {
+  const pattern = key[0] === "p" ? matcher(key.slice(2)) : undefined;
   /** Channel to the newest offset and time that were shown. */
-  #seen = new Map();
+  const seen = new Map();
 
-  constructor(key, handler, start, retained, presence) {
-    this.key = key;
-    this.start = start;
-    this.retained = retained;
-    this.presence = presence;
-    this.#handler = handler;
-    if (key[0] === "p") this.#matcher = matcher(key.slice(2));
-  }
-
-  matches(object) {
-    if (object.type === "gap") return keyOf(object) === this.key || (this.#matcher?.test(object.channel) ?? false);
-    return this.#matcher ? this.#matcher.test(object.channel) : "c:" + object.channel === this.key;
-  }
+  /** A gap may be a pattern's own. */
+  const matches = (object) => keyOf(object) === key || (object.channel !== undefined && pattern?.test(object.channel));
 
   /** Shows a publication, unless it was shown before: paths may overlap where one takes over from another. */
-  show(publication) {
+  function show(publication) {
     const { channel, offset, time } = publication;
-    const [newest, at] = this.#seen.get(channel) ?? [0, 0];
+    const [newest, at] = seen.get(channel) ?? [0, 0];
     // A channel that was forgotten and made again counts from 1, but later.
     if (offset <= newest && time <= at) return;
-    this.#seen.delete(channel);
-    this.#seen.set(channel, [offset, time]);
-    if (this.#seen.size > SEEN) this.#seen.delete(this.#seen.keys().next().value);
+    seen.delete(channel);
+    seen.set(channel, [offset, time]);
+    if (seen.size > SEEN) seen.delete(seen.keys().next().value);
     try {
-      this.#handler(publication);
+      handler(publication);
     } catch (error) {
       // A fault of one handler is not the others'.
       setTimeout(() => {
@@ -688,73 +392,860 @@ class Subscriber {
     }
   }
 
-  /** What follows is another history. */
-  forget() {
-    this.#seen.clear();
+  return {
+    _key: key,
+    _presence: presence,
+    _start: start,
+    _retained: retained,
+    _isReady: false,
+    _queue: [],
+    _matches: matches,
+    _show: show,
+    /** What follows is another history. */
+    _forget: () => seen.clear(),
+  };
+}
+
+/** The ladder of transports: which one is used, what worked on this network, when a better one is tried again. */
+
+/** When a better transport is tried again, doubling up to how long a network's transport is remembered. */
+const CLIMB_MS = 300_000;
+const REMEMBER_MS = 3_600_000;
+
+/** `rungs`: the transports, best first; `climbed` is called when it is time for the best again. */
+function makeLadder(url, rungs, climbed) {
+  let rung;
+  let climber;
+  let wait = CLIMB_MS;
+
+  const transport = () => rungs[rung];
+  const stay = () => clearTimeout(climber);
+  /** Where what is known of a network is kept. Browsers tell little of which network it is; some tell its kind. */
+  const memory = () => `cometserver ${url} ${navigator.connection?.type ?? ""}`;
+
+  function climb() {
+    stay();
+    climber = setTimeout(() => {
+      rung = 0;
+      climbed();
+    }, wait);
+    wait = Math.min(wait * 2, REMEMBER_MS);
+  }
+
+  /** Begins with what worked last on this network. */
+  function recall() {
+    const [name, until] = (stored("localStorage", memory()) ?? "").split(" ");
+    rung = Math.max(0, Date.now() < until ? rungs.indexOf(name) : 0);
+    stay();
+    if (rung) climb();
+  }
+
+  /** This one works. */
+  function remember() {
+    if (rungs.length < 2) return;
+    if (!rung) wait = CLIMB_MS;
+    stored("localStorage", memory(), rung ? `${transport()} ${Date.now() + REMEMBER_MS}` : null);
+  }
+
+  /** To the next one, if there is one. */
+  function stepDown() {
+    if (rung + 1 >= rungs.length) return false;
+    rung++;
+    climb();
+    return true;
+  }
+
+  recall();
+  return { _transport: transport, _recall: recall, _remember: remember, _stepDown: stepDown, _stay: stay };
+}
+
+/** Files in a folder of the web server that tell how far channels are: what they do not announce need not be asked for. */
+
+/** Files are believed for so long without a word of the server: half of what it keeps a file that nobody asks about. */
+const BELIEVED_MS = 300_000;
+/** Of so many channels the files are asked for; of more, the server, once for all. */
+const MOST_FILES = 8;
+/** After a file was missing, so many turns at most do without. */
+const MOST_TURNS = 60;
+
+/** What the files say, as one text; nothing where one of them is missing, or something has no file. */
+async function read(folder, asked, signal) {
+  const files = [...asked].map(async ([key, presence]) => {
+    if (presence || key[0] === "p" || asked.size > MOST_FILES) throw key;
+    const bytes = new TextEncoder().encode(key.slice(2));
+    const name = btoa(String.fromCharCode(...bytes)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=/g, "");
+    // The browser asks with the `ETag` that it has.
+    const response = await fetch(`${folder}${name}.comet.json`, { cache: "no-cache", signal });
+    if (!response.ok) throw response;
+    return response.text();
+  });
+  return Promise.all(files).then(String, () => {});
+}
+
+/** `isQuiet` says that there is nothing new; else the server is to be asked, and `heard` told whether it had something. */
+function makeFiles(folder) {
+  let told;
+  /** What the files said before the server had nothing more, until when that counts, and what proved to be untrue. */
+  let known;
+  let until;
+  let wrong;
+  let turns = 0;
+  let missed = 0;
+
+  async function isQuiet(asked, signal) {
+    told = undefined;
+    if (folder === undefined || turns-- > 0) return false;
+    told = await read(folder, asked, signal);
+    turns = missed = told ? 0 : Math.min(missed * 2 + 1, MOST_TURNS);
+    return told && told === known && told !== wrong && Date.now() < until;
+  }
+
+  function heard(hasNews) {
+    // Who was told that there is nothing, and found something, does not believe that file again.
+    if (hasNews && told === known) wrong = told;
+    // An answer may hold a part of what there is: only an empty one is the end.
+    known = hasNews ? undefined : told;
+    until = Date.now() + BELIEVED_MS;
+  }
+
+  return { _isQuiet: isQuiet, _heard: heard };
+}
+
+/** The transports. Each settles when its connection has ended, or throws. `line` is what a link gives to each connection. */
+
+/** A stream is asked for a second sign of life after this: a path may pass the first bytes with the head and keep the rest. */
+const PREAMBLE_MS = 1_000;
+/** How long a poll asks to be held: under the 30 s after which many proxies give up. */
+const HOLD_MS = 25_000;
+/** The pause between polls that are not held; shorter right after one that brought something. */
+const INTERVAL_MS = 5_000;
+const INTERVAL_BUSY_MS = 1_000;
+
+async function websocket(line, signal) {
+  const token = await line._door._token();
+  if (signal.aborted) return;
+  const query = line._query(...(token ? [["token", token]] : []));
+  const socket = new WebSocket(line._door._address("ws", query).replace(/^http/, "ws"));
+  line._say = (command) => socket.send(JSON.stringify(command));
+  await new Promise((over) => {
+    socket.onclose = over;
+    socket.onmessage = ({ data }) => {
+      const object = JSON.parse(data);
+      // Who is only sent away has not been let in.
+      if (object.type !== "reconnect") line._sign(1);
+      line._received(object, object.cursor);
+    };
+    signal.onabort = () => {
+      socket.onmessage = null;
+      socket.close();
+      over();
+    };
+  });
+}
+
+async function sse(line, signal) {
+  const response = await line._door._ask("sse", line._query(["preamble_ms", PREAMBLE_MS]), { signal });
+  const reader = response.body.getReader();
+  const utf8 = new TextDecoder();
+  let [rest, data, id] = ["", "", ""];
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done || signal.aborted) return;
+    const lines = (rest + utf8.decode(value, { stream: true })).split(/\r?\n/);
+    rest = lines.pop();
+    let blocks = 0;
+    for (const text of lines) {
+      const [, field, value] = /^(\w*):? ?([^]*)/.exec(text);
+      if (field === "data") data += value;
+      if (field === "id") id = value;
+      if (field === "retry") line._retry = +value;
+      if (text) continue;
+      if (data || id) {
+        blocks++;
+        line._received(data ? JSON.parse(data) : { type: "cursor" }, id);
+        if (signal.aborted) return;
+      }
+      data = id = "";
+    }
+    if (blocks) line._sign(2);
   }
 }
 
-/** Adds to a map from key to kind of presence; `join` is more than `watch`, and that more than none. */
-function addWant(wants, key, presence) {
-  const known = wants.get(key) ?? "";
-  wants.set(key, known === "join" ? known : presence || known);
+async function poll(line, signal) {
+  // The first is not held: its answer shows that listening works.
+  for (let wait = 0; !line._after; wait = HOLD_MS) {
+    line._watch(wait + ANSWER_MS);
+    line._after = (await line._turn(wait, signal)).retry_ms;
+    if (wait) line._sign(1);
+  }
 }
 
+async function interval(line, signal) {
+  const { interval = INTERVAL_MS, files: folder } = line._options;
+  const files = makeFiles(folder);
+  signal.onabort = line._wake;
+  while (!signal.aborted) {
+    line._watch(ANSWER_MS);
+    let [retry, pause] = [0, interval];
+    if (!(await files._isQuiet(line._asked(), signal))) {
+      const { retry_ms, publications } = await line._turn(0, signal);
+      const { length } = publications;
+      files._heard(length);
+      if (length) pause = Math.min(interval, INTERVAL_BUSY_MS);
+      retry = retry_ms ?? 0;
+    }
+    line._sign(1);
+    line._watch();
+    await line._rest(Math.max(retry, pause * (0.8 + Math.random() * 0.4)), retry > 0);
+  }
+}
+
+/** One connection to the server at a time, and the cursor that outlives each of them. */
+
+/** The transports, best first. */
+const BY_NAME = { websocket, sse, poll, interval };
+/** How long the first bytes of a stream may take; then a plain request tells a slow path from one that holds bytes back. */
+const PATIENCE_MS = 4_000;
+/** A connection that lived this long was healthy. */
+const HEALTHY_MS = 10_000;
+/** So many unhealthy ones in a row, and another transport may do better. */
+const YOUNG_DEATHS = 3;
+/** Without a byte for so long (the server's heartbeat comes every 25 s) a connection is dead. */
+const SILENT_MS = 70_000;
+/** After a refusal, which a new try alone will hardly change. */
+const REFUSED_MS = 60_000;
+const REFUSED_MAX_MS = 600_000;
+
+/**
+ * `hear` is told: `_objects(list, cursor)`, `_live()`, `_refused(key, problem)`, `_failed(problem)`, `_state(state)`.
+ */
+function makeLink(door, options, hear) {
+  const session = random();
+  const ladder = makeLadder(door._url, options.transports ?? Object.keys(BY_NAME), reopen);
+  /** Where this link stands in all that it listens to; at first where it begins, with present values if it is `retained`. */
+  let cursor;
+  let retained = false;
+  /** Key to kind of presence: what the page wants, what this connection asked for, and what it listens to by now. */
+  let wanted = new Map();
+  let asked = new Map();
+  let live = new Map();
+  let abort = new AbortController();
+  let isRunning = false;
+  let isClosed = false;
+  let isReopening = false;
+  let isImposed = false;
+  let wakeUp = () => {};
+  let watcher;
+  let patience = PATIENCE_MS;
+  const worked = new Set();
+  let isDoubted = false;
+  let losses = 0;
+  let refusals = 0;
+  let deaths = 0;
+  let turnedAway = 0;
+  // Of the present connection:
+  let signs;
+  let lastSign = 0;
+  let isOpened = false;
+  let isProved;
+  /**
+   * What the transports need, and what they set: `_say(command)`; `_after`, when to come back; `_retry`, the time
+   * between tries.
+   */
+  const line = {
+    _door: door,
+    _options: options,
+    _asked: () => asked,
+    _query: (...more) => query(asked, ...more),
+    _wake: () => wakeUp(),
+    _rest: rest,
+    _watch: watch,
+    _sign: sign,
+    _received: received,
+    _turn: turn,
+  };
+
+  /** Where it begins, before it wants anything. */
+  function begin(at, isRetained) {
+    cursor = at;
+    retained = isRetained;
+  }
+
+  /** Listens to this from now on. */
+  function want(next) {
+    wanted = next;
+    if (!isRunning) run();
+    const differs = (one, other) => [...one].filter(([key, presence]) => other.get(key) !== presence);
+    const added = differs(wanted, asked);
+    const removed = differs(asked, wanted);
+    if (!added.length && !removed.length) return;
+    // Commands are for the plain case. Who comes or goes as a member does so with a new connection.
+    const isPlain = added.every(([key, presence]) => !presence && !asked.has(key));
+    if (!line._say || !isOpened || !wanted.size || !isPlain) return reopen();
+    asked = new Map(wanted);
+    for (const [key] of removed) live.delete(key);
+    const command = (type, list, more) => {
+      const names = (kind) => list.filter(([key]) => key[0] === kind).map(([key]) => key.slice(2));
+      if (list.length) line._say({ type, id: type, channels: names("c"), patterns: names("p"), ...more });
+    };
+    command("unsubscribe", removed);
+    // What came before is fetched by whoever wants it: others have it already.
+    command("subscribe", added, { since: "now", retained: false });
+  }
+
+  /** The network may be another one, or the page was asleep: what waits tries now, what may be dead is replaced. */
+  function wake(isOnline) {
+    if (isOnline) ladder._recall();
+    if (isOnline || (isOpened && Date.now() - lastSign > HOLD_MS * 2)) reopen();
+    else if (!isImposed) wakeUp();
+  }
+
+  /** There is another token. */
+  function authorize(token) {
+    if (line._say && isOpened) line._say({ type: "authorize", id: "authorize", token });
+    else if (refusals) wakeUp();
+  }
+
+  function close() {
+    isClosed = true;
+    ladder._stay();
+    abort.abort();
+    wakeUp();
+    // Some paths never tell the server that a silent request was given up.
+    if (isOpened && /^(sse|poll)$/.test(ladder._transport())) door._release(session);
+  }
+
+  async function run() {
+    isRunning = true;
+    while (!isClosed) {
+      isReopening = false;
+      if (wanted.size) {
+        const wait = await connect();
+        if (!wait || isReopening || isClosed) continue;
+        tell("waiting", { retry_ms: Math.round(wait) });
+        await rest(wait, isImposed);
+      } else {
+        asked = new Map();
+        tell("idle");
+        await rest(TIMER_MAX_MS);
+      }
+    }
+  }
+
+  function tell(state, more) {
+    hear._state({ state, transport: ladder._transport(), ...more });
+  }
+
+  /** Waits, if nothing wakes it; nothing but the end does where the wait is imposed. */
+  async function rest(ms, imposed = false) {
+    isImposed = imposed;
+    await new Promise((over) => {
+      const timer = setTimeout(over, ms);
+      wakeUp = () => over(clearTimeout(timer));
+    });
+    isImposed = false;
+  }
+
+  function reopen() {
+    // The server asked to be left alone: what is wanted then is asked for then.
+    if (isImposed) return;
+    isReopening = true;
+    abort.abort();
+    wakeUp();
+  }
+
+  /** Connects, stays as long as it lasts, and returns how long to wait before the next time. */
+  async function connect() {
+    const transport = ladder._transport();
+    const began = Date.now();
+    let problem = {};
+    asked = new Map(wanted);
+    live = new Map();
+    isOpened = isProved = false;
+    signs = 0;
+    line._after = line._retry = undefined;
+    abort = new AbortController();
+    tell("connecting");
+    try {
+      watch(patience);
+      await BY_NAME[transport](line, abort.signal);
+    } catch (error) {
+      problem = error;
+    }
+    watch();
+    line._say = undefined;
+    if (isClosed || isReopening) return 0;
+    if (problem.status && (problem.status < 500 || problem.retry_ms !== undefined)) return refused(problem);
+
+    const isOld = Date.now() - began > HEALTHY_MS;
+    if (isOld && isProved) losses = deaths = 0;
+    // A front server that answers for one that is away says no more than when to come back.
+    const after = line._after ?? (isOpened ? undefined : line._retry);
+    if (after !== undefined) {
+      if (isOpened || !turnedAway++) return impose(after);
+    } else if (isProved && (isOld || ++deaths < YOUNG_DEATHS)) return backOff();
+    return suspect(transport, after);
+  }
+
+  /** Is it this transport, or the whole path? A plain request tells, and brings what is new. */
+  async function suspect(transport, after) {
+    if (transport === "interval") return backOff();
+    const began = Date.now();
+    try {
+      watch(ANSWER_MS);
+      const { retry_ms } = await turn(0, (abort = new AbortController()).signal);
+      if (retry_ms) return impose(retry_ms);
+    } catch (problem) {
+      if (isClosed || isReopening) return 0;
+      return problem.status ? refused(problem) : backOff();
+    } finally {
+      watch();
+    }
+    // Neither one that has no room nor one that never lasts gets another chance; what was too slow gets more time.
+    if (after === undefined && !isProved) {
+      if ((Date.now() - began) * 2 > patience && patience < BACKOFF_MAX_MS) {
+        patience *= 2;
+        return 0;
+      }
+      if (worked.has(transport) && !isDoubted) {
+        isDoubted = true;
+        return 0;
+      }
+    }
+    deaths = turnedAway = 0;
+    return stepDown() ? after && impose(after) : backOff();
+  }
+
+  function stepDown() {
+    isDoubted = false;
+    return ladder._stepDown();
+  }
+
+  function backOff() {
+    return 1 + jittered(losses++, line._retry);
+  }
+
+  /** The server's own delay: nothing shortens it. */
+  function impose(ms) {
+    isImposed = true;
+    return ms + 1;
+  }
+
+  /** The server said no. Waiting may help; one channel may be at fault; else it is a matter for the page. */
+  async function refused(problem) {
+    if (problem.code === "bad_cursor" && cursor !== "earliest") {
+      cursor = "earliest";
+      hear._objects([...asked.keys()].map((key) => ({ type: "gap", ...targetOf(key) })));
+      return 0;
+    }
+    if ([404, 405, 501].includes(problem.status) && stepDown()) return 0;
+    if (passes(problem)) return problem.retry_ms === undefined ? backOff() : impose(problem.retry_ms);
+    // What is wrong with a token is wrong for all channels; without one some are public and some are not.
+    const isGeneral = problem.status === 401 && (await door._token().catch(() => "none"));
+    if (!isGeneral && (await dropRefused())) return 0;
+    hear._failed(problem);
+    return REFUSED_MS + jittered(refusals++, REFUSED_MS, REFUSED_MAX_MS);
+  }
+
+  /** Finds out which channels or patterns are refused, and goes on without them. */
+  async function dropRefused() {
+    const bad = [];
+    for (const one of asked) {
+      const only = query(new Map([one]), ["wait_ms", 0], ["limit", 1]);
+      await door._json("poll", only, { asIs: true }).catch((own) => passes(own) || bad.push([one[0], own]));
+    }
+    for (const [key, own] of bad) {
+      wanted.delete(key);
+      hear._refused(key, own);
+    }
+    return bad.length;
+  }
+
+  function query(targets, ...more) {
+    const { info } = options;
+    if (info !== undefined) more.push(["info", JSON.stringify(info)]);
+    return listening(targets, cursor, retained, ["session", session], ...more);
+  }
+
+  /** Gives up the connection if there is no sign of life within this time. */
+  function watch(ms) {
+    clearTimeout(watcher);
+    if (ms) watcher = setTimeout(() => abort.abort(), ms);
+  }
+
+  /** Something came over the connection. `enough` such signs prove that it passes things on as they come. */
+  function sign(enough) {
+    lastSign = Date.now();
+    if (++signs < enough) return watch(PREAMBLE_MS + patience);
+    if (!isProved) {
+      isProved = true;
+      worked.add(ladder._transport());
+      isDoubted = false;
+      turnedAway = refusals = 0;
+      ladder._remember();
+    }
+    watch(SILENT_MS);
+  }
+
+  /** Where it stands is known: what it asked for is live. */
+  function open(at) {
+    if (!at) return;
+    cursor = at;
+    if (isOpened) return;
+    isOpened = true;
+    live = new Map(asked);
+    hear._live();
+    tell("live");
+  }
+
+  /** One object of a stream or WebSocket. */
+  function received(object, at) {
+    const { type, id } = object;
+    if (type === "reconnect") {
+      line._after = object.after_ms;
+      if (at) cursor = at;
+      abort.abort();
+    } else if (type === "subscribed") {
+      const key = keyOf(object);
+      if (asked.has(key)) live.set(key, asked.get(key));
+      open(at);
+      hear._live();
+    } else if (type === "error") {
+      // A command was refused: a new connection finds out whose fault it is.
+      if (id) reopen();
+    } else if (!/^(unsubscribed|authorized)$/.test(type)) {
+      hear._objects(type === "cursor" ? [] : [object], at);
+      open(at);
+    }
+  }
+
+  /** One poll. */
+  async function turn(wait, signal) {
+    const answer = await (await door._ask("poll", query(asked, ["wait_ms", wait]), { signal })).json();
+    if (signal.aborted) return answer;
+    lastSign = Date.now();
+    hear._objects(answer.publications, answer.cursor);
+    open(answer.cursor);
+    return answer;
+  }
+
+  return { _begin: begin, _want: want, _wake: wake, _authorize: authorize, _close: close, _live: () => live };
+}
+
+/** The tabs of a site share one link: one of them leads and has it, the others hear from the leader. */
+
+/** How often a tab tells what it wants, after which silence it is forgotten, and how soon it wants an answer. */
+const TAB_MS = 30_000;
+const TAB_GONE_MS = 150_000;
+const LEADER_MS = 5_000;
+/** Without Web Locks: after such a silence a tab leads. */
+const ELECTION_MS = 250;
+
+/** `emit` is called with each event. */
+function makeTabs(door, options, page, emit) {
+  const tab = random();
+  /** What other tabs want, and when they last said so. */
+  const others = new Map();
+  let name;
+  let joining;
+  let channel;
+  let ticker;
+  let leader;
+  let silence;
+  let link;
+  let hasBegun = false;
+  /** How many lots of objects the leader has passed on. */
+  let lots = 0;
+  let campaign;
+  let release;
+  let state = { state: "idle" };
+  let isUpdating = false;
+
+  const present = () => ({ ...state, leading: !!link });
+
+  function setState(next) {
+    state = next;
+    emit("state", present());
+  }
+
+  /** What is wanted has changed. All that changes in one turn of the page goes together. */
+  function update() {
+    if (isUpdating) return;
+    isUpdating = true;
+    queueMicrotask(() => {
+      isUpdating = false;
+      if (link) wantAll();
+      else announce();
+      page._activate();
+    });
+  }
+
+  /** Tabs of one name share a connection: the same server, and the same rights of the same user. */
+  async function shareName() {
+    const { share = true } = options;
+    if (!share || !window.BroadcastChannel) return undefined;
+    const url = `cometserver ${door._url} `;
+    if (typeof share === "string") return url + share;
+    const token = await door._token();
+    const { sub, comet } = claims(token);
+    return !token ? url : comet && url + JSON.stringify([sub, comet]);
+  }
+
+  async function join() {
+    const own = (joining = {});
+    for (let tries = 0; ; tries++) {
+      try {
+        name = await shareName();
+        break;
+      } catch (problem) {
+        emit("error", problem);
+        await sleep(jittered(tries) + BACKOFF_MS);
+        if (joining !== own) return;
+      }
+    }
+    if (joining !== own) return;
+    if (!name) return lead();
+    channel = new BroadcastChannel(name);
+    channel.onmessage = ({ data }) => heard(data);
+    ticker = setInterval(tick, TAB_MS);
+    run();
+    announce();
+  }
+
+  function leave() {
+    joining = undefined;
+    post({ type: "bye" });
+    channel?.close();
+    clearInterval(ticker);
+    clearTimeout(silence);
+    channel = leader = undefined;
+    others.clear();
+    page._listen();
+    unlead();
+  }
+
+  function post(message) {
+    channel?.postMessage({ ...message, from: tab });
+  }
+
+  /** Stands for the lead: with Web Locks until it is free, or at once if who has it does not answer; else at once. */
+  function run(isNow) {
+    campaign?.abort();
+    const { locks } = navigator;
+    if (!locks) return isNow && lead();
+    const { signal } = (campaign = new AbortController());
+    const taken = () =>
+      new Promise((over) => {
+        if (signal.aborted) return over();
+        release = over;
+        lead();
+      });
+    // It fails when it is given up, and when another tab takes it away because this one did not answer.
+    locks.request(name, isNow ? { steal: true } : { signal }, taken).catch((error) => {
+      if (signal.aborted) return;
+      // Frames without an origin of their own get no locks.
+      if (error.name !== "AbortError") return lead();
+      unlead();
+      run();
+      announce();
+    });
+  }
+
+  function lead() {
+    if (link) return;
+    clearTimeout(silence);
+    leader = tab;
+    hasBegun = false;
+    const told = (hear) => (...said) => link === own && hear(...said);
+    const own = makeLink(door, options, {
+      _objects: told((list, cursor) => {
+        post({ type: "objects", lots: ++lots, list, cursor });
+        page._take(list, cursor);
+      }),
+      _live: told(() => {
+        report();
+        page._listen(own._live().keys());
+      }),
+      _state: told((next) => {
+        setState(next);
+        report();
+      }),
+      _refused: told((key, problem) => {
+        for (const { wants } of others.values()) wants.delete(key);
+        // Of an error only what is listed gets there.
+        post({ type: "refused", key, problem: { ...problem, message: problem.message } });
+        page._refuse(key, problem);
+      }),
+      _failed: told((problem) => emit("error", problem)),
+    });
+    link = own;
+    wantAll();
+  }
+
+  function unlead() {
+    campaign?.abort();
+    link?._close();
+    release?.();
+    link = release = undefined;
+  }
+
+  /** The leader listens to what any tab wants. */
+  function wantAll() {
+    const wanted = page._wants();
+    for (const { wants } of others.values()) for (const want of wants) addWant(wanted, ...want);
+    if (!wanted.size) {
+      // Who comes later begins anew.
+      hasBegun = false;
+      page._cursor = undefined;
+    } else if (!hasBegun) {
+      hasBegun = true;
+      link._begin(...page._begin());
+    }
+    link._want(wanted);
+    report();
+  }
+
+  function report() {
+    if (!link || !channel) return;
+    post({ type: "report", lots, cursor: page._cursor, live: [...link._live().keys()], state });
+  }
+
+  /** Tells the leader what this tab wants, and expects to hear from it. */
+  function announce() {
+    if (!channel || link) return;
+    post({ type: "want", wants: [...page._wants()] });
+    expect(navigator.locks ? LEADER_MS : ELECTION_MS * (1 + Math.random()));
+  }
+
+  function expect(ms) {
+    clearTimeout(silence);
+    silence = setTimeout(() => run(true), ms);
+  }
+
+  function tick() {
+    if (!link) return announce();
+    for (const [other, { heard }] of others) if (Date.now() - heard > TAB_GONE_MS) others.delete(other);
+    wantAll();
+  }
+
+  function heard(message) {
+    const { type, from } = message;
+    if (type === "want") {
+      others.set(from, { wants: new Map(message.wants), heard: Date.now() });
+      if (link) wantAll();
+      return;
+    }
+    if (type === "bye") {
+      others.delete(from);
+      if (link) wantAll();
+      else if (from === leader && !navigator.locks) expect(ELECTION_MS * Math.random());
+      return;
+    }
+    if (link) {
+      // Two lead, which only happens without Web Locks, or while a lock changes hands: one gives way.
+      if (navigator.locks) return;
+      if (from > tab) return report();
+      unlead();
+      leader = undefined;
+    }
+    clearTimeout(silence);
+    if (type === "refused") return page._refuse(message.key, message.problem);
+    follow(message);
+  }
+
+  /** What the leader has for this tab. */
+  function follow({ type, from, lots: count, list, cursor, live, state: next }) {
+    const isNew = from !== leader;
+    if (type === "objects") {
+      if (isNew || count !== lots + 1) page._lag();
+      page._take(list, cursor);
+      page._activate();
+    } else {
+      const follows = !isNew && count === lots;
+      if (!follows && (!cursor || cursor !== page._cursor)) page._lag();
+      if (!follows) page._cursor = cursor;
+      if (JSON.stringify(next) !== JSON.stringify(state)) setState(next);
+    }
+    leader = from;
+    lots = count;
+    if (isNew) announce();
+    if (live) page._listen(live);
+  }
+
+  /** Another token may be another user's: then this page belongs to other tabs. */
+  async function renewed(token) {
+    link?._authorize(token);
+    if ((await shareName()) === name || !joining) return;
+    leave();
+    join();
+  }
+
+  /** The page is shown again, or the network is there again. */
+  function wake(isOnline) {
+    if (link) link._wake(isOnline);
+    else if (!isOnline) announce();
+  }
+
+  return { _update: update, _join: join, _leave: leave, _renewed: renewed, _wake: wake, _setState: setState, _state: present };
+}
+
+/**
+ * CometServer in the browser: subscribe to channels over the best transport that the path to the server allows.
+ *
+ * In reading order: `comet` (what a page uses), `page` and `subscriber` (what it has seen, once and in order), `tabs` (who
+ * has the connection), `link` and `ladder` (one connection, the best that works), `transports`, `files`, `door` (asks the
+ * server), `problem`, `target`, `words`. The wire is docs/protocol.md.
+ */
+
+/** How often a publication is tried, under one idempotency key. */
+const PUBLISH_TRIES = 6;
+
 /** A server, as a page sees it. */
-export class Comet {
-  #door;
-  #options;
+class Comet {
   #bus = new EventTarget();
-  #subscribers = new Set();
-  /** Where a first subscription to something begins. */
-  #first;
-  #known = new Set();
+  #ended = new AbortController();
   /** Ids of what this page published and does not want back. */
   #own = new Set();
-  #cursor;
-  #state = { state: "idle" };
-  #updating = false;
-  #ended = new AbortController();
-  // Among the tabs: one of them leads, and has the link.
-  #tab = random();
-  #name;
-  #joining;
-  #channel;
-  #link;
-  #begun = false;
-  #leader;
-  /** How many lots of objects the leader has passed on, and what its connection listens to. */
-  #lots = 0;
-  #live = new Set();
-  /** What other tabs want, and when they last said so. */
-  #others = new Map();
-  #campaign;
-  #release;
-  #silence;
-  #ticker;
+  /** Where a first subscription to something begins. */
+  #first;
+  #door;
+  #page;
+  #tabs;
 
   constructor(url, options = {}) {
-    this.#options = options;
-    this.#door = new Door(url, options.token, (token) => this.#renewed(token));
-    this.#first = options.cursor || (options.persist && stored(this.#storage, this.#memory)) || "now";
+    const { token, cursor, persist } = options;
+    const emit = (type, detail) => {
+      if (type === "error") console.warn("CometServer:", detail);
+      // As with every event, what a listener throws is reported, and harms nobody else.
+      this.#bus.dispatchEvent(new CustomEvent(type, { detail }));
+    };
+    const door = (this.#door = makeDoor(url, token, (token) => this.#tabs._renewed(token)));
+    const storage = persist === "local" ? "localStorage" : "sessionStorage";
+    const memory = `cometserver ${door._url} cursor`;
+    this.#first = cursor || (persist && stored(storage, memory)) || "now";
+    this.#page = makePage(door, this.#own, {
+      updated: () => this.#tabs._update(),
+      emit,
+      moved: (cursor) => persist && stored(storage, memory, cursor),
+    });
+    const tabs = (this.#tabs = makeTabs(door, options, this.#page, emit));
     const on = (target, type, listen) => target.addEventListener(type, listen, { signal: this.#ended.signal });
-    const awake = () => (this.#link ? this.#link.wake() : this.#announce());
-    on(window, "pagehide", () => this.#leave());
-    on(window, "pageshow", ({ persisted }) => (persisted ? this.#join() : awake()));
-    on(window, "online", () => this.#link?.wake(true));
-    on(document, "resume", awake);
-    on(document, "visibilitychange", () => document.visibilityState === "visible" && awake());
-    this.#join();
+    on(window, "pagehide", tabs._leave);
+    on(window, "pageshow", ({ persisted }) => (persisted ? tabs._join() : tabs._wake()));
+    on(window, "online", () => tabs._wake(true));
+    on(document, "resume", () => tabs._wake());
+    on(document, "visibilitychange", () => document.visibilityState === "visible" && tabs._wake());
+    tabs._join();
   }
 
   /** `{state, transport, leading, retry_ms}`. */
   get state() {
-    return { ...this.#state, leading: !!this.#link };
+    return this.#tabs._state();
   }
 
   /** Where this page stands; opaque. */
   get cursor() {
-    return this.#cursor;
+    return this.#page._cursor;
   }
 
   on(type, listener) {
@@ -764,14 +1255,15 @@ export class Comet {
   }
 
   subscribe(target, handler, { since, retained = true, presence = "" } = {}) {
+    const { _subscribers, _known } = this.#page;
     const key = keyOf(typeof target === "string" ? { channel: target } : target);
-    const start = since ?? (this.#known.has(key) ? "now" : this.#first);
-    const subscriber = new Subscriber(key, handler, start, retained, presence);
-    this.#subscribers.add(subscriber);
-    this.#update();
+    const start = since ?? (_known.has(key) ? "now" : this.#first);
+    const subscriber = makeSubscriber(key, handler, start, retained, presence);
+    _subscribers.add(subscriber);
+    this.#tabs._update();
     const unsubscribe = () => {
-      this.#subscribers.delete(subscriber);
-      this.#update();
+      _subscribers.delete(subscriber);
+      this.#tabs._update();
     };
     return { ...targetOf(key), unsubscribe };
   }
@@ -783,10 +1275,10 @@ export class Comet {
     const headers = { "Content-Type": "application/json" };
     for (let tries = 1; ; tries++) {
       try {
-        return await this.#door.json("publish", [], { method: "POST", body: JSON.stringify(message), headers });
+        return await this.#door._json("publish", [], { method: "POST", body: JSON.stringify(message), headers });
       } catch (problem) {
         if (tries >= PUBLISH_TRIES || !passes(problem)) throw problem;
-        await sleep(problem.retry_ms ?? jittered(BACKOFF_MS, BACKOFF_MAX_MS, tries));
+        await patiently(problem, tries);
       }
     }
   }
@@ -801,397 +1293,17 @@ export class Comet {
 
   close() {
     if (this.#ended.signal.aborted) return;
-    this.#subscribers.clear();
-    this.#leave();
+    this.#page._subscribers.clear();
+    this.#tabs._leave();
     this.#ended.abort();
-    this.#door.close();
-    this.#setState({ state: "closed" });
+    this.#door._close();
+    this.#tabs._setState({ state: "closed" });
   }
 
   #get(path, channel, options = {}) {
     const query = Object.entries(options).map(([name, value]) => [name, value === true ? 1 : value]);
-    return this.#door.json(path, [["channel", channel], ...query]);
-  }
-
-  #emit(type, detail) {
-    if (type === "error") console.warn("CometServer:", detail);
-    // As with every event, what a listener throws is reported, and harms nobody else.
-    this.#bus.dispatchEvent(new CustomEvent(type, { detail }));
-  }
-
-  #setState(state) {
-    this.#state = state;
-    this.#emit("state", this.state);
-  }
-
-  get #storage() {
-    return this.#options.persist === "local" ? "localStorage" : "sessionStorage";
-  }
-
-  get #memory() {
-    return `cometserver ${this.#door.url} cursor`;
-  }
-
-  // What this page has and lacks.
-
-  #wants() {
-    const wants = new Map();
-    for (const { key, presence } of this.#subscribers) addWant(wants, key, presence);
-    return wants;
-  }
-
-  /** What is wanted has changed. All that changes in one turn of the page goes together. */
-  #update() {
-    if (this.#updating) return;
-    this.#updating = true;
-    queueMicrotask(() => {
-      this.#updating = false;
-      if (this.#link) this.#wantAll();
-      else this.#announce();
-      this.#activate();
-    });
-  }
-
-  /** What the link brought, here or in the tab that leads. */
-  #take(list, cursor) {
-    const ready = [...this.#subscribers].filter((one) => one.ready);
-    const waiting = [...this.#subscribers].filter((one) => !one.ready);
-    for (const object of list) {
-      for (const one of waiting) if (object.type === "publication" && one.matches(object)) one.queue.push(object);
-      this.#dispatch(object, ready);
-    }
-    if (!cursor) return;
-    this.#cursor = cursor;
-    this.#persist();
-  }
-
-  #dispatch(object, subscribers) {
-    const concerned = subscribers.filter((one) => this.#subscribers.has(one) && one.matches(object));
-    if (!concerned.length) return;
-    if (object.type === "publication") {
-      if (!this.#own.delete(object.id)) for (const one of concerned) one.show(object);
-    } else if (object.type === "gap") {
-      for (const one of concerned) one.forget();
-      this.#emit("gap", object);
-    } else if (concerned.some((one) => one.presence)) {
-      this.#emit("presence", object);
-    }
-  }
-
-  #persist() {
-    const all = [...this.#subscribers];
-    if (!this.#options.persist || !all.length || !all.every((one) => one.ready)) return;
-    stored(this.#storage, this.#memory, this.#cursor);
-  }
-
-  /** The link has missed what this page had not seen: everybody here goes on from where the page stands, by itself. */
-  #lag() {
-    for (const one of this.#subscribers) {
-      if (one.ready && this.#cursor) {
-        one.start = this.#cursor;
-        one.retained = one.ready = false;
-      }
-      one.queue = [];
-      one.run = undefined;
-    }
-  }
-
-  /** Whoever listens to what is live now fetches what came before. */
-  #activate() {
-    const groups = new Map();
-    for (const one of this.#subscribers) {
-      if (!this.#live.has(one.key) || one.run) continue;
-      if (one.ready || (one.start === "now" && !one.retained)) {
-        this.#ready(one);
-        continue;
-      }
-      const group = one.start + one.retained;
-      groups.set(group, [...(groups.get(group) ?? []), one]);
-    }
-    for (const group of groups.values()) this.#catchUp(group);
-  }
-
-  #ready(one) {
-    one.ready = true;
-    one.run = undefined;
-    for (const object of one.queue.splice(0)) this.#dispatch(object, [one]);
-    this.#known.add(one.key);
-    if (one.announced) return;
-    one.announced = true;
-    this.#emit("subscribed", targetOf(one.key));
-  }
-
-  /** Fetches for subscribers that begin at the same place what came before the link listened for them. */
-  async #catchUp(group) {
-    const run = {};
-    for (const one of group) one.run = run;
-    const present = () => (group = group.filter((one) => one.run === run && this.#subscribers.has(one))).length;
-    for (let tries = 0; present(); ) {
-      const [{ key, start, retained }] = group;
-      const keys = new Map(group.map((one) => [one.key, ""]));
-      const query = [...listening(keys), ["cursor", start], ["wait_ms", 0], ["limit", SEEN]];
-      if (!retained) query.push(["retained", 0]);
-      let answer;
-      try {
-        answer = await this.#door.json("poll", query);
-      } catch (problem) {
-        if (problem.code === "bad_cursor" && start !== "earliest") {
-          for (const one of group) one.start = "earliest";
-          for (const [key] of keys) this.#dispatch({ type: "gap", ...targetOf(key) }, group);
-        } else if (passes(problem)) {
-          await sleep(problem.retry_ms ?? jittered(BACKOFF_MS, BACKOFF_MAX_MS, tries++));
-        } else if (keys.size > 1) {
-          for (const [key] of keys) this.#catchUp(group.filter((one) => one.key === key));
-          return;
-        } else if (present()) {
-          this.#refused(key, problem);
-          return;
-        }
-        continue;
-      }
-      if (!present()) return;
-      const { publications, cursor, retry_ms } = answer;
-      const placeOf = ({ channel, offset, time }) => [offset, time, channel].join();
-      const queued = new Set(group.flatMap(({ queue }) => queue.map(placeOf)));
-      const overlaps = publications.some((one) => queued.has(placeOf(one)));
-      for (const object of publications) this.#dispatch(object, group);
-      for (const one of group) {
-        one.start = cursor;
-        one.retained = false;
-      }
-      if (retry_ms) await sleep(retry_ms);
-      else if (overlaps || !publications.length) break;
-    }
-    if (present()) for (const one of group) this.#ready(one);
-    this.#persist();
-  }
-
-  /** The server does not allow it: whoever wanted it is told, once. */
-  #refused(key, problem) {
-    const refused = [...this.#subscribers].filter((one) => one.key === key);
-    for (const one of refused) this.#subscribers.delete(one);
-    this.#update();
-    if (refused.length) this.#emit("error", Object.assign(new CometError(problem), targetOf(key)));
-  }
-
-  // Among the tabs.
-
-  /** Tabs of one name share a connection: the same server, and the same rights of the same user. */
-  async #shareName() {
-    const { share = true } = this.#options;
-    if (!share || !window.BroadcastChannel) return undefined;
-    const url = `cometserver ${this.#door.url} `;
-    if (typeof share === "string") return url + share;
-    const token = await this.#door.token();
-    const { sub, comet } = claims(token);
-    return !token ? url : comet && url + JSON.stringify([sub, comet]);
-  }
-
-  async #join() {
-    const joining = (this.#joining = {});
-    let name;
-    for (let tries = 0; ; tries++) {
-      try {
-        name = await this.#shareName();
-        break;
-      } catch (problem) {
-        this.#emit("error", problem);
-        await sleep(jittered(BACKOFF_MS, BACKOFF_MAX_MS, tries) + BACKOFF_MS);
-        if (this.#joining !== joining) return;
-      }
-    }
-    if (this.#joining !== joining) return;
-    this.#name = name;
-    if (!name) return this.#lead();
-    this.#channel = new BroadcastChannel(name);
-    this.#channel.onmessage = ({ data }) => this.#heard(data);
-    this.#ticker = setInterval(() => this.#tick(), TAB_MS);
-    this.#run();
-    this.#announce();
-  }
-
-  #leave() {
-    this.#joining = undefined;
-    this.#post({ type: "bye" });
-    this.#channel?.close();
-    clearInterval(this.#ticker);
-    clearTimeout(this.#silence);
-    this.#channel = this.#leader = undefined;
-    this.#others.clear();
-    this.#live.clear();
-    this.#unlead();
-  }
-
-  #post(message) {
-    this.#channel?.postMessage({ ...message, from: this.#tab });
-  }
-
-  /** Stands for the lead: with Web Locks until it is free, or at once if who has it does not answer; else at once. */
-  #run(now) {
-    this.#campaign?.abort();
-    const { locks } = navigator;
-    if (!locks) return now && this.#lead();
-    const { signal } = (this.#campaign = new AbortController());
-    const lead = () =>
-      new Promise((release) => {
-        if (signal.aborted) return release();
-        this.#release = release;
-        this.#lead();
-      });
-    // It fails when it is given up, and when another tab takes it away because this one did not answer.
-    locks.request(this.#name, now ? { steal: true } : { signal }, lead).catch(({ name }) => {
-      if (signal.aborted) return;
-      // Frames without an origin of their own get no locks.
-      if (name !== "AbortError") return this.#lead();
-      this.#unlead();
-      this.#run();
-      this.#announce();
-    });
-  }
-
-  #lead() {
-    if (this.#link) return;
-    clearTimeout(this.#silence);
-    this.#leader = this.#tab;
-    this.#begun = false;
-    const told = (hear) => (...said) => this.#link === link && hear(...said);
-    const link = new Link(this.#door, this.#options, {
-      objects: told((list, cursor) => {
-        this.#lots++;
-        this.#post({ type: "objects", lots: this.#lots, list, cursor });
-        this.#take(list, cursor);
-      }),
-      live: told(() => {
-        this.#live = new Set(link.live.keys());
-        this.#report();
-        this.#activate();
-      }),
-      state: told((state) => {
-        this.#setState(state);
-        this.#report();
-      }),
-      refused: told((key, problem) => {
-        for (const { wants } of this.#others.values()) wants.delete(key);
-        // Of an error only what is listed gets there.
-        this.#post({ type: "refused", key, problem: { ...problem, message: problem.message } });
-        this.#refused(key, problem);
-      }),
-      failed: told((problem) => this.#emit("error", problem)),
-    });
-    this.#link = link;
-    this.#wantAll();
-  }
-
-  #unlead() {
-    this.#campaign?.abort();
-    this.#link?.close();
-    this.#release?.();
-    this.#link = this.#release = undefined;
-  }
-
-  /** The leader listens to what any tab wants. */
-  #wantAll() {
-    const wanted = this.#wants();
-    for (const { wants } of this.#others.values()) for (const want of wants) addWant(wanted, ...want);
-    if (!wanted.size) {
-      // Who comes later begins anew.
-      this.#begun = false;
-      this.#cursor = undefined;
-    } else if (!this.#begun) {
-      this.#begin();
-    }
-    this.#link.want(wanted);
-    this.#report();
-  }
-
-  /** Where the link begins: where this page stands, else where all its subscribers want to. Others catch up by themselves. */
-  #begin() {
-    this.#begun = true;
-    const all = [...this.#subscribers];
-    const [first] = all;
-    const alike = first && all.every(({ start, retained }) => start === first.start && retained === first.retained);
-    if (this.#cursor) return this.#link.begin(this.#cursor, false);
-    if (!alike) return this.#link.begin("now", false);
-    for (const one of all) one.ready = true;
-    this.#link.begin(first.start, first.retained);
-  }
-
-  #report() {
-    if (!this.#link || !this.#channel) return;
-    const { state, transport, retry_ms } = this.#state;
-    this.#post({
-      type: "report",
-      lots: this.#lots,
-      cursor: this.#cursor,
-      live: [...this.#link.live.keys()],
-      state: { state, transport, retry_ms },
-    });
-  }
-
-  /** Tells the leader what this tab wants, and expects to hear from it. */
-  #announce() {
-    if (!this.#channel || this.#link) return;
-    this.#post({ type: "want", wants: [...this.#wants()] });
-    this.#expect(navigator.locks ? LEADER_MS : ELECTION_MS * (1 + Math.random()));
-  }
-
-  #expect(ms) {
-    clearTimeout(this.#silence);
-    this.#silence = setTimeout(() => this.#run(true), ms);
-  }
-
-  #tick() {
-    if (!this.#link) return this.#announce();
-    for (const [tab, { heard }] of this.#others) if (Date.now() - heard > TAB_GONE_MS) this.#others.delete(tab);
-    this.#wantAll();
-  }
-
-  #heard(message) {
-    const { type, from } = message;
-    if (type === "want") {
-      this.#others.set(from, { wants: new Map(message.wants), heard: Date.now() });
-      if (this.#link) this.#wantAll();
-      return;
-    }
-    if (type === "bye") {
-      this.#others.delete(from);
-      if (this.#link) this.#wantAll();
-      else if (from === this.#leader && !navigator.locks) this.#expect(ELECTION_MS * Math.random());
-      return;
-    }
-    if (this.#link) {
-      // Two lead, which only happens without Web Locks, or while a lock changes hands: one gives way.
-      if (navigator.locks) return;
-      if (from > this.#tab) return this.#report();
-      this.#unlead();
-      this.#leader = undefined;
-    }
-    clearTimeout(this.#silence);
-    if (type === "refused") return this.#refused(message.key, message.problem);
-    const isNew = from !== this.#leader;
-    const { lots, cursor } = message;
-    if (type === "objects") {
-      if (isNew || lots !== this.#lots + 1) this.#lag();
-      this.#take(message.list, cursor);
-    } else {
-      const follows = !isNew && lots === this.#lots;
-      if (!follows && (!cursor || cursor !== this.#cursor)) this.#lag();
-      if (!follows) this.#cursor = cursor;
-      this.#live = new Set(message.live);
-      if (JSON.stringify(message.state) !== JSON.stringify(this.#state)) this.#setState(message.state);
-    }
-    this.#leader = from;
-    this.#lots = lots;
-    if (isNew) this.#announce();
-    this.#activate();
-  }
-
-  /** Another token may be another user's: then this page belongs to other tabs. */
-  async #renewed(token) {
-    this.#link?.authorize(token);
-    const name = await this.#shareName();
-    if (name === this.#name || this.#ended.signal.aborted || !this.#joining) return;
-    this.#leave();
-    this.#join();
+    return this.#door._json(path, [["channel", channel], ...query]);
   }
 }
+
+export { Comet, CometError };

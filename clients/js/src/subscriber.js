@@ -1,0 +1,51 @@
+/** One handler on one channel or pattern: what it is shown, it is shown once. */
+
+import { keyOf, matcher } from "./target.js";
+
+/** Of how many channels of a pattern the newest offset is remembered. */
+const SEEN = 1_000;
+
+/**
+ * `start`: where it begins, or has to go on: a cursor, `now` or `earliest`. `isReady`: it has everything up to where the
+ * link stands; until then what the link brings waits in `queue`. `run`: the catch-up that is under way.
+ */
+export function makeSubscriber(key, handler, start, retained, presence) {
+  const pattern = key[0] === "p" ? matcher(key.slice(2)) : undefined;
+  /** Channel to the newest offset and time that were shown. */
+  const seen = new Map();
+
+  /** A gap may be a pattern's own. */
+  const matches = (object) => keyOf(object) === key || (object.channel !== undefined && pattern?.test(object.channel));
+
+  /** Shows a publication, unless it was shown before: paths may overlap where one takes over from another. */
+  function show(publication) {
+    const { channel, offset, time } = publication;
+    const [newest, at] = seen.get(channel) ?? [0, 0];
+    // A channel that was forgotten and made again counts from 1, but later.
+    if (offset <= newest && time <= at) return;
+    seen.delete(channel);
+    seen.set(channel, [offset, time]);
+    if (seen.size > SEEN) seen.delete(seen.keys().next().value);
+    try {
+      handler(publication);
+    } catch (error) {
+      // A fault of one handler is not the others'.
+      setTimeout(() => {
+        throw error;
+      });
+    }
+  }
+
+  return {
+    _key: key,
+    _presence: presence,
+    _start: start,
+    _retained: retained,
+    _isReady: false,
+    _queue: [],
+    _matches: matches,
+    _show: show,
+    /** What follows is another history. */
+    _forget: () => seen.clear(),
+  };
+}

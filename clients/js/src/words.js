@@ -1,0 +1,27 @@
+/** Small words that several parts use. */
+
+/** The first wait after a loss and the longest one. The wait is any part of it (full jitter), and it doubles. */
+export const BACKOFF_MS = 500;
+export const BACKOFF_MAX_MS = 30_000;
+/** The longest that a browser's timer can wait. */
+export const TIMER_MAX_MS = 2 ** 31 - 1;
+
+/** A name that nobody can guess. */
+export const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
+
+export const sleep = (ms) => new Promise((over) => setTimeout(over, ms));
+
+/** How long to wait after so many losses. */
+export const jittered = (times, base = BACKOFF_MS, max = BACKOFF_MAX_MS) => Math.random() * Math.min(max, base * 2 ** times);
+
+/** A storage may be full, forbidden or absent: then nothing is remembered. */
+export function stored(storage, key, value) {
+  try {
+    if (value === undefined) return window[storage].getItem(key);
+    if (value === null) window[storage].removeItem(key);
+    else window[storage].setItem(key, value);
+  } catch {
+    // As if it were empty.
+  }
+  return null;
+}
