@@ -163,6 +163,15 @@ test("who wants no echo gets none, and others do", async (t) => {
   await receivedAll(comet, CHANNEL, other, ["mine", "the end"]);
 });
 
+test("who wants no echo of what it publishes in several channels gets it from none of them", async (t) => {
+  const { comet, page } = await openSite(t);
+  await listen(page, [["left"], ["right"]]);
+  await live(page);
+  await page.evaluate(() => globalThis.comet.publish(["left", "right"], "mine", { echo: false }));
+  for (const channel of ["left", "right"]) await comet.publish(channel, "the end");
+  assert.deepEqual(await received(page, 2), ["the end", "the end"]);
+});
+
 test("history and presence are asked for with the page's token", async (t) => {
   const { comet, page } = await openSite(t);
   await listen(page, [[PRIVATE, { presence: "join" }]], { token: grant() });
@@ -188,16 +197,22 @@ test("a page that is left gives its held request back at once", async (t) => {
   }
 });
 
-test("a silent poll that its path would keep is ended by the page that leaves", async (t) => {
-  const { site, page } = await openSite(t);
-  await listen(page, CHANNEL, { transports: ["poll"] });
-  await live(page, "poll");
-  await site.asked(/wait_ms=25000/);
-  await page.goto("about:blank");
-  await site.asked(/wait_ms=0&limit=1/);
-  const [held, last] = [/wait_ms=25000/, /wait_ms=0&limit=1/].map((pattern) => new URLSearchParams(site.requests.find((request) => pattern.test(request)).split("?")[1]));
-  assert.equal(last.get("session"), held.get("session"));
-});
+for (const transport of ["poll", "sse"]) {
+  test(`${transport}: what its path would keep holding is given back by the page that leaves`, async (t) => {
+    const { site, page } = await openSite(t);
+    const anna = grant();
+    await listen(page, PRIVATE, { transports: [transport], token: anna });
+    await live(page, transport);
+    const held = await site.asked(transport === "poll" ? /wait_ms=25000/ : /v1\/sse/);
+    await page.goto("about:blank");
+    const [method, address] = (await site.asked(/v1\/release/)).split(" ");
+    const query = (address) => new URLSearchParams(address.split("?")[1]);
+    assert.equal(method, "POST");
+    assert.equal(query(address).get("session"), query(held).get("session"));
+    // A beacon has no headers; of another user nothing would be ended.
+    assert.equal(query(address).get("token"), anna);
+  });
+}
 
 test("a strict page allows all of it, and nobody complains", async (t) => {
   const { comet, site, page } = await openSite(t);

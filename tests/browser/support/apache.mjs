@@ -39,6 +39,8 @@ function endServers(home) {
  * An account on a shared host: `home` with `public_html` in it, served. Everything ends with the test, also what was
  * started in it.
  *
+ * `run` has its `access.log`: a line `STATUS METHOD PATH` for each request.
+ *
  * `modules`: besides PHP, which of `proxy`, `cgi`. `override`: what a .htaccess may say. `closedHome`: PHP may write
  * to the document root only.
  */
@@ -65,6 +67,7 @@ export async function account(t, { modules = ["proxy", "cgi"], override = "All",
     Listen 127.0.0.1:${port}
     PidFile ${run}/apache.pid
     ErrorLog ${run}/error.log
+    CustomLog ${run}/access.log "%>s %m %U"
     ${isRoot ? `User ${WEB_USER}\nGroup ${WEB_USER}` : ""}
     ${load("mpm_prefork")}
     ${names.map((name) => load(name)).join("\n")}

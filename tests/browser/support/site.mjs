@@ -80,9 +80,11 @@ export class Site {
     for (const pass of this.#parked.splice(0)) pass();
   }
 
-  /** Settles when somebody asked for what matches, `count` times in all, or came while it was down. */
+  /** Settles with the first request that matches, when there were `count` of them in all. */
   async asked(pattern, count = 1) {
-    await this.until(() => this.requests.filter((request) => pattern.test(request)).length >= count, `requests for ${pattern}`);
+    const matching = () => this.requests.filter((request) => pattern.test(request));
+    await this.until(() => matching().length >= count, `requests for ${pattern}`);
+    return matching()[0];
   }
 
   async until(isSo, what) {
