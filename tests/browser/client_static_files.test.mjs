@@ -11,7 +11,8 @@ import { Comet } from "./support/comet.mjs";
 import { ROOT } from "./support/php.mjs";
 
 const FOLDER = "/live/";
-const FILE = `${FOLDER}${Buffer.from(CHANNEL).toString("base64url")}.comet.json`;
+const fileOf = (name) => `${FOLDER}${Buffer.from(name).toString("base64url")}.comet.json`;
+const FILE = fileOf(CHANNEL);
 const OPTIONS = { transports: ["interval"], interval: 100, share: false, files: FOLDER };
 /** The page's own patience: files are believed for five minutes, then the server is asked whether they are true. */
 const DISBELIEF_MS = 301_000;
@@ -94,12 +95,29 @@ test("without a file the server is asked, and soon nobody looks for the file at 
 
 test("what has no file of its own is asked for as ever", async (t) => {
   const { comet, site, page } = await openSite(t);
-  site.pages.set(FILE, { type: "application/json", body: '{"offset":0,"epoch":"1"}' });
-  await listen(page, [[CHANNEL], [{ pattern: "plain/*" }]], OPTIONS);
+  const pattern = "plain/*";
+  // Of a channel of this very name.
+  for (const path of [FILE, fileOf(pattern)]) site.pages.set(path, { type: "application/json", body: '{"offset":0,"epoch":"1"}' });
+  await listen(page, [[CHANNEL], [{ pattern }]], OPTIONS);
   await live(page, "interval");
+  await site.asked(/v1\/poll/, 5);
   await comet.publish("plain/1", "by pattern");
   await comet.publish(CHANNEL, "by name");
   assert.deepEqual((await received(page, 2)).sort(), ["by name", "by pattern"]);
+});
+
+test("an answer that holds a part of what there is is not taken for all of it", async (t) => {
+  const configuration = OPEN.replace("[namespace_default]", "[namespace_default]\nhistory.count = 1000") + "[limits]\npublish_rate = \"1000/s\"\n";
+  const { comet, site, page } = await openSite(t, { configuration });
+  site.pages.set(FILE, { type: "application/json", body: '{"offset":300,"epoch":"1"}' });
+  const headers = { "Content-Type": "application/json" };
+  for (const from of [1, 101, 201]) {
+    const publications = numbers(from, from + 99).map((data) => ({ channel: CHANNEL, data, kind: "text" }));
+    const sent = await fetch(`${comet.origin}/v1/batch`, { method: "POST", headers, body: JSON.stringify({ publications }) });
+    assert.doesNotMatch(await sent.text(), /error/);
+  }
+  await listen(page, [[CHANNEL, { since: "earliest" }]], OPTIONS);
+  assert.deepEqual(await received(page, 300), numbers(1, 300));
 });
 
 test("a file that nobody keeps true is found out, and not believed again until it changes", async (t) => {
@@ -124,6 +142,7 @@ test("a file that nobody keeps true is found out, and not believed again until i
   assert.equal(asks(), before, "it is believed");
   await page.clock.fastForward(DISBELIEF_MS);
   await received(page, 1);
+  await looked();
   await comet.publish(CHANNEL, "2");
   await received(page, 2);
 
