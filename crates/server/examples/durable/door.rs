@@ -17,10 +17,24 @@ use crate::raw::{Recorder, Step, Steps};
 /// Publications go to so many channels in turn.
 const CHANNELS: usize = 10;
 
+/// What is done at the door.
+pub(crate) struct Load<'a> {
+    pub(crate) publishers: usize,
+    /// Bytes of each.
+    pub(crate) payload: usize,
+    pub(crate) durability: &'a str,
+    /// For about so long.
+    pub(crate) millis: u64,
+    /// How long a sync takes, if it is not the disk that says so.
+    pub(crate) sync: Option<Duration>,
+}
+
 /// What was done at the door.
 pub(crate) struct Measured {
     pub(crate) publications: u64,
     pub(crate) time: Duration,
+    /// Of all threads: the publishers', the hub's, the log's.
+    cpu: Duration,
     /// What the disk was asked for meanwhile.
     pub(crate) steps: Vec<Step>,
 }
@@ -28,6 +42,11 @@ pub(crate) struct Measured {
 impl Measured {
     pub(crate) fn per_second(&self) -> f64 {
         self.publications as f64 / self.time.as_secs_f64()
+    }
+
+    /// CPU time of a publication, in microseconds.
+    pub(crate) fn cpu_micros(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.publications as f64
     }
 }
 
@@ -39,9 +58,15 @@ struct Free {
 }
 
 impl Free {
+    /// Wakes who waits as a shard's mailbox does: only if nothing lay there, as it is awake otherwise, or about to be.
     fn one(&self) {
-        *self.publishers.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.bell.notify_one();
+        let mut publishers = self.publishers.lock().unwrap_or_else(PoisonError::into_inner);
+        *publishers += 1;
+        let is_first = *publishers == 1;
+        drop(publishers);
+        if is_first {
+            self.bell.notify_one();
+        }
     }
 
     /// Takes all, waiting for the first.
@@ -59,19 +84,14 @@ pub(crate) fn open(
     folder: &Path,
     durability: Durability,
     history: Bounds,
-    steps: Steps,
+    disk: Recorder,
 ) -> anyhow::Result<(Arc<Hub>, Arc<DiskLog>)> {
     let namespaces = Namespaces::uniform(Namespace {
         durability,
         history,
         ..Namespace::default()
     });
-    let log = DiskLog::open_on(
-        Arc::new(Recorder(steps)),
-        folder,
-        DiskOptions::default(),
-        &namespaces,
-    )?;
+    let log = DiskLog::open_on(Arc::new(disk), folder, DiskOptions::default(), &namespaces)?;
     let options = Options {
         namespaces,
         ..Options::default()
@@ -83,34 +103,44 @@ pub(crate) fn open(
 }
 
 /// Lets publishers publish for about this time.
-pub(crate) fn measure(
-    folder: &Path,
-    publishers: usize,
-    payload: usize,
-    durability: &str,
-    millis: u64,
-) -> anyhow::Result<Measured> {
-    let durability = match durability {
+pub(crate) fn measure(folder: &Path, load: &Load<'_>) -> anyhow::Result<Measured> {
+    let (publishers, time) = (load.publishers, Duration::from_millis(load.millis));
+    let durability = match load.durability {
         "memory" => Durability::Memory,
         "buffered" => Durability::Buffered,
         _ => Durability::Committed,
     };
     let folder = folder.join("door");
     let steps = Steps::default();
-    let (hub, log) = open(&folder, durability, Bounds::default(), steps.clone())?;
-    let text = "x".repeat(payload);
+    let recorder = Recorder::new(steps.clone(), load.sync);
+    let (hub, log) = open(&folder, durability, Bounds::default(), recorder)?;
+    let text = "x".repeat(load.payload);
     // Until it runs evenly.
     publish(&hub, publishers, &text, Duration::from_millis(100), CHANNELS)?;
     steps.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    let (publications, time) = publish(&hub, publishers, &text, Duration::from_millis(millis), CHANNELS)?;
+    let before = cpu_time()?;
+    let (publications, time) = publish(&hub, publishers, &text, time, CHANNELS)?;
+    let cpu = cpu_time()?.saturating_sub(before);
     let steps = std::mem::take(&mut *steps.lock().unwrap_or_else(PoisonError::into_inner));
     log.shut_down();
     fs::remove_dir_all(&folder)?;
     Ok(Measured {
         publications,
         time,
+        cpu,
         steps,
     })
+}
+
+/// What the threads that there are have used, as the scheduler counts it.
+fn cpu_time() -> anyhow::Result<Duration> {
+    let mut nanoseconds = 0;
+    for thread in fs::read_dir("/proc/self/task").context("CPU time is told by Linux only")? {
+        let text = fs::read_to_string(thread?.path().join("schedstat"))?;
+        let used = text.split_whitespace().next();
+        nanoseconds += used.and_then(|used| used.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(Duration::from_nanos(nanoseconds))
 }
 
 /// Publishes for this time from so many publishers, and waits for the last answer.

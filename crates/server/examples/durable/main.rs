@@ -21,16 +21,7 @@ use cometserver::bench::{self, Address, Load, Options};
 #[derive(Parser)]
 enum Command {
     /// Publications a second at the hub's door, and their raw cost.
-    Door {
-        /// On the disk that is to be measured.
-        #[arg(long)]
-        folder: PathBuf,
-        #[arg(long, default_value_t = 9)]
-        rounds: usize,
-        /// About so long a measurement, in milliseconds.
-        #[arg(long, default_value_t = 1500)]
-        millis: u64,
-    },
+    Door(Door),
     /// Publications a second over HTTP, in channels that begin with the name of their durability.
     Http {
         #[arg(long)]
@@ -75,11 +66,7 @@ const DURABILITIES: [&str; 3] = ["memory", "buffered", "fsync"];
 
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
-        Command::Door {
-            folder,
-            rounds,
-            millis,
-        } => door_rows(&folder, rounds, millis),
+        Command::Door(door) => door_rows(&door),
         Command::Http {
             address,
             rounds,
@@ -113,34 +100,77 @@ fn combinations() -> impl Iterator<Item = (usize, usize, &'static str)> {
     })
 }
 
-fn door_rows(folder: &std::path::Path, rounds: usize, millis: u64) -> anyhow::Result<()> {
-    println!(
-        "{:<24} {:>26} {:>26} {:>20} {:>10}",
-        "at the hub's door", "publications/s", "raw, same batches/s", "ratio", "a batch"
-    );
-    let mut rates = vec![Vec::new(); combinations().count()];
-    let (mut raws, mut ratios, mut batches) = (rates.clone(), rates.clone(), rates.clone());
-    for round in 1..=rounds {
-        for (at, (publishers, payload, durability)) in combinations().enumerate() {
-            eprintln!("round {round} of {rounds}: {publishers} publishers, {payload} B, {durability}");
-            let measured = door::measure(folder, publishers, payload, durability, millis)?;
-            rates[at].push(measured.per_second());
-            if let Some(raw) = raw::repeat(folder, &measured.steps)? {
+/// How the door is measured.
+#[derive(clap::Args)]
+struct Door {
+    /// On the disk that is to be measured.
+    #[arg(long)]
+    folder: PathBuf,
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// About so long a measurement, in milliseconds.
+    #[arg(long, default_value_t = 1500)]
+    millis: u64,
+    /// Only the rows whose name has this in it, such as `256 x 100 B fsync`.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Each fdatasync, the raw ones as well, is replaced by sleeping for so many microseconds: what the log itself costs, where
+    /// the disk is too noisy to show it.
+    #[arg(long)]
+    sync_micros: Option<u64>,
+}
+
+/// What was measured in one row, a round each.
+#[derive(Default)]
+struct DoorRow {
+    rates: Vec<f64>,
+    cpu: Vec<f64>,
+    raws: Vec<f64>,
+    ratios: Vec<f64>,
+    batches: Vec<f64>,
+}
+
+fn door_rows(door: &Door) -> anyhow::Result<()> {
+    let name = |publishers, payload, durability| format!("{publishers} x {payload} B {durability}");
+    let mut rows: Vec<_> = combinations()
+        .map(|row| (row, name(row.0, row.1, row.2), DoorRow::default()))
+        .filter(|(_, name, _)| name.contains(&door.only))
+        .collect();
+    let sync = door.sync_micros.map(std::time::Duration::from_micros);
+    for round in 1..=door.rounds {
+        for ((publishers, payload, durability), name, row) in &mut rows {
+            eprintln!("round {round} of {}: {name}", door.rounds);
+            let load = door::Load {
+                publishers: *publishers,
+                payload: *payload,
+                durability,
+                millis: door.millis,
+                sync,
+            };
+            let measured = door::measure(&door.folder, &load)?;
+            row.rates.push(measured.per_second());
+            row.cpu.push(measured.cpu_micros());
+            if let Some(raw) = raw::repeat(&door.folder, &measured.steps, sync)? {
                 let per_second = measured.publications as f64 / raw.as_secs_f64();
-                raws[at].push(per_second);
-                ratios[at].push(measured.per_second() / per_second);
-                batches[at].push(measured.publications as f64 / raw::syncs(&measured.steps) as f64);
+                row.raws.push(per_second);
+                row.ratios.push(measured.per_second() / per_second);
+                row.batches
+                    .push(measured.publications as f64 / raw::syncs(&measured.steps) as f64);
             }
         }
     }
-    for (at, (publishers, payload, durability)) in combinations().enumerate() {
+    println!(
+        "{:<24} {:>26} {:>20} {:>26} {:>20} {:>10}",
+        "at the hub's door", "publications/s", "CPU each, us", "raw, same batches/s", "ratio", "a batch"
+    );
+    for (_, name, row) in &rows {
         println!(
-            "{:<24} {:>26} {:>26} {:>20} {:>10}",
-            format!("{publishers} x {payload} B {durability}"),
-            cell(&rates[at], 0),
-            cell(&raws[at], 0),
-            cell(&ratios[at], 2),
-            median(&batches[at]).map_or("-".into(), |batch| format!("{batch:.1}"))
+            "{name:<24} {:>26} {:>20} {:>26} {:>20} {:>10}",
+            cell(&row.rates, 0),
+            cell(&row.cpu, 1),
+            cell(&row.raws, 0),
+            cell(&row.ratios, 2),
+            median(&row.batches).map_or("-".into(), |batch| format!("{batch:.1}"))
         );
     }
     Ok(())

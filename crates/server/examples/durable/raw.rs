@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use cometserver::broker::disk::LockError;
@@ -22,17 +23,26 @@ pub(crate) enum Step {
 pub(crate) type Steps = Arc<Mutex<Vec<Step>>>;
 
 /// The real disk, with a record of what is asked of it.
-pub(crate) struct Recorder(pub(crate) Steps);
+#[derive(Clone, Default)]
+pub(crate) struct Recorder {
+    steps: Steps,
+    /// How long a sync takes, if it is not the disk that says so.
+    sync: Option<Duration>,
+}
 
 struct RecordedFile {
     file: Arc<dyn DiskFile>,
-    steps: Steps,
+    recorder: Recorder,
 }
 
 impl Recorder {
+    pub(crate) fn new(steps: Steps, sync: Option<Duration>) -> Self {
+        Self { steps, sync }
+    }
+
     fn record(&self, file: io::Result<Arc<dyn DiskFile>>) -> io::Result<Arc<dyn DiskFile>> {
-        let steps = self.0.clone();
-        file.map(|file| Arc::new(RecordedFile { file, steps }) as Arc<dyn DiskFile>)
+        let recorder = self.clone();
+        file.map(|file| Arc::new(RecordedFile { file, recorder }) as Arc<dyn DiskFile>)
     }
 }
 
@@ -68,7 +78,8 @@ impl Disk for Recorder {
 
 impl RecordedFile {
     fn note(&self, step: Step) {
-        self.steps
+        self.recorder
+            .steps
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(step);
@@ -91,7 +102,11 @@ impl DiskFile for RecordedFile {
 
     fn sync(&self) -> io::Result<()> {
         self.note(Step::Sync);
-        self.file.sync()
+        match self.recorder.sync {
+            Some(time) => thread::sleep(time),
+            None => self.file.sync()?,
+        }
+        Ok(())
     }
 
     fn truncate(&self, length: u64) -> io::Result<()> {
@@ -100,7 +115,7 @@ impl DiskFile for RecordedFile {
 }
 
 /// How long the same steps take on a bare file in a plain loop; `None` without any.
-pub(crate) fn repeat(folder: &Path, steps: &[Step]) -> io::Result<Option<Duration>> {
+pub(crate) fn repeat(folder: &Path, steps: &[Step], sync: Option<Duration>) -> io::Result<Option<Duration>> {
     if syncs(steps) == 0 {
         return Ok(None);
     }
@@ -118,7 +133,10 @@ pub(crate) fn repeat(folder: &Path, steps: &[Step]) -> io::Result<Option<Duratio
     for step in steps {
         match step {
             Step::Write(length) => file.write_all(&bytes[..*length])?,
-            Step::Sync => file.sync_data()?,
+            Step::Sync => match sync {
+                Some(time) => thread::sleep(time),
+                None => file.sync_data()?,
+            },
         }
     }
     let took = begun.elapsed();

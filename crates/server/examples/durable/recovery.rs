@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use cometserver_core::namespace::{Bounds, Durability};
 
-use crate::raw::Steps;
+use crate::raw::Recorder;
 use crate::{cell, door};
 
 /// Bytes of a payload.
@@ -63,7 +63,7 @@ fn fill(log: &Path, publications: u64, channels: usize) -> anyhow::Result<u64> {
         bytes: usize::MAX,
         age: 30 * 24 * 3_600_000,
     };
-    let (hub, disk) = door::open(log, Durability::Buffered, everything, Steps::default())?;
+    let (hub, disk) = door::open(log, Durability::Buffered, everything, Recorder::default())?;
     let text = "x".repeat(PAYLOAD);
     let mut stored = 0;
     while stored < publications {
