@@ -266,10 +266,12 @@ impl Hub {
             }
         }
         let scope = claim.map(|claim| claim.scope);
-        let result = match state.durability(&message) {
-            Durability::Memory => state.publish_memory(&message, now),
-            durability => state.submit(&message, scope.as_ref(), durability, now, later),
-        };
+        // Opened first, so that a refusal is told before anything is stored.
+        let opened = state.open_all(&message.channels, now);
+        let result = opened.and_then(|ids| match state.durability(&ids) {
+            Durability::Memory => Ok(state.publish_memory(message, &ids, now)),
+            durability => state.submit(message, &ids, scope.as_ref(), durability, now, later),
+        });
         if let Some(scope) = &scope {
             // Nobody can wait while the lock was held.
             match &result {

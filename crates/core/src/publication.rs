@@ -205,6 +205,16 @@ pub enum Body {
     },
 }
 
+impl From<Message> for Body {
+    fn from(message: Message) -> Self {
+        Body::Message {
+            payload: message.payload,
+            attributes: message.attributes,
+            retain: message.retain,
+        }
+    }
+}
+
 impl Body {
     /// Is it presence news, which only those see who asked for it, and which is not history?
     pub fn is_presence(&self) -> bool {
@@ -251,13 +261,19 @@ impl std::ops::Deref for Places {
     }
 }
 
-impl From<Vec<Place>> for Places {
-    fn from(mut places: Vec<Place>) -> Self {
-        if places.len() == 1 {
-            Places::One(places.remove(0))
-        } else {
-            Places::Many(places.into())
+impl FromIterator<Place> for Places {
+    fn from_iter<T: IntoIterator<Item = Place>>(places: T) -> Self {
+        let mut places = places.into_iter();
+        match (places.next(), places.next()) {
+            (Some(only), None) => Places::One(only),
+            (first, second) => Places::Many(first.into_iter().chain(second).chain(places).collect()),
         }
+    }
+}
+
+impl From<Vec<Place>> for Places {
+    fn from(places: Vec<Place>) -> Self {
+        places.into_iter().collect()
     }
 }
 

@@ -16,6 +16,7 @@ use super::{Options, PublishError, Stats};
 use crate::Time;
 use crate::broker::{Broker, Page};
 use crate::channel::{Channel, ChannelId, ChannelName};
+use crate::few::Few;
 use crate::idempotency::Keys;
 use crate::log::{Log, Trimmed};
 use crate::names::Names;
@@ -376,8 +377,8 @@ impl State {
         &mut self,
         names: &[ChannelName],
         now: Time,
-    ) -> Result<Vec<ChannelId>, PublishError> {
-        let mut ids = Vec::with_capacity(names.len());
+    ) -> Result<Few<ChannelId>, PublishError> {
+        let mut ids = Few::default();
         for name in names {
             let id = self.open(name, now)?;
             self.maybe_idle(id, now);

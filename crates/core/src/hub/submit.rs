@@ -7,6 +7,7 @@ use super::{Answer, Completion, Hub, Later, PublishError, Published, Receipt};
 use crate::Time;
 use crate::broker::{BrokerError, Committed, Delete, Deletion, Outcome, Submission};
 use crate::channel::{ChannelId, ChannelName};
+use crate::few::Few;
 use crate::idempotency::{Claim, Scope, digest};
 use crate::namespace::Durability;
 use crate::position::Position;
@@ -16,9 +17,8 @@ use crate::publication::{Body, Message, Place, Places};
 pub(super) enum Submitted {
     Publication {
         message: Arc<Message>,
-        /// Those of its channels that are stored, as submitted, and the same by handle.
-        channels: Vec<ChannelName>,
-        awaited: Vec<ChannelId>,
+        /// Those of its channels that are stored, in the order submitted.
+        awaited: Few<ChannelId>,
         /// When it was submitted: the time that is stored, so that live and from the store it is the same.
         time: Time,
         /// Its idempotency key.
@@ -90,9 +90,12 @@ impl Hub {
 
 impl State {
     /// Several channels with different durability: the strictest wins.
-    pub(super) fn durability(&self, message: &Message) -> Durability {
-        let of = |name| self.namespace_of(name).durability;
-        message.channels.iter().map(of).max().unwrap_or_default()
+    pub(super) fn durability(&self, channels: &[ChannelId]) -> Durability {
+        let entries = channels.iter().filter_map(|id| self.channel(*id));
+        entries
+            .map(|entry| entry.channel.durability)
+            .max()
+            .unwrap_or_default()
     }
 
     /// Is the history of this channel in the store, or will it be?
@@ -143,52 +146,50 @@ impl State {
 
     pub(super) fn publish_memory(
         &mut self,
-        message: &Message,
+        message: Message,
+        channels: &[ChannelId],
         now: Time,
-    ) -> Result<(Published, u64), PublishError> {
-        let channels = self.open_all(&message.channels, now)?;
-        let body = Body::Message {
-            payload: message.payload.clone(),
-            attributes: message.attributes.clone(),
-            retain: message.retain,
-        };
-        let (receipt, audience) = self.append_memory(&channels, body, message.accepted, now);
-        Ok((Published::Visible(receipt), audience))
+    ) -> (Published, u64) {
+        let accepted = message.accepted;
+        let (receipt, audience) = self.append_memory(channels, Body::from(message), accepted, now);
+        (Published::Visible(receipt), audience)
     }
 
     /// Hands a message to the store.
     pub(super) fn submit(
         &mut self,
-        message: &Message,
+        message: Message,
+        channels: &[ChannelId],
         scope: Option<&Scope>,
         durability: Durability,
         now: Time,
         later: &mut dyn FnMut() -> Completion,
     ) -> Result<(Published, u64), PublishError> {
-        // Opened now, so that a refusal is told before anything is stored.
-        let mut awaited = self.open_all(&message.channels, now)?;
-        awaited.retain(|id| self.channel(*id).is_some_and(|entry| entry.channel.is_stored()));
-        let Some(broker) = self.broker.clone().filter(|_| !awaited.is_empty()) else {
-            // What was stored was made again in another namespace, when room was made for it.
-            return self.publish_memory(message, now);
+        let Some(broker) = self.broker.clone() else {
+            return Ok(self.publish_memory(message, channels, now));
         };
-        let entries = awaited.iter().filter_map(|id| self.channel(*id));
-        let channels: Vec<ChannelName> = entries.map(|entry| entry.channel.name.clone()).collect();
+        let mut awaited = Few::default();
+        let mut names = Vec::with_capacity(channels.len());
+        for id in channels {
+            if let Some(entry) = self.channel(*id).filter(|entry| entry.channel.is_stored()) {
+                awaited.push(*id);
+                names.push(entry.channel.name.clone());
+            }
+        }
         let ticket = self.next_ticket();
-        let message = Arc::new(message.clone());
+        let message = Arc::new(message);
         let waiting = broker.publish(Submission {
             ticket,
             message: message.clone(),
-            channels: channels.clone(),
+            channels: names,
             time: now,
         })?;
         let accepted = durability == Durability::Buffered && waiting <= self.options.buffered;
-        for id in &awaited {
+        for id in awaited.iter() {
             self.await_store(*id);
         }
         let submitted = Submitted::Publication {
             message,
-            channels,
             awaited,
             time: now,
             scope: scope.cloned(),
@@ -247,7 +248,6 @@ impl State {
         match submitted {
             Some(Submitted::Publication {
                 message,
-                channels,
                 awaited,
                 time,
                 scope,
@@ -255,15 +255,15 @@ impl State {
             }) => {
                 let result = match result {
                     Ok(Outcome::Published { position, offsets }) if position > self.visible.durable => {
-                        let places: Vec<_> = channels.into_iter().zip(offsets).collect();
-                        let (receipt, shards) = self.append_durable(&message, position, &places, (time, now));
+                        let stored = awaited.iter().copied().zip(offsets.iter().copied());
+                        let (receipt, shards) = self.append_durable(message, position, stored, (time, now));
                         answers.audience |= shards;
                         Ok(receipt)
                     }
                     result => Err(PublishError::Broker(no_outcome(result))),
                 };
-                for id in awaited {
-                    self.answered(id, now);
+                for id in awaited.iter() {
+                    self.answered(*id, now);
                 }
                 self.answer_publishers(scope, completion, result, answers);
             }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::{BUSY, State};
 use crate::Time;
-use crate::channel::{ChannelId, ChannelName};
+use crate::channel::ChannelId;
+use crate::few::Few;
 use crate::hub::{Collected, Receipt};
 use crate::position::{Position, Source};
 use crate::publication::{Body, Message, Place, Places, Publication};
@@ -30,7 +31,7 @@ impl State {
             ..self.visible
         };
         let counted = !body.is_presence();
-        let mut places = Vec::with_capacity(channels.len());
+        let mut places = Few::default();
         for id in channels {
             if let Some(entry) = self.channel_mut(*id) {
                 let offset = if counted { entry.offset + 1 } else { 0 };
@@ -43,39 +44,39 @@ impl State {
     /// Appends what the broker committed, with the offsets in those of its channels that it was stored in: it is visible.
     pub(in crate::hub) fn append_durable(
         &mut self,
-        message: &Message,
+        message: Arc<Message>,
         position: u64,
-        offsets: &[(ChannelName, u64)],
+        stored: impl Iterator<Item = (ChannelId, u64)> + Clone,
         (time, now): (Time, Time),
     ) -> (Receipt, u64) {
         let at = Position {
             durable: position,
             ..self.visible
         };
-        let mut places: Vec<(ChannelId, u64)> = Vec::with_capacity(message.channels.len());
+        // What waits for the store keeps its handle: where there is one channel only, it need not be looked for.
+        let only = stored.clone().next().filter(|_| message.channels.len() == 1);
+        let mut places: Few<(ChannelId, u64)> = Few::default();
         for name in &message.channels {
             // Opened when it was submitted; if it was forgotten meanwhile, it is made again, beyond the limit if need be.
-            let id = self.open_stored(name, now);
+            let id = only.map_or_else(|| self.open_stored(name, now), |(id, _)| id);
             if places.iter().any(|(other, _)| *other == id) {
                 continue;
             }
             // A channel in memory, beside a durable one in the same message, counts on by itself.
             let counted = self.channel(id).filter(|entry| !entry.channel.is_stored());
-            let stored = offsets.iter().find(|(other, _)| other == name);
-            let offset = match (counted, stored) {
+            let offset = stored.clone().find(|(other, _)| *other == id);
+            let offset = match (counted, offset) {
                 (Some(entry), _) => entry.offset + 1,
-                (None, Some((_, offset))) => *offset,
+                (None, Some((_, offset))) => offset,
                 // It has become durable meanwhile, but this is not in its history.
                 (None, None) => continue,
             };
             places.push((id, offset));
         }
-        let body = Body::Message {
-            payload: message.payload.clone(),
-            attributes: message.attributes.clone(),
-            retain: message.retain,
-        };
-        self.append(Source::Durable, at, &places, (body, message.accepted, time), now)
+        let accepted = message.accepted;
+        // The store has nearly always let go of it by now.
+        let body = Body::from(Arc::unwrap_or_clone(message));
+        self.append(Source::Durable, at, &places, (body, accepted, time), now)
     }
 
     fn append(
@@ -87,23 +88,8 @@ impl State {
         now: Time,
     ) -> (Receipt, u64) {
         let mut audience = 0;
-        let mut places = Vec::with_capacity(channels.len());
-        for (id, offset) in channels {
-            let patterns = self.matches(*id);
-            for pattern in patterns.iter().flat_map(|ids| ids.iter()) {
-                audience |= self.patterns.get(*pattern).map_or(0, |listened| listened.shards);
-            }
-            let Some(entry) = self.channel_mut(*id) else {
-                continue;
-            };
-            audience |= entry.shards;
-            places.push(Place {
-                channel: entry.channel.clone(),
-                offset: *offset,
-                patterns,
-            });
-        }
-        let places = Places::from(places);
+        let place = |(id, offset): &(ChannelId, u64)| self.place(*id, *offset, &mut audience);
+        let places: Places = channels.iter().filter_map(place).collect();
         let publication = Arc::new(Publication {
             source,
             at,
@@ -136,6 +122,21 @@ impl State {
             },
             audience,
         )
+    }
+
+    /// A publication's place in a channel; adds the shards to its audience that listen there.
+    fn place(&mut self, id: ChannelId, offset: u64, audience: &mut u64) -> Option<Place> {
+        let patterns = self.matches(id);
+        for pattern in patterns.iter().flat_map(|ids| ids.iter()) {
+            *audience |= self.patterns.get(*pattern).map_or(0, |listened| listened.shards);
+        }
+        let entry = self.channel(id)?;
+        *audience |= entry.shards;
+        Some(Place {
+            channel: entry.channel.clone(),
+            offset,
+            patterns,
+        })
     }
 
     /// Puts a publication into the logs of its channels, and into the order.
