@@ -13,6 +13,9 @@ const run = promisify(execFile);
 /** Where Debian's package has it. Parts of it are links to other packages, and to what a site adds. */
 const INSTALLED = "/usr/share/wordpress";
 
+/** Nothing in it outlives the test, and it holds little. */
+const SMALL = ["--innodb-log-file-size=4M", "--innodb-buffer-pool-size=32M"];
+
 const isRoot = process.getuid() === 0;
 
 /** A database server in the folder of a site, on a Unix socket only. */
@@ -22,8 +25,8 @@ export async function database(t, site) {
   const socket = join(dir, "db.sock");
   const user = isRoot ? ["--user=root"] : [];
   await mkdir(dir, { mode: 0o711 });
-  const tables = ["--no-defaults", `--datadir=${data}`, "--auth-root-authentication-method=normal", "--skip-test-db", ...user];
-  await run("mariadb-install-db", tables);
+  const tables = ["--no-defaults", `--datadir=${data}`, "--auth-root-authentication-method=normal", "--skip-test-db"];
+  await run("mariadb-install-db", [...tables, ...SMALL, ...user]);
   await put(join(dir, "first.sql"), "CREATE DATABASE wordpress CHARACTER SET utf8mb4;\n");
   const settings = {
     datadir: data,
@@ -31,11 +34,10 @@ export async function database(t, site) {
     "pid-file": join(dir, "db.pid"),
     "init-file": join(dir, "first.sql"),
     tmpdir: dir,
-    // Nothing of it outlives the test.
     "innodb-flush-log-at-trx-commit": "0",
-    "innodb-buffer-pool-size": "32M",
   };
-  const args = ["--no-defaults", "--skip-networking", ...user, ...Object.entries(settings).map(([name, value]) => `--${name}=${value}`)];
+  const set = Object.entries(settings).map(([name, value]) => `--${name}=${value}`);
+  const args = ["--no-defaults", "--skip-networking", ...SMALL, ...user, ...set];
   const service = new Service(["mariadbd", ...args], { where: { path: socket } });
   await service.start();
   t.after(() => service.stop());
