@@ -115,6 +115,7 @@ fn a_log_whose_writer_panics_is_said_to_have_failed_and_the_server_stops_by_itse
     let refused = publish(&server, "news", "in doubt");
     assert_eq!(refused.json()["code"], "unknown_outcome", "{refused:?}");
     drop(listener);
+    server.until("it stops by itself", || server.has_ended());
     server.wait();
     let why = server.shared.trouble.now().unwrap();
     assert!(why.contains("log-writer"), "{why}");

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cometserver::broker::disk::DiskOptions;
-use cometserver_core::broker::{Delete, Fetch};
+use cometserver_core::broker::{Broker, Delete, Fetch};
 use cometserver_core::channel::ChannelName;
 use cometserver_core::pattern::Pattern;
 use rig::{Log, bounded, name, unbounded};

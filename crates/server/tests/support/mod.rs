@@ -115,6 +115,11 @@ impl TestServer {
         self.shared.ask(Request::Stop);
     }
 
+    /// Has it stopped?
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Waits until it has stopped.
     pub fn wait(&mut self) {
         *self.publisher.lock().unwrap() = None;
