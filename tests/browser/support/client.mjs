@@ -60,7 +60,7 @@ export async function openTab(page, url = page.url()) {
 
 /**
  * Makes a `Comet` in the page, with everything it says in `events`, and subscribes: to a channel, or a list of
- * `[target, options]`. What comes is in `received`. Does not wait.
+ * `[target, options]`. What comes is in `received`. Does not wait. `options.url`: where the server is, if not at the site's root.
  */
 export function listen(page, subscriptions = CHANNEL, options = {}) {
   const list = Array.isArray(subscriptions) ? subscriptions : [[subscriptions]];
@@ -70,7 +70,7 @@ export function listen(page, subscriptions = CHANNEL, options = {}) {
       globalThis.received = [];
       globalThis.events = [];
       if (options.token === "callback") options.token = () => globalThis.giveToken();
-      globalThis.comet = new Comet(location.origin, options);
+      globalThis.comet = new Comet(options.url ?? location.origin, options);
       for (const type of ["state", "gap", "error", "presence", "subscribed"]) {
         globalThis.comet.on(type, (detail) => {
           const { status, code, channel, pattern } = detail;

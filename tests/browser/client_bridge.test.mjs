@@ -1,0 +1,46 @@
+// Our client through PHP, where nothing tells the server that a page has gone but the page.
+
+import assert from "node:assert/strict";
+import { cp, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { test } from "node:test";
+import { newPage } from "./support/browser.mjs";
+import { CHANNEL, OPEN, events, held, listen, live, receivedAll, until } from "./support/client.mjs";
+import { Comet, folder } from "./support/comet.mjs";
+import { ROOT, servePhp } from "./support/php.mjs";
+
+/** A site with the bridge, which does not hold back streams, and a page of it. */
+async function openBridge(t) {
+  const root = await folder(t);
+  const socket = join(root, "public.sock");
+  const configuration = OPEN.replace("[public]", `[public]\nsocket = "${socket}"`) + '\n[held]\nbridge.hold = "25s"\n';
+  const comet = await Comet.serve(t, configuration);
+  await cp(join(ROOT, "clients/php/bridge.php"), join(root, "bridge.php"));
+  await cp(join(ROOT, "clients/js/comet.min.js"), join(root, "comet.js"));
+  await writeFile(join(root, "comet-config.php"), `<?php return array('public_socket' => '${socket}', 'sse' => true);`);
+  await writeFile(join(root, "index.html"), "<!doctype html><title>test</title><link rel=icon href=data:,>");
+  const php = await servePhp(t, {}, root);
+  const page = await newPage(t);
+  await page.goto(`${php}/index.html`);
+  return { comet, page };
+}
+
+for (const url of ["bridge.php", "bridge.php?call="]) {
+  for (const transport of ["poll", "sse"]) {
+    test(`${transport} by ${url}: a page that is left gives back what PHP holds for it, and goes on when it is shown again`, async (t) => {
+      const { comet, page } = await openBridge(t);
+      const asked = page.waitForRequest(transport === "poll" ? /wait_ms=[1-9]/ : /v1(\/|%2F)sse/);
+      await listen(page, CHANNEL, { transports: [transport], share: false, url });
+      await live(page, transport);
+      await asked;
+      await until(async () => (await held(comet))[transport] === 1, "PHP to wait");
+      const released = page.waitForResponse(/v1(\/|%2F)release/);
+      await page.evaluate(() => dispatchEvent(new PageTransitionEvent("pagehide", { persisted: true })));
+      assert.deepEqual(await (await released).json(), { released: 1 });
+      await comet.publish(CHANNEL, "meanwhile");
+      await page.evaluate(() => dispatchEvent(new PageTransitionEvent("pageshow", { persisted: true })));
+      await receivedAll(comet, CHANNEL, page, ["meanwhile"]);
+      assert.deepEqual(await events(page, "error"), []);
+    });
+  }
+}
