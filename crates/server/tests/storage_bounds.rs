@@ -313,6 +313,38 @@ fn a_full_disk_refuses_and_takes_again_when_there_is_room() {
 }
 
 #[test]
+fn a_disk_that_is_full_at_the_start_is_read_and_taken_up_again_when_there_is_room() {
+    // A segment to go on with, and one that is long enough: then the next one cannot be begun.
+    for options in [DiskOptions::default(), tiny()] {
+        let disk = SimDisk::default();
+        let mut log = Log::on(Arc::new(disk.clone()), Path::new("/log"), options, unbounded());
+        log.publish(&["a"], &"before".repeat(1_000));
+        log.settle();
+        let before = log.texts("a");
+        disk.set_full(true);
+        log.reopen();
+        let mark = log.log.mark();
+        assert!(is_full(&Err(log.log.unwritten().unwrap().clone())));
+        assert_eq!(log.texts("a"), before, "reading goes on");
+        assert!(log.log.knows(mark, 1) && !log.log.knows(mark, 2));
+        log.publish(&["a"], "refused");
+        assert!(is_full(&log.settle()[0].1));
+        disk.set_full(false);
+        log.publish(&["a"], "after");
+        assert!(matches!(
+            &log.settle()[0].1,
+            Ok(Outcome::Published { position: 2, .. })
+        ));
+        assert!(log.log.knows(mark, 2));
+        disk.crash(|_| 0);
+        log.reopen();
+        assert_eq!(log.texts("a").last().unwrap(), "after");
+        assert!(log.log.unwritten().is_none());
+        assert!(log.log.knows(mark, 2), "cursors of that start are good");
+    }
+}
+
+#[test]
 fn what_a_failed_sync_leaves_in_doubt_is_never_told_as_stored() {
     let disk = SimDisk::default();
     let mut log = Log::on(Arc::new(disk.clone()), Path::new("/log"), tiny(), unbounded());

@@ -6,7 +6,6 @@
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -42,10 +41,9 @@ pub use options::{Clock, DiskOptions, steady_clock};
 pub use recovery::OpenError;
 pub use stats::DiskStats;
 
-use format::body;
 use index::Index;
 use io::{Disk, Held, RealDisk};
-use queue::{Chore, Request, Upkeep};
+use queue::Request;
 use shared::Shared;
 use writer::Writer;
 
@@ -67,6 +65,7 @@ pub struct DiskLog {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Kept until everything is written.
     lock: Mutex<Option<Held>>,
+    unwritten: Option<BrokerError>,
 }
 
 impl DiskLog {
@@ -109,11 +108,12 @@ impl DiskLog {
         let shared = Arc::new(shared);
         shared::count(&shared.counters.damaged, recovered.damaged);
         let mut writer = Writer::new(shared.clone(), recovered.current, recovered.newest);
-        begin(&shared, &mut writer, now)?;
+        let unwritten = begin(&shared, &mut writer, now)?;
         let log = Arc::new(Self {
             keys: Mutex::new(recovered.keys),
             threads: Mutex::new(Vec::new()),
             lock: Mutex::new(Some(lock)),
+            unwritten,
             shared: shared.clone(),
         });
         let writing = shared.clone();
@@ -163,6 +163,11 @@ impl DiskLog {
         self.shared.failure.tell(Box::new(told));
     }
 
+    /// Why nothing could be written when it was opened: the disk was full. It is tried again with every publication.
+    pub fn unwritten(&self) -> Option<&BrokerError> {
+        self.unwritten.as_ref()
+    }
+
     /// Figures for the operator.
     pub fn stats(&self) -> DiskStats {
         stats::of(&self.shared)
@@ -205,8 +210,8 @@ impl Drop for DiskLog {
     }
 }
 
-/// Writes the mark of this start.
-fn begin(shared: &Shared, writer: &mut Writer, now: u64) -> Result<(), OpenError> {
+/// Gives this start its mark. Why it could not be written yet is returned.
+fn begin(shared: &Shared, writer: &mut Writer, now: u64) -> Result<Option<BrokerError>, OpenError> {
     let start = |error: &dyn std::fmt::Display| OpenError::Start(error.to_string());
     let mark = loop {
         let mut bytes = [0; 4];
@@ -216,24 +221,8 @@ fn begin(shared: &Shared, writer: &mut Writer, now: u64) -> Result<(), OpenError
             break mark;
         }
     };
-    let position = shared.index().position;
-    let mut record = Vec::new();
-    body::put_mark(&mut record, mark, position, now);
-    let (done, wait) = sync_channel(1);
-    shared.queue.push_chore(Chore {
-        steps: vec![Upkeep::Copy(record)],
-        done,
-    });
-    writer.step();
-    match wait.try_recv() {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(start(&error)),
-        Err(error) => return Err(start(&error)),
-    }
-    let mut index = shared.index();
-    index.mark = mark;
-    index.note_mark(mark, position);
-    Ok(())
+    shared.index().mark = mark;
+    writer.begin(mark, now).map_err(|error| start(&error))
 }
 
 impl Broker for DiskLog {

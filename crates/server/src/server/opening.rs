@@ -77,6 +77,9 @@ fn disk_options(config: &Config) -> DiskOptions {
 
 /// What a log commits goes to the hub, and whether it can is noted.
 pub(super) fn connect(log: &DiskLog, hub: &Arc<Hub>, trouble: Arc<Trouble>) {
+    if let Some(error) = log.unwritten() {
+        trouble.note(Some(error));
+    }
     // The hub has the log: the other way round it must not live for ever.
     let hub: Weak<Hub> = Arc::downgrade(hub);
     log.set_commit(move |batch: Vec<Committed>| {

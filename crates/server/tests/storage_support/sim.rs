@@ -92,7 +92,7 @@ impl SimDisk {
         state.faults.insert(at, fault);
     }
 
-    /// From now on nothing can be written, or can again.
+    /// From now on no file can grow or be made, or can again: what is there may be written over.
     pub(crate) fn set_full(&self, is_full: bool) {
         self.state().is_full = is_full;
     }
@@ -313,7 +313,8 @@ impl DiskFile for SimFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.disk.touched();
-        let fault = self.disk.step(true);
+        let grows = offset as usize + bytes.len() > self.content.lock().unwrap().now.len();
+        let fault = self.disk.step(grows);
         let written = match fault {
             None => bytes.len(),
             Some(_) => bytes.len() / 2,

@@ -1,6 +1,7 @@
 //! A small disk is filled until the store refuses: reading and delivering go on, and what was acknowledged stays.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -82,10 +83,16 @@ pub(super) fn story(folder: &Path) {
     let shown = lines.lines().filter(|line| line.contains(CHANNEL)).count();
     assert_eq!(shown, full, "not what was acknowledged was shown");
 
-    // Killed and started on the full disk: nothing is lost, reading works.
+    // Killed and started on a disk without a single page left: nothing is lost, reading works, and it is said.
+    let last_bytes = at.join("last-bytes");
+    fill_up(&last_bytes);
     stage.kill();
     stage.start().unwrap();
     assert_eq!(history(&stage), acked);
+    let (status, answer) = publish(&stage, CHANNEL, &text(next));
+    next += 1;
+    clear(status, &answer);
+    fs::remove_file(&last_bytes).unwrap();
     // Perhaps there is a little room again; then it is used, and refused as clearly.
     fill(&stage, &mut next, &mut acked);
     assert_eq!(history(&stage), acked);
@@ -109,6 +116,14 @@ pub(super) fn story(folder: &Path) {
     assert_eq!(history(&stage), acked);
     stage.stop().unwrap();
     assert_eq!(stage.panics(), Vec::<String>::new());
+}
+
+/// Takes all that is left of the disk.
+fn fill_up(path: &Path) {
+    let mut file = fs::File::create(path).unwrap();
+    for size in [4096, 1] {
+        while file.write_all(&vec![1; size]).is_ok() {}
+    }
 }
 
 fn text(number: u32) -> String {

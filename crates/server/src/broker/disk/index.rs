@@ -127,7 +127,8 @@ impl Index {
     pub(crate) fn knows(&self, mark: u32, position: u64) -> bool {
         match self.marks.iter().position(|(own, _)| *own == mark) {
             Some(index) => position <= self.marks.get(index + 1).map_or(self.position, |(_, at)| *at),
-            None => false,
+            // On a full disk it is not written yet.
+            None => mark == self.mark && position <= self.position,
         }
     }
 

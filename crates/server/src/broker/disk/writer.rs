@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use cometserver_core::Time;
 use cometserver_core::broker::{BrokerError, Committed};
 
 use super::format::header::{file_name, seed};
@@ -37,6 +38,8 @@ pub(crate) struct Writer {
     /// The newest number that any segment ever had.
     newest: u32,
     buffer: Vec<u8>,
+    /// The mark of this start, with its time, until it is written: nothing is stored before it.
+    mark: Option<(u32, Time)>,
     /// Nothing is tried before this, for this reason.
     pause: Option<(Instant, String)>,
 }
@@ -57,14 +60,45 @@ impl Writer {
             current,
             newest,
             buffer: Vec::new(),
+            mark: None,
             pause: None,
         }
     }
 
-    /// Writes what waits, once.
-    pub(crate) fn step(&mut self) {
-        if let Some(batch) = self.shared.queue.take(self.shared.options.batch) {
-            self.commit(batch);
+    /// Writes the mark of this start. Where the disk is full that waits for the first batch that fits, and why is returned:
+    /// what is there can be read all the same.
+    ///
+    /// # Errors
+    /// Any other reason why nothing can be written.
+    pub(crate) fn begin(&mut self, mark: u32, time: Time) -> Result<Option<BrokerError>, BrokerError> {
+        self.mark = Some((mark, time));
+        let begun = self.begin_segment().map_err(Failure::Nothing);
+        let stored = begun.and_then(|begun| {
+            if let Some(segment) = begun.as_ref().or(self.current.as_ref()) {
+                let (seed, base) = (segment.seed, segment.length);
+                self.put_mark(seed, base);
+            }
+            self.store(begun)
+        });
+        match stored {
+            Ok(length) => {
+                if let Some(current) = &self.current {
+                    self.shared.index().grow_segment(current.number, length);
+                }
+                Ok(None)
+            }
+            Err(Failure::Nothing(error)) if is_full(&error) => Ok(Some(self.failed(Failure::Nothing(error)))),
+            Err(failure) => Err(self.failed(failure)),
+        }
+    }
+
+    fn put_mark(&mut self, seed: u32, base: u32) {
+        if let Some((mark, time)) = self.mark {
+            let position = self.shared.index().position;
+            let start = frame::begin(&mut self.buffer);
+            body::put_mark(&mut self.buffer, mark, position, time);
+            let offset = base + start as u32;
+            frame::finish(&mut self.buffer, start, seed, offset);
         }
     }
 
@@ -130,6 +164,7 @@ impl Writer {
             Some(segment) => (segment.seed, segment.length, segment.number),
             None => return answer(batch, &BrokerError::Unavailable("there is no segment".into())),
         };
+        self.put_mark(seed, base);
         let plan = Plan::new(&self.shared, batch, &mut self.buffer, seed, base, number);
         if self.buffer.is_empty() {
             return plan.apply(&self.shared, base);
@@ -210,9 +245,19 @@ impl Writer {
 
     /// Writes the buffer and makes it safe. Returns how long the segment is then.
     fn store(&mut self, begun: Option<Current>) -> Result<u32, Failure> {
-        if let Some(begun) = begun {
-            return self.store_first(begun);
+        let length = match begun {
+            Some(begun) => self.store_first(begun),
+            None => self.store_next(),
+        }?;
+        if let Some((mark, _)) = self.mark.take() {
+            let mut index = self.shared.index();
+            let position = index.position;
+            index.note_mark(mark, position);
         }
+        Ok(length)
+    }
+
+    fn store_next(&mut self) -> Result<u32, Failure> {
         let current = self.current.as_mut().expect("there is one if none was begun");
         let (file, length) = (current.file.clone(), current.length);
         if let Err(error) = file.write_at(&self.buffer, u64::from(length)) {
@@ -287,6 +332,14 @@ impl Writer {
             BrokerError::Unavailable(reason)
         }
     }
+}
+
+/// Is there only no room? Then there may be some again.
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// The same answer to everything in a batch.
