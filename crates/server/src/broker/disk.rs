@@ -1,8 +1,9 @@
 //! The embedded durable log: one writer, one sync a batch, segments with checked records, an index in memory.
 //!
 //! In reading order: [`mod@format`] (the bytes), [`io`] and `lock` (the file system), `scan`, `replay` and `recovery` (opening),
-//! `index` (where everything is), `queue`, `plan` and `writer` (a batch on its way), `gather` and `reader` (fetches), `keeper`
-//! and `compaction` (what is cleared away), `failure` (a thread that panics), [`inspect`] and [`backup`] (the operator's tools).
+//! `index` (where everything is), `queue`, `plan`, `writer` and `telling` (a batch on its way), `gather` and `reader` (fetches),
+//! `keeper` and `compaction` (what is cleared away), `failure` (a thread that panics), [`inspect`] and [`backup`] (the operator's
+//! tools).
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -34,6 +35,7 @@ mod replay;
 mod scan;
 mod shared;
 mod stats;
+mod telling;
 mod writer;
 
 pub use lock::{LOCK_FILE, LockError};
@@ -118,9 +120,15 @@ impl DiskLog {
         });
         let writing = shared.clone();
         log.spawn("log-writer", move |name| {
-            if !failure::watch(&writing, name, || writer.run()) {
-                failure::answer_unwritten(&writing);
-            }
+            failure::watch(&writing, name, || writer.run());
+            writing.telling.end();
+        })?;
+        let teller = shared.clone();
+        log.spawn("log-teller", move |name| {
+            failure::watch(&teller, name, || telling::run(&teller));
+            // Nothing is left unless this thread or the writer has failed: one of them answers, so that nobody is answered twice.
+            teller.telling.wait_for_end();
+            failure::answer_rest(&teller);
         })?;
         for _ in 0..shared.options.readers.max(1) {
             let shared = shared.clone();

@@ -71,8 +71,8 @@ pub(crate) fn watch(shared: &Shared, thread: &str, work: impl FnOnce()) -> bool 
     false
 }
 
-/// The writer has failed: whoever waits for it is answered.
-pub(crate) fn answer_unwritten(shared: &Shared) {
+/// There will be no other answers: whoever still waits is answered.
+pub(crate) fn answer_rest(shared: &Shared) {
     let why = shared.failure.now().unwrap_or_default();
     let (begun, waiting) = shared.queue.abandon();
     let begun = begun

@@ -64,9 +64,9 @@ enum Effect {
     State(Slot),
 }
 
-/// A request with what the index knows of its channels.
+/// A request with what the index knows of its channels; of a publication also its offsets, once they are given.
 enum Looked {
-    Publish(Submission, Vec<Slot>),
+    Publish(Submission, Vec<(Slot, u64)>),
     Delete(Deletion, Option<Slot>),
 }
 
@@ -138,7 +138,7 @@ impl Plan {
                     let slots = submission.channels.iter().map(|name| {
                         let slot = index.ensure(name.realm(), name.as_bytes(), None);
                         self.pin(index, slot);
-                        slot
+                        (slot, 0)
                     });
                     let slots = slots.collect();
                     Looked::Publish(submission, slots)
@@ -179,32 +179,24 @@ impl Plan {
         self.ahead.get_mut(&slot).expect("pinned when it was looked up")
     }
 
-    fn publish(&mut self, layout: &mut Layout<'_>, submission: &Submission, slots: Vec<Slot>) {
+    fn publish(&mut self, layout: &mut Layout<'_>, submission: &Submission, mut given: Vec<(Slot, u64)>) {
         self.position += 1;
         let position = self.position;
         let retain = submission.message.retain;
-        let mut given = Vec::with_capacity(slots.len());
-        let mut places = Vec::with_capacity(slots.len());
-        for (slot, name) in slots.into_iter().zip(&submission.channels) {
-            let ahead = self.ahead(slot);
-            ahead.offset += 1;
-            places.push(Place {
-                epoch: ahead.epoch,
-                offset: ahead.offset,
-                previous: ahead.last,
-                state: IN_HISTORY | if retain { IS_RETAINED } else { 0 },
-                realm: name.realm(),
-                name: name.as_bytes(),
-            });
-            ahead.last = position;
-            if retain {
-                ahead.retained = position;
+        let mut put = |places: &[Place<'_>]| {
+            layout.record(|to| {
+                body::put_publication(to, position, submission.time, places, &submission.message);
+            })
+        };
+        let record = match (&mut given[..], &submission.channels[..]) {
+            // Nearly always, and then without a list.
+            ([only], [name]) => put(&[self.place(only, name, retain)]),
+            (all, names) => {
+                let places = all.iter_mut().zip(names);
+                let places: Vec<_> = places.map(|(one, name)| self.place(one, name, retain)).collect();
+                put(&places)
             }
-            given.push((slot, ahead.offset));
-        }
-        let record = layout.record(|to| {
-            body::put_publication(to, position, submission.time, &places, &submission.message);
-        });
+        };
         self.effects.push(Effect::Published {
             ticket: submission.ticket,
             position,
@@ -213,6 +205,25 @@ impl Plan {
             record,
             places: given,
         });
+    }
+
+    /// Gives the newest position its place in a channel, and the offset there.
+    fn place<'a>(&mut self, given: &mut (Slot, u64), name: &'a ChannelName, retain: bool) -> Place<'a> {
+        let (slot, position) = (given.0, self.position);
+        let ahead = self.ahead(slot);
+        ahead.offset += 1;
+        given.1 = ahead.offset;
+        if retain {
+            ahead.retained = position;
+        }
+        Place {
+            epoch: ahead.epoch,
+            offset: ahead.offset,
+            previous: std::mem::replace(&mut ahead.last, position),
+            state: IN_HISTORY | if retain { IS_RETAINED } else { 0 },
+            realm: name.realm(),
+            name: name.as_bytes(),
+        }
     }
 
     fn delete(&mut self, layout: &mut Layout<'_>, deletion: &Deletion, slot: Option<Slot>) {

@@ -59,12 +59,16 @@ pub(crate) struct Batch {
     /// Comes first: what is deleted in the same batch is then deleted after it was copied.
     pub(crate) chore: Option<Chore>,
     /// In the order taken.
-    pub(crate) requests: Vec<Request>,
+    pub(crate) requests: VecDeque<Request>,
+    /// The bytes of these, see [`Request::payload`].
+    pub(crate) payloads: usize,
 }
 
 #[derive(Default)]
 struct Waiting {
     requests: VecDeque<Request>,
+    /// Bytes of these, see [`Request::payload`].
+    untaken: usize,
     chore: Option<Chore>,
     /// Bytes of what waits, and of what is being written: see [`Request::payload`].
     payloads: usize,
@@ -122,6 +126,7 @@ impl Queue {
         }
         waiting.bytes += payload + OVERHEAD;
         waiting.payloads += payload;
+        waiting.untaken += payload;
         waiting.requests.push_back(request);
         let payloads = waiting.payloads;
         let wake = waiting.is_idle;
@@ -156,19 +161,7 @@ impl Queue {
             waiting = self.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
             waiting.is_idle = false;
         }
-        let mut batch = Batch {
-            chore: waiting.chore.take(),
-            requests: Vec::new(),
-        };
-        let mut bytes = 0;
-        while let Some(request) = waiting.requests.front() {
-            let size = request.payload() + OVERHEAD;
-            if !batch.requests.is_empty() && bytes + size > limit {
-                break;
-            }
-            bytes += size;
-            batch.requests.extend(waiting.requests.pop_front());
-        }
+        let batch = waiting.batch(limit);
         waiting.begun.extend(batch.requests.iter().map(Request::ticket));
         Some(batch)
     }
@@ -184,6 +177,12 @@ impl Queue {
     /// How many bytes of payloads, names and attributes wait for their commit.
     pub(crate) fn payloads(&self) -> usize {
         self.waiting().payloads
+    }
+
+    /// Does nothing wait to be taken?
+    pub(crate) fn is_empty(&self) -> bool {
+        let waiting = self.waiting();
+        waiting.requests.is_empty() && waiting.chore.is_none()
     }
 
     /// Takes nothing any more; what waits is still handed out.
@@ -202,10 +201,38 @@ impl Queue {
     pub(crate) fn abandon(&self) -> (Vec<u64>, Vec<u64>) {
         let mut waiting = self.waiting();
         waiting.chore = None;
-        (waiting.payloads, waiting.bytes) = (0, 0);
+        (waiting.payloads, waiting.untaken, waiting.bytes) = (0, 0, 0);
         let begun = std::mem::take(&mut waiting.begun);
         let requests = std::mem::take(&mut waiting.requests);
         (begun.into(), requests.iter().map(Request::ticket).collect())
+    }
+}
+
+impl Waiting {
+    fn batch(&mut self, limit: usize) -> Batch {
+        let mut batch = Batch {
+            chore: self.chore.take(),
+            ..Batch::default()
+        };
+        let count = self.requests.len();
+        if self.untaken + count * OVERHEAD <= limit {
+            // All of it, as nearly always, at once: publishers wait for this lock. The next one will be about as long.
+            batch.payloads = std::mem::take(&mut self.untaken);
+            batch.requests = std::mem::replace(&mut self.requests, VecDeque::with_capacity(count));
+            return batch;
+        }
+        let mut bytes = 0;
+        while let Some(request) = self.requests.front() {
+            let payload = request.payload();
+            bytes += payload + OVERHEAD;
+            if !batch.requests.is_empty() && bytes > limit {
+                break;
+            }
+            self.untaken -= payload;
+            batch.payloads += payload;
+            batch.requests.extend(self.requests.pop_front());
+        }
+        batch
     }
 }
 

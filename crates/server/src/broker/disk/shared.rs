@@ -14,6 +14,7 @@ use super::io::Disk;
 use super::options::DiskOptions;
 use super::queue::Queue;
 use super::reader::Reads;
+use super::telling::Telling;
 
 /// Where commits go.
 pub(crate) type Commit = Arc<dyn Fn(Vec<Committed>) + Send + Sync>;
@@ -55,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) began: u64,
     /// What waits for the writer.
     pub(crate) queue: Queue,
+    /// What waits to be told to the hub.
+    pub(crate) telling: Telling,
     /// What waits for the readers.
     pub(crate) reads: Reads,
     /// Wakes the keeper.
@@ -81,6 +84,7 @@ impl Shared {
     ) -> Self {
         Self {
             queue: Queue::new(options.queue),
+            telling: Telling::default(),
             reads: Reads::default(),
             bell: Bell::default(),
             failure: Failure::default(),

@@ -1,5 +1,6 @@
-//! The one thread that writes: a batch, one sync, then the index, then the hub.
+//! The one thread that writes: a batch, one sync, then the index. While it writes the next one, the hub is told.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,11 +13,15 @@ use super::format::{Header, Opening, SegmentState, body, frame};
 use super::index::Segment;
 use super::io::DiskFile;
 use super::plan::Plan;
-use super::queue::{Batch, Request};
+use super::queue::{Batch, Chore, Request};
 use super::shared::{Shared, count};
+use super::telling::{self, Answers};
 
 /// What the buffer may keep between batches, in bytes: after a huge payload it is let go.
 const KEEP_BUFFER: usize = 16 << 20;
+
+/// So few answers the writer tells itself, while nothing waits to be written: waking another thread takes as long.
+const FEW: usize = 16;
 
 /// The segment that is written to.
 pub(crate) struct Current {
@@ -111,16 +116,22 @@ impl Writer {
 
     /// Writes one batch and answers everything in it.
     fn commit(&mut self, batch: Batch) {
-        let (requests, payloads) = (
-            batch.requests.len(),
-            batch.requests.iter().map(|request| request.payload()).sum(),
-        );
+        let (requests, payloads) = (batch.requests.len(), batch.payloads);
         let committed = match self.pause.take_if(|(until, _)| *until <= Instant::now()) {
             None if self.pause.is_some() => self.refuse(batch),
             _ => self.write(batch),
         };
-        self.shared.tell_commit(committed);
-        self.shared.queue.release(requests, payloads);
+        let answers = Answers {
+            committed,
+            requests,
+            payloads,
+        };
+        let (queue, telling) = (&self.shared.queue, &self.shared.telling);
+        if requests <= FEW && queue.is_empty() && telling.is_idle() {
+            telling::tell(&self.shared, answers);
+        } else {
+            telling.push(answers);
+        }
     }
 
     fn refuse(&self, batch: Batch) -> Vec<Committed> {
@@ -128,23 +139,17 @@ impl Writer {
             .pause
             .as_ref()
             .map_or_else(String::new, |(_, reason)| reason.clone());
-        answer(batch, &BrokerError::Unavailable(reason))
+        answer(batch.chore, &batch.requests, &BrokerError::Unavailable(reason))
     }
 
-    fn write(&mut self, batch: Batch) -> Vec<Committed> {
-        let mut batch = batch;
+    fn write(&mut self, mut batch: Batch) -> Vec<Committed> {
         let mut refused = Vec::new();
         if let Err(full) = self.has_room() {
             // What clears away goes on.
-            let is_publish = |request: &mut Request| matches!(request, Request::Publish(_));
-            let requests = batch.requests.extract_if(.., is_publish).collect();
-            refused = answer(
-                Batch {
-                    chore: None,
-                    requests,
-                },
-                &full,
-            );
+            let is_publish = |request: &Request| matches!(request, Request::Publish(_));
+            let (publications, rest) = batch.requests.into_iter().partition(is_publish);
+            batch.requests = rest;
+            refused = answer(None, &publications, &full);
             if batch.requests.is_empty() && batch.chore.is_none() {
                 return refused;
             }
@@ -158,11 +163,17 @@ impl Writer {
         self.buffer.shrink_to(KEEP_BUFFER);
         let begun = match self.begin_segment() {
             Ok(begun) => begun,
-            Err(error) => return answer(batch, &self.failed(Failure::Nothing(error))),
+            Err(error) => {
+                let error = self.failed(Failure::Nothing(error));
+                return answer(batch.chore, &batch.requests, &error);
+            }
         };
         let (seed, base, number) = match begun.as_ref().or(self.current.as_ref()) {
             Some(segment) => (segment.seed, segment.length, segment.number),
-            None => return answer(batch, &BrokerError::Unavailable("there is no segment".into())),
+            None => {
+                let error = BrokerError::Unavailable("there is no segment".into());
+                return answer(batch.chore, &batch.requests, &error);
+            }
         };
         self.put_mark(seed, base);
         let plan = Plan::new(&self.shared, batch, &mut self.buffer, seed, base, number);
@@ -343,17 +354,13 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 /// The same answer to everything in a batch.
-fn answer(batch: Batch, error: &BrokerError) -> Vec<Committed> {
-    if let Some(chore) = batch.chore {
+fn answer(chore: Option<Chore>, requests: &VecDeque<Request>, error: &BrokerError) -> Vec<Committed> {
+    if let Some(chore) = chore {
         let _ = chore.done.try_send(Err(error.clone()));
     }
     let failed = |ticket| Committed {
         ticket,
         result: Err(error.clone()),
     };
-    batch
-        .requests
-        .iter()
-        .map(|request| failed(request.ticket()))
-        .collect()
+    requests.iter().map(|request| failed(request.ticket())).collect()
 }
