@@ -165,8 +165,9 @@ struct Rare {
     catch_up: VecDeque<CatchUp>,
     lost_memory: bool,
     lost_durable: bool,
-    /// What was gone before a reader began with the oldest kept: it is not told.
-    forgiven: Vec<(CatchUpTarget, Trimmed)>,
+    /// What was gone before a reader began with the oldest kept, of the messages and of the news about members: it is not
+    /// told.
+    forgiven: Vec<(CatchUpTarget, Trimmed, Trimmed)>,
     /// The same of what the store says is gone in the first page of all.
     forgive_stored: bool,
     /// Up to where it was told, of which patterns, that the store may have forgotten something.
@@ -382,16 +383,23 @@ impl Fanout {
         }
     }
 
-    fn trimmed_now(&self, reader: ReaderId) -> Vec<(CatchUpTarget, Trimmed)> {
+    fn trimmed_now(&self, reader: ReaderId) -> Vec<(CatchUpTarget, Trimmed, Trimmed)> {
         let entry = &self.readers[reader as usize];
         let channels = entry.subscriptions.iter().map(|s| {
             let id = self.slots[s.slot as usize].channel.id;
-            (CatchUpTarget::Channel(id), self.hub.trimmed(id))
+            (
+                CatchUpTarget::Channel(id),
+                self.hub.trimmed(id),
+                self.hub.trimmed_news(id),
+            )
         });
-        let patterns = entry
-            .patterns
-            .iter()
-            .map(|p| (CatchUpTarget::Pattern(p.id), self.hub.pattern_trimmed(p.id)));
+        let patterns = entry.patterns.iter().map(|p| {
+            (
+                CatchUpTarget::Pattern(p.id),
+                self.hub.pattern_trimmed(p.id),
+                self.hub.pattern_trimmed_news(p.id),
+            )
+        });
         channels.chain(patterns).collect()
     }
 

@@ -414,7 +414,25 @@ impl Hub {
             .unwrap_or_default()
     }
 
-    /// The same of a pattern.
+    /// The same of the news about its members.
+    pub fn trimmed_news(&self, channel: ChannelId) -> Trimmed {
+        self.state()
+            .channel(channel)
+            .and_then(|entry| entry.presence.as_ref())
+            .map(|presence| presence.news.trimmed)
+            .unwrap_or_default()
+    }
+
+    /// The same of the news about members of a pattern's channels.
+    pub fn pattern_trimmed_news(&self, pattern: u32) -> Trimmed {
+        self.state()
+            .patterns
+            .get(pattern)
+            .map(|entry| entry.trimmed_news)
+            .unwrap_or_default()
+    }
+
+    /// What has been let go of a pattern's channels so far.
     pub fn pattern_trimmed(&self, pattern: u32) -> Trimmed {
         self.state()
             .patterns

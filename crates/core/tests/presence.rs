@@ -133,6 +133,28 @@ fn lost_news_are_a_gap_of_the_members_only() {
 }
 
 #[test]
+fn who_begins_with_the_oldest_kept_is_not_told_of_news_lost_before() {
+    let (hub, mut fanout, a) = watched(limits(10));
+    hub.join(a, "ann", None, 10);
+    round(&mut fanout);
+    hub.tick(100);
+    let by_name = fanout.open(3, None);
+    fanout.add(by_name, &name("a"), WATCH, 100).unwrap();
+    let by_pattern = fanout.open(4, None);
+    fanout.add_pattern(by_pattern, &pattern("*"), WATCH).unwrap();
+    for reader in [by_name, by_pattern] {
+        fanout.begin(reader, Begin::Earliest, false);
+        assert_eq!(read_on(&mut fanout, reader), [""; 0]);
+    }
+    let late = fanout.open(5, None);
+    fanout.begin(late, Begin::Now, false);
+    fanout
+        .subscribe(late, &name("a"), Begin::Earliest, WATCH, 100)
+        .unwrap();
+    assert_eq!(read_on(&mut fanout, late), ["subscribed a"]);
+}
+
+#[test]
 fn a_channel_forgotten_and_made_again_still_knows_that_news_were_lost() {
     let hub = Arc::new(Hub::new(limits(10)));
     let mut fanout = shard(&hub);

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::show::is_stored_before;
+use super::show::{is_of_news, is_stored_before};
 use super::{CatchUp, CatchUpFrom, CatchUpTarget, Fanout, Progress, ReaderId, Step, Target};
 use crate::broker::{Fetch, Page, Want};
 use crate::channel::{ChannelId, ChannelName};
@@ -257,7 +257,8 @@ impl Fanout {
             };
             let mut begun = Vec::new();
             for item in items.drain(..) {
-                if self.is_news(reader, &item) && !(forgive && is_stored_before(&item, &mut begun)) {
+                let is_forgiven = forgive && (is_stored_before(&item, &mut begun) || is_of_news(&item));
+                if self.is_news(reader, &item) && !is_forgiven {
                     self.show(reader, item, Some(catch_up.target), out);
                 }
             }

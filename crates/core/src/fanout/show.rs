@@ -56,7 +56,8 @@ impl Fanout {
                 at,
             } => {
                 let forgiven = entry.rare.as_ref().is_some_and(|rare| {
-                    rare.forgiven.iter().any(|(target, trimmed)| {
+                    rare.forgiven.iter().any(|(target, messages, news)| {
+                        let trimmed = if presence { news } else { messages };
                         let same = match target {
                             CatchUpTarget::Channel(id) => channel.as_ref().is_some_and(|c| c.id == *id),
                             CatchUpTarget::Pattern(id) => {
@@ -135,6 +136,11 @@ impl Fanout {
                     .is_some_and(|slot| slot.pattern.matches_name(&channel.name))
         })
     }
+}
+
+/// Is it a gap of the news about members? Who begins with the oldest kept is told who is there.
+pub(super) fn is_of_news(item: &Item) -> bool {
+    matches!(item, Item::Gap { presence: true, .. })
 }
 
 /// Is it a gap of which the store told, before the first that it keeps? `begun` holds the channels of what came so far.
