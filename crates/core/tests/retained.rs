@@ -150,6 +150,31 @@ fn a_stored_value_is_found_after_a_restart_and_when_memory_has_let_it_go() {
 }
 
 #[test]
+fn a_value_that_is_being_replaced_is_never_none() {
+    let broker = TestBroker::new(9);
+    store::store_value(&store::open(&broker, 1), &broker, "d", "old");
+    let hub = store::restart(&broker, 2);
+    let mut message = Message::text(name("d"), "new");
+    message.retain = true;
+    store::send(&hub, message);
+    let stored = broker.batch(usize::MAX, 0);
+    let slot = Arc::new(Mutex::new(None));
+    let _ = hub.retained(&name("d"), &mut || {
+        let slot = slot.clone();
+        Box::new(move |answer| *slot.lock().unwrap() = Some(answer.unwrap()))
+    });
+    assert!(broker.answer(0));
+    assert!(
+        slot.lock().unwrap().is_none(),
+        "the hub has not been told of the new one"
+    );
+    hub.commit(stored, 10);
+    broker.answer(0);
+    let value = slot.lock().unwrap().take().unwrap();
+    assert_eq!(value.map(|value| word(&value)).as_deref(), Some("new"));
+}
+
+#[test]
 fn many_stored_values_come_a_few_at_a_time_each_in_its_place() {
     let broker = TestBroker::new(9);
     let hub = store::open(&broker, 1);

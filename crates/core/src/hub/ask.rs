@@ -171,7 +171,14 @@ impl Hub {
                         Value::Here(value) => values.found[index] = Some(value),
                         // It was replaced while it was fetched, and memory has let go the new one already.
                         Value::Stored(position) if position > until => values.missing.push(index),
-                        Value::Stored(position) => values.found[index] = state.value_in(&page, position),
+                        Value::Stored(position) => {
+                            let value = state.value_in(&page, position);
+                            if value.is_none() && state.is_being_replaced(&values.names[index], until) {
+                                // Its successor is stored, and the hub about to be told.
+                                values.missing.push(index);
+                            }
+                            values.found[index] = value;
+                        }
                         Value::None => {}
                     }
                 }
@@ -272,6 +279,12 @@ impl State {
             }
             (None, _) => Value::None,
         }
+    }
+
+    /// Does the store have a newer value than this, of which the hub has not been told yet?
+    fn is_being_replaced(&self, name: &ChannelName, until: u64) -> bool {
+        let stored = self.broker.as_ref().and_then(|broker| broker.channel(name));
+        stored.is_some_and(|channel| channel.retained > until)
     }
 
     /// A retained value in what was fetched.
