@@ -107,6 +107,9 @@ pub enum StartError {
     /// A namespace's pattern, or an origin.
     #[error("{0}")]
     Config(String),
+    /// The log on disk failed while the server ran: a new start reads what is safe.
+    #[error("the log on disk failed: {0}")]
+    LogFailed(String),
     /// The system refused something that a server cannot do without.
     #[error("the system refused {what}")]
     System {
@@ -307,7 +310,7 @@ impl Server {
                     SIGNALS => {
                         if self.signalled() {
                             self.end();
-                            return Ok(());
+                            return self.ended();
                         }
                     }
                     Token(listener) => self.accept(listener - FIRST_LISTENER),
@@ -326,7 +329,7 @@ impl Server {
             }
             if self.is_over() {
                 self.end();
-                return Ok(());
+                return self.ended();
             }
         }
     }
@@ -414,6 +417,19 @@ impl Server {
             log.shut_down();
         }
         tracing::info!("stopped");
+    }
+
+    /// Whether it ended as it should: what watches over it starts it again only if it did not.
+    fn ended(&self) -> Result<(), StartError> {
+        match self
+            .shared
+            .trouble
+            .now()
+            .filter(|_| self.shared.trouble.is_final())
+        {
+            Some(why) => Err(StartError::LogFailed(why)),
+            None => Ok(()),
+        }
     }
 }
 
