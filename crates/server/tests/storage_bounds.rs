@@ -13,7 +13,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cometserver::broker::disk::DiskOptions;
+use cometserver::broker::disk::{DiskLog, DiskOptions};
 use cometserver_core::broker::{Broker, BrokerError, Delete, Fetch, Outcome, Page, Submission};
 use cometserver_core::channel::ChannelName;
 use cometserver_core::pattern::Pattern;
@@ -269,6 +269,53 @@ fn what_was_trimmed_does_not_come_back_in_part_with_the_next_start() {
         assert_eq!(kept, (oldest..=newest).collect::<Vec<u64>>(), "a hole");
     }
     assert!(oldest > 1, "nothing was trimmed");
+}
+
+#[test]
+fn a_channel_is_not_forgotten_while_copies_of_it_are_in_the_log() {
+    let mut namespaces = unbounded();
+    let five = bounded(5, 1 << 20, 1 << 50).fallback;
+    namespaces.listed.push((Pattern::new("busy", 64).unwrap(), five));
+    let options = DiskOptions {
+        idle_grace: Duration::ZERO,
+        idle_channels: 0,
+        ..tiny()
+    };
+    let mut emptied = namespaces.clone();
+    let nothing = bounded(0, 1 << 20, 1 << 50).fallback;
+    emptied
+        .listed
+        .push((Pattern::new("numbers", 64).unwrap(), nothing));
+    let mut log = Log::new(options, namespaces);
+    for _ in 0..20 {
+        log.publish(&["ballast"], &"x".repeat(900));
+    }
+    let mut before = (0, 0);
+    for round in 0..60 {
+        for _ in 0..20 {
+            log.publish(&["numbers"], &"n".repeat(300));
+            log.publish(&["busy"], &"b".repeat(600));
+            log.settle();
+        }
+        let channel = log.log.channel(&name("numbers")).unwrap();
+        if channel.epoch == before.0 {
+            assert_eq!(channel.offset, before.1 + 20, "no offset is given twice");
+        }
+        before = (channel.epoch, channel.offset);
+        // Emptied, and nobody has it any more; then more or less of what it had been in is cleared away.
+        log.log.configure(&emptied);
+        let keeps = |log: &DiskLog| {
+            log.channel(&name("numbers"))
+                .map_or(0, |channel| channel.publications)
+        };
+        log.wait_until(|log| keeps(log) == 0);
+        Broker::close(&*log.log, &name("numbers"));
+        for _ in 0..round % 12 {
+            log.publish(&["busy"], &"b".repeat(900));
+            log.settle();
+        }
+        log.reopen();
+    }
 }
 
 #[test]

@@ -161,6 +161,21 @@ fn whoever_closes_the_log_while_being_told_waits_for_nobody_who_waits_for_them()
 }
 
 #[test]
+fn whoever_closes_the_log_while_the_writer_tells_waits_for_nobody() {
+    let log = Log::new(DiskOptions::default(), unbounded());
+    let (closed, told) = channel();
+    let itself = Arc::downgrade(&log.log);
+    log.log.set_commit(move |_| {
+        if let Some(log) = itself.upgrade() {
+            log.shut_down();
+        }
+        let _ = closed.send(());
+    });
+    log.publish(&["a"], "1");
+    told.recv_timeout(PATIENCE).expect("it does not wait for itself");
+}
+
+#[test]
 fn when_the_writer_panics_what_it_had_stored_is_told_once_and_as_stored() {
     let slow = slow();
     let writing = slow.begin();

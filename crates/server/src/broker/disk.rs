@@ -58,6 +58,9 @@ const MAX_REST: usize = 32 << 20;
 /// No segment is longer than this before its last batch, in bytes: places in it are 32 bits.
 const MAX_SEGMENT: u64 = 1 << 30;
 
+/// The thread that writes.
+const WRITER: &str = "log-writer";
+
 /// The log of a folder, open: see the module.
 ///
 /// Dropping it closes it; see [`DiskLog::shut_down`].
@@ -119,7 +122,7 @@ impl DiskLog {
             shared: shared.clone(),
         });
         let writing = shared.clone();
-        log.spawn("log-writer", move |name| {
+        log.spawn(WRITER, move |name| {
             failure::watch(&writing, name, || writer.run());
             writing.telling.end();
         })?;
@@ -202,11 +205,14 @@ impl DiskLog {
         self.shared.reads.close();
         self.shared.bell.close();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
-            // Whoever drops the last reference within a commit is one of them.
-            if thread.thread().id() != thread::current().id() {
-                let _ = thread.join();
-            }
+        let own = thread::current();
+        let is_own = |thread: &JoinHandle<()>| thread.thread().id() == own.id();
+        if own.name() == Some(WRITER) && threads.iter().any(is_own) {
+            // It is within a commit that the writer tells. The others wait for the writer; all end by themselves.
+            return;
+        }
+        for thread in threads.into_iter().filter(|thread| !is_own(thread)) {
+            let _ = thread.join();
         }
         self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }

@@ -23,6 +23,9 @@ use super::shared::{Shared, count};
 /// About so many bytes are copied at once.
 const PORTION: usize = 1 << 20;
 
+/// About so many bytes what is written of a channel takes.
+const RECORD: usize = 64;
+
 /// So many channels are looked at while the index is locked once.
 const STRIDE: usize = 256;
 
@@ -169,8 +172,9 @@ impl Clearing<'_> {
             self.note_damage();
         }
         let named: Vec<Slot> = self.named.drain().collect();
-        self.write_channels(&named);
-        self.write_floors(&named);
+        if !self.write_channels(&named) || !self.write_floors(&named) {
+            return false;
+        }
         self.steps.push(Upkeep::Remove(self.segment));
         if !self.send() {
             return false;
@@ -244,7 +248,7 @@ impl Clearing<'_> {
     }
 
     /// What only this segment says of channels that are still of interest is written again; the others are forgotten.
-    fn write_channels(&mut self, named: &[Slot]) {
+    fn write_channels(&mut self, named: &[Slot]) -> bool {
         let mut names: Vec<ChannelName> = Vec::new();
         let grace = self.shared.options.idle_grace.as_millis() as u64;
         let forgets = self.shared.now().saturating_sub(self.shared.began) >= grace;
@@ -253,24 +257,31 @@ impl Clearing<'_> {
             for slot in slots {
                 match index.get(*slot) {
                     Some(channel) if channel.anchor > self.segment => {}
-                    Some(channel) if forgets && channel.is_idle() => index.forget(*slot),
+                    Some(channel) if forgets && channel.is_idle() && channel.copied <= self.segment => {
+                        index.forget(*slot);
+                    }
                     Some(channel) => names.push(channel.name.clone()),
                     None => {}
                 }
             }
         }
-        self.steps.extend(names.into_iter().map(Upkeep::State));
+        names
+            .into_iter()
+            .all(|name| self.push(Upkeep::State(name), RECORD))
     }
 
     /// What has been trimmed ends with this segment, but copies of what was older, made while it was kept, are in newer ones:
     /// found without their neighbours they would be a history with a hole.
-    fn write_floors(&mut self, named: &[Slot]) {
-        for slots in named.chunks(STRIDE) {
+    fn write_floors(&mut self, named: &[Slot]) -> bool {
+        named.chunks(STRIDE).all(|slots| {
             let index = self.shared.index();
             let channels = slots.iter().filter_map(|slot| index.get(*slot));
             let copied = channels.filter(|channel| channel.floor > 0 && channel.copied > self.segment);
-            let steps = copied.map(|channel| Upkeep::Trimmed(channel.name.clone()));
-            self.steps.extend(steps);
-        }
+            let names: Vec<ChannelName> = copied.map(|channel| channel.name.clone()).collect();
+            drop(index);
+            names
+                .into_iter()
+                .all(|name| self.push(Upkeep::Trimmed(name), RECORD))
+        })
     }
 }

@@ -108,7 +108,7 @@ impl Replay {
                 self.forgotten = self.forgotten.max(forgotten);
             }
             Body::Key(key) => self.key(&key),
-            Body::Trimmed(trimmed) => self.trimmed(&trimmed),
+            Body::Trimmed(trimmed) => self.trimmed(segment, &trimmed),
         }
         true
     }
@@ -229,7 +229,9 @@ impl Replay {
         }
     }
 
-    fn trimmed(&mut self, trimmed: &Trimmed<'_>) {
+    fn trimmed(&mut self, segment: u32, trimmed: &Trimmed<'_>) {
+        // What was there may be damaged: it is not given again, or it would count as trimmed.
+        self.reached(trimmed.floor, segment);
         let slot = self.index.find(trimmed.realm, trimmed.name);
         if let Some(channel) = slot.and_then(|slot| self.index.get_mut(slot))
             && channel.epoch == trimmed.epoch

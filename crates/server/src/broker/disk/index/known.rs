@@ -52,19 +52,29 @@ impl Index {
         }
     }
 
-    /// Forgets the idle channels beyond `limit`, those first that have been quiet for longest, at most `steps` of them.
-    /// Are there more?
+    /// Forgets the idle channels beyond `limit`, those first that have been quiet for longest; looks at `steps` of them at
+    /// most. May there be more?
     pub(crate) fn bound_idle(&mut self, limit: usize, steps: usize) -> bool {
-        for _ in 0..steps {
-            if self.idle.len() <= limit {
-                return false;
-            }
-            let Some((_, slot)) = self.idle.pop_first() else {
-                return false;
-            };
-            self.forget(slot);
+        let beyond = self.idle.len().saturating_sub(limit);
+        let quietest = self.idle.iter().take(steps).map(|(_, slot)| *slot);
+        let forgotten: Vec<Slot> = quietest
+            .filter(|slot| !self.has_copies(*slot))
+            .take(beyond)
+            .collect();
+        for slot in &forgotten {
+            self.forget(*slot);
         }
-        true
+        !forgotten.is_empty() && forgotten.len() < beyond
+    }
+
+    /// May copies of what it has kept still be found in the log? Then it is not forgotten: at the next start they would be
+    /// taken for its history.
+    pub(crate) fn has_copies(&self, slot: Slot) -> bool {
+        let oldest = self
+            .segments
+            .first_key_value()
+            .map_or(u32::MAX, |(number, _)| *number);
+        self.get(slot).is_some_and(|channel| channel.copied >= oldest)
     }
 
     /// What the operator sees of a channel.
