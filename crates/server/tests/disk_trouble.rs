@@ -8,7 +8,7 @@ mod support;
 use std::sync::Arc;
 
 use cometserver::config::{Durability, Namespace, NamespaceRule};
-use cometserver::server::Options;
+use cometserver::server::{Options, StartError};
 use serde_json::{Value, json};
 use sim::SimDisk;
 use support::{Answer, Door, TestServer, Transport};
@@ -116,7 +116,8 @@ fn a_log_whose_writer_panics_is_said_to_have_failed_and_the_server_stops_by_itse
     assert_eq!(refused.json()["code"], "unknown_outcome", "{refused:?}");
     drop(listener);
     server.until("it stops by itself", || server.has_ended());
-    server.wait();
+    let outcome = server.outcome().unwrap_err();
+    assert!(matches!(outcome, StartError::LogFailed(_)), "{outcome}");
     let why = server.shared.trouble.now().unwrap();
     assert!(why.contains("log-writer"), "{why}");
     disk.set_panicking(None);
@@ -124,7 +125,7 @@ fn a_log_whose_writer_panics_is_said_to_have_failed_and_the_server_stops_by_itse
 
 #[test]
 fn health_is_not_well_once_the_log_has_failed() {
-    let (server, _) = start();
+    let (mut server, _) = start();
     server.shared.trouble.fail("its thread has failed");
     server.shared.trouble.note(None);
     let (status, health) = ready(&server, Door::Backend);
@@ -133,4 +134,6 @@ fn health_is_not_well_once_the_log_has_failed() {
     assert_eq!(ready(&server, Door::Tcp), (503, json!({"status": "failed"})));
     let live = server.request(Door::Tcp, "GET", "/health/live", "");
     assert_eq!((live.status, live.json()), (503, json!({"status": "failed"})));
+    server.ask_to_stop();
+    server.outcome().unwrap_err();
 }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use cometserver::config::{Config, Sources};
-use cometserver::server::{Addresses, Options, Server};
+use cometserver::server::{Addresses, Options, Server, StartError};
 use cometserver::shared::{Request, Shared};
 use serde_json::{Value, json};
 
@@ -55,7 +55,7 @@ pub const DOORS: [Door; 3] = [Door::Tcp, Door::Unix, Door::Backend];
 pub struct TestServer {
     pub addresses: Addresses,
     pub shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Result<(), StartError>>>,
     publisher: Mutex<Option<Http>>,
     folder: tempfile::TempDir,
 }
@@ -95,7 +95,7 @@ impl TestServer {
         Self {
             addresses: server.addresses().clone(),
             shared: server.shared(),
-            thread: Some(std::thread::spawn(|| server.run().unwrap())),
+            thread: Some(std::thread::spawn(|| server.run())),
             publisher: Mutex::new(None),
             folder,
         }
@@ -122,10 +122,13 @@ impl TestServer {
 
     /// Waits until it has stopped.
     pub fn wait(&mut self) {
+        self.outcome().unwrap();
+    }
+
+    /// The same, and how it ended.
+    pub fn outcome(&mut self) -> Result<(), StartError> {
         *self.publisher.lock().unwrap() = None;
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
-        }
+        self.thread.take().map_or(Ok(()), |thread| thread.join().unwrap())
     }
 
     fn end(&mut self) {
@@ -246,7 +249,7 @@ impl Drop for TestServer {
                 .unwrap_or_else(|poisoned| poisoned.into_inner()) = None;
             let ended = thread.join();
             if !std::thread::panicking() {
-                ended.unwrap();
+                ended.unwrap().unwrap();
             }
         }
     }
