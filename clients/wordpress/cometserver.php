@@ -12,7 +12,9 @@
  *   COMET_URL                where browsers go: '/push', 'https://push.example.org', '/comet/bridge.php?call='
  *   COMET_DATA_DIR           the server's data folder, or COMET_SOCKET its socket (default: as for every client)
  *   COMET_TOKEN_SECRET       the secret of tokens, or COMET_TOKEN_SECRET_FILE a file with it; without: public channels only
+ *   COMET_TOKEN_PATTERNS     a list: the channels and patterns that shortcodes may have tokens for (none); see listed()
  *   COMET_TOKEN_LIFETIME     how long a token holds, in seconds (3600)
+ *   COMET_PAGE_LIFETIME      for how long after it was made an open page gets tokens, in seconds (86400)
  *   COMET_JS                 the address of the browser client (comet.js beside this file)
  */
 
@@ -28,6 +30,13 @@ final class CometServerPlugin
 
     /** How long a token holds if nothing else is said, in seconds. */
     private const TOKEN_LIFETIME = 3600;
+
+    /** For how long a page gets tokens if nothing else is said, in seconds: what it was made for may not be so any more. */
+    private const PAGE_LIFETIME = 86400;
+
+    /** `*` and `**` of a pattern, as bytes that are in no UTF-8 text. */
+    private const SEGMENT = "\xFE";
+    private const ANY = "\xFF";
 
     /** The most bytes of an answer that are read. */
     private const MAX_ANSWER = 1 << 20;
@@ -75,16 +84,27 @@ final class CometServerPlugin
     }
 
     /**
-     * `[comet channel="news" pattern="" mode="list|latest|event" max="20" class=""]…[/comet]`; what it encloses is shown until
-     * the first message. Messages are shown as text; with `mode="event"` the element only gets an event `comet`.
+     * `[comet channel="news" pattern="" token="" mode="list|latest|event" max="20" class=""]…[/comet]`; what it encloses is
+     * shown until the first message. Messages are shown as text; with `mode="event"` the element only gets an event `comet`.
+     *
+     * Many may write a post, and read in its source what it was given: there is a token only for what the site's owner lists.
      */
     public static function shortcode($attributes, $content = ''): string
     {
-        $given = shortcode_atts(['channel' => '', 'pattern' => '', 'mode' => 'list', 'max' => '20', 'class' => ''], (array) $attributes, 'comet');
+        $known = ['channel' => '', 'pattern' => '', 'token' => '', 'mode' => 'list', 'max' => '20', 'class' => ''];
+        $given = shortcode_atts($known, (array) $attributes, 'comet');
         $channels = self::words($given['channel']);
         $patterns = self::words($given['pattern']);
         if ($channels === [] && $patterns === []) {
-            return current_user_can('edit_posts') ? '<!-- [comet]: name a channel or a pattern -->' : '';
+            return self::hint('Name a channel or a pattern.');
+        }
+        $needsToken = self::secret() !== null && $given['token'] !== 'no';
+        $user = wp_get_current_user();
+        $refused = $needsToken ? self::refused($channels, $patterns, $user) : [];
+        if ($refused !== []) {
+            return self::hint('Nothing is shown here, since pages may have no token for: ' . implode(', ', $refused) . '. Whoever runs this site'
+                . ' lists what they may have one for in COMET_TOKEN_PATTERNS (wp-config.php), or with the filter comet_token_patterns.'
+                . ' Public channels need none: write token="no".');
         }
         self::$used = true;
         $data = [
@@ -94,11 +114,12 @@ final class CometServerPlugin
             'comet-max' => (string) max(1, (int) $given['max']),
             'comet-cursor' => self::cursor(),
         ];
-        if (self::secret() !== null) {
-            $user = wp_get_current_user();
-            $grant = base64_encode((string) json_encode(['channels' => $channels, 'patterns' => $patterns, 'user' => $user->ID]));
-            $data['comet-token'] = self::token($channels, $patterns, $user->user_login);
-            // Whoever shows this again may have a token for the same again.
+        if ($needsToken) {
+            $until = time() + (defined('COMET_PAGE_LIFETIME') ? (int) COMET_PAGE_LIFETIME : self::PAGE_LIFETIME);
+            $grant = ['channels' => $channels, 'patterns' => $patterns, 'user' => $user->ID, 'until' => $until];
+            $data['comet-token'] = self::token($grant, $user);
+            // Whoever shows this again may have a token for the same again, until then.
+            $grant = base64_encode((string) json_encode($grant));
             $data['comet-renew'] = add_query_arg(['grant' => rawurlencode($grant), 'sign' => self::sign($grant)], rest_url('comet/v1/token'));
         }
         $html = '<div class="' . esc_attr(trim('comet ' . $given['class'])) . '" aria-live="polite"';
@@ -120,19 +141,25 @@ final class CometServerPlugin
         $sign = $request->get_param('sign');
         $isOurs = self::secret() !== null && is_string($grant) && is_string($sign) && hash_equals(self::sign($grant), $sign);
         $asked = $isOurs ? json_decode((string) base64_decode($grant, true), true) : null;
-        if (!is_array($asked) || !isset($asked['channels'], $asked['patterns'], $asked['user'])) {
+        if (!is_array($asked) || !isset($asked['channels'], $asked['patterns'], $asked['user'], $asked['until'])) {
             return new WP_Error('comet_grant', 'This page was not made here.', ['status' => 403]);
         }
-        $login = '';
+        if ($asked['until'] <= time()) {
+            return new WP_Error('comet_end', 'This page was made too long ago: load it again.', ['status' => 403]);
+        }
+        $user = new WP_User();
         if ($asked['user'] !== 0) {
             // Without a nonce, which a page that is open for a day has outlived, WordPress takes every request of this kind for
             // a stranger's. No other site knows the signed grant, so the cookie is enough here.
             if (wp_validate_auth_cookie('', 'logged_in') !== $asked['user']) {
                 return new WP_Error('comet_user', 'This page was made for somebody who is not signed in any more.', ['status' => 403]);
             }
-            $login = get_userdata($asked['user'])->user_login;
+            $user = get_userdata($asked['user']);
         }
-        $token = self::token($asked['channels'], $asked['patterns'], $login);
+        if (self::refused($asked['channels'], $asked['patterns'], $user) !== []) {
+            return new WP_Error('comet_list', 'There are no tokens any more for what this page listens to.', ['status' => 403]);
+        }
+        $token = self::token($asked, $user);
         // WordPress forbids to keep an answer only where it knows the user.
         return new WP_REST_Response(['token' => $token], 200, ['Cache-Control' => 'no-store']);
     }
@@ -151,19 +178,24 @@ final class CometServerPlugin
 for (const element of document.querySelectorAll(".comet[data-comet-mode]")) {
   const { cometChannels, cometPatterns, cometMode, cometMax, cometCursor, cometToken, cometRenew } = element.dataset;
   let first = cometToken;
+  let isOver = false;
+  const tell = (detail) => element.dispatchEvent(new CustomEvent("comet", { detail, bubbles: true }));
   const token = cometToken && (async () => {
     const now = first;
     first = undefined;
     if (now) return now;
     const answer = await fetch(cometRenew, { cache: "no-store" });
-    // A fault passes. After a refusal there is no token, and whoever has none asks seldom.
+    // A fault passes. After a refusal there is no token: what is not public ends, and only another page has one again.
     if (answer.status >= 500) throw new Error(`no new token: ${answer.status}`);
-    return (await answer.json()).token;
+    const { token } = await answer.json();
+    if (!token && !isOver) tell({ type: "reload" });
+    isOver = !token;
+    return token;
   });
   const comet = new Comet(url, { token, cursor: cometCursor });
   let empty = true;
   const show = (message) => {
-    element.dispatchEvent(new CustomEvent("comet", { detail: message, bubbles: true }));
+    tell(message);
     if (cometMode === "event") return;
     if (empty || cometMode === "latest") element.replaceChildren();
     empty = false;
@@ -191,14 +223,15 @@ JS;
         return self::$cursor;
     }
 
-    /** `$login`: whose; '' for a stranger. */
-    private static function token(array $channels, array $patterns, string $login): string
+    /** A token for what a page was made for, and not for longer. */
+    private static function token(array $grant, WP_User $user): string
     {
-        $claims = ['exp' => time() + (defined('COMET_TOKEN_LIFETIME') ? (int) COMET_TOKEN_LIFETIME : self::TOKEN_LIFETIME)];
-        if ($login !== '') {
-            $claims['sub'] = $login;
+        $lifetime = defined('COMET_TOKEN_LIFETIME') ? (int) COMET_TOKEN_LIFETIME : self::TOKEN_LIFETIME;
+        $claims = ['exp' => min(time() + $lifetime, $grant['until'])];
+        if ($user->ID !== 0) {
+            $claims['sub'] = $user->user_login;
         }
-        $claims['comet'] = ['channels' => $channels, 'patterns' => $patterns, 'actions' => ['subscribe', 'history']];
+        $claims['comet'] = ['channels' => $grant['channels'], 'patterns' => $grant['patterns'], 'actions' => ['subscribe', 'history']];
         $part = static function (string $bytes): string {
             return rtrim(strtr(base64_encode($bytes), '+/', '-_'), '=');
         };
@@ -210,6 +243,58 @@ JS;
     private static function sign(string $grant): string
     {
         return hash_hmac('sha256', $grant, hash_hmac('sha256', 'cometserver wordpress grant', (string) self::secret(), true));
+    }
+
+    /** Which of these a page of this user may have no token for. */
+    private static function refused(array $channels, array $patterns, WP_User $user): array
+    {
+        $rules = [];
+        foreach (self::listed($user) as $pattern) {
+            $rules[] = '~\A' . strtr(preg_quote($pattern, '~'), [self::SEGMENT => '[^/\xFF]*', self::ANY => '.*']) . '\z~s';
+        }
+        // A rule that matches the wildcards of a pattern matches whatever they stand for.
+        $isRefused = static function (?string $parsed) use ($rules): bool {
+            foreach ($parsed === null ? [] : $rules as $rule) {
+                if (preg_match($rule, $parsed) === 1) {
+                    return false;
+                }
+            }
+            return true;
+        };
+        $isRefusedPattern = static function (string $pattern) use ($isRefused): bool {
+            return $isRefused(self::parsed($pattern));
+        };
+        return array_merge(array_filter($channels, $isRefused), array_filter($patterns, $isRefusedPattern));
+    }
+
+    /**
+     * What pages may have tokens for: `COMET_TOKEN_PATTERNS`, and what the filter `comet_token_patterns` makes of it for this user
+     * (of ID 0: a stranger). It is asked when a page is made and for each token after that, when WordPress itself knows no user.
+     */
+    private static function listed(WP_User $user): array
+    {
+        $patterns = apply_filters('comet_token_patterns', defined('COMET_TOKEN_PATTERNS') ? (array) COMET_TOKEN_PATTERNS : [], $user);
+        $texts = array_filter((array) $patterns, 'is_string');
+        return array_filter(array_map([self::class, 'parsed'], $texts), 'is_string');
+    }
+
+    /** A pattern as the server reads it: `*` and `**` as bytes of their own, what follows a `\` as it is. `null`: it is none. */
+    private static function parsed(string $pattern): ?string
+    {
+        if ((strlen($pattern) - strlen(rtrim($pattern, '\\'))) % 2 !== 0) {
+            return null;
+        }
+        return preg_replace_callback('~\\\\(.)|\*+~su', static function (array $found): string {
+            return $found[1] ?? ($found[0] === '*' ? self::SEGMENT : self::ANY);
+        }, $pattern);
+    }
+
+    /** Instead of an element: nothing, except for whoever may do something about it. */
+    private static function hint(string $text): string
+    {
+        $post = get_the_ID();
+        $mayEdit = $post ? current_user_can('edit_post', $post) : current_user_can('edit_posts');
+        return $mayEdit ? '<p class="comet-hint"><strong>CometServer:</strong> ' . esc_html($text) . '</p>' : '';
     }
 
     private static function secret(): ?string

@@ -25,15 +25,20 @@ const settings = (site) => `define('COMET_URL', '/comet/bridge.php?call=');
 define('COMET_DATA_DIR', '${site.placeholders["/var/lib/cometserver"]}');
 define('COMET_TOKEN_SECRET_FILE', '${site.placeholders["/etc/cometserver"]}/tokens.key');
 isset($_GET['short']) && define('COMET_TOKEN_LIFETIME', 2);
+isset($_GET['brief']) && define('COMET_PAGE_LIFETIME', 3);
+isset($_GET['closed']) || define('COMET_TOKEN_PATTERNS', ['news', 'Q&A', 'secret', 'room/*', 'team/**', 'star\\*', 'bad\\\\']);
 `;
 
-/** The README's example of publishing, as a theme has it. */
+/** The README's examples of publishing and of users' own channels, as a theme has them. */
 const OWN_CODE = `<?php
 add_action('transition_post_status', function ($new, $old, $post) {
     if ($new === 'publish' && $old !== 'publish' && $post->post_type === 'post') {
         do_action('comet_publish', 'news', ['text' => "New: $post->post_title"]);
     }
 }, 10, 3);
+add_filter('comet_token_patterns', function ($patterns, $user) {
+    return $user->ID === 0 ? $patterns : array_merge($patterns, ["user/$user->ID", "user/$user->ID/**"]);
+}, 10, 2);
 // Names of other machines in every page, which a browser looks up.
 remove_action('wp_head', 'wp_resource_hints', 2);
 `;
@@ -89,6 +94,12 @@ test("WordPress", async (t) => {
 
   await t.test("a visitor gets what the page is for, and nothing else", (t) => rights(t, site, visit, make));
   await t.test("a token is made anew for whom the page was made", (t) => renewal(t, site, wordpress, board));
+  await t.test("a contributor gets no token for what is not listed, and is told why", (t) =>
+    contribution(t, site, wordpress, rest, visit, make));
+  await t.test("there are tokens for what is listed, and for nothing beyond", () => coverage(wordpress));
+  await t.test("what is taken off the list has no token any more", (t) => unlisting(t, site, visit));
+  await t.test("a public channel needs no token", (t) => withoutToken(t, site, visit, make));
+  await t.test("tokens end with the time of their page, which says so", (t) => ending(t, site, board));
   await t.test("themes and scripts publish, and hear whether they did", () => publishing(site, wordpress));
 
   await t.test("without the server a page is a page", (t) => alone(t, site, wordpress, visit));
@@ -243,7 +254,7 @@ async function rights(t, site, visit, make) {
     change(url.searchParams);
     return (await ask(site.where, "GET", url.pathname + url.search)).status;
   };
-  const grant = btoa(JSON.stringify({ channels: ["secret"], patterns: [], user: 0 }));
+  const grant = btoa(JSON.stringify({ channels: ["secret"], patterns: [], user: 0, until: 1e10 }));
   assert.equal(await renew(() => {}), 200);
   assert.equal(await renew((query) => query.set("grant", grant)), 403);
   assert.equal(await renew((query) => query.delete("sign")), 403);
@@ -253,8 +264,11 @@ async function rights(t, site, visit, make) {
   assert.doesNotMatch(await hidden.content(), /data-comet|hidden\[|>hidden</);
 }
 
+const claims = (token) => JSON.parse(Buffer.from(token.split(".")[1], "base64url"));
 /** Who a token is for. */
-const subject = (token) => JSON.parse(Buffer.from(token.split(".")[1], "base64url")).sub;
+const subject = (token) => claims(token).sub;
+/** When it ends, in seconds since 1970. */
+const expiry = (token) => claims(token).exp;
 
 async function renewal(t, site, wordpress, board) {
   /** Opens the page with a token that soon ends, and gives the answer with the next. */
@@ -279,6 +293,117 @@ async function renewal(t, site, wordpress, board) {
   assert.equal(await status(stranger), 403, "another than whom the page was made for");
   await user.context().clearCookies();
   assert.equal(await status(user), 403, "signed out");
+}
+
+/** Who writes drafts and publishes nothing, and whoever runs the site and does not know the list by heart. */
+async function contribution(t, site, wordpress, rest, visit, make) {
+  const shortcode = '<!-- wp:shortcode -->[comet pattern="**" class="all"]every channel[/comet]<!-- /wp:shortcode -->';
+  const contributor = { user: "bert", password: "only-for-this-test-too" };
+  await rest("/wp/v2/users", { username: contributor.user, password: contributor.password, email: "bert@example.org", roles: ["contributor"] });
+  const page = await browser(t);
+  await logIn(page, site, contributor);
+  const { id } = await page.evaluate(askAsUser, ["/wp/v2/posts", { status: "draft", title: "A draft", content: shortcode }]);
+  await page.goto(`${site.origin}/?p=${id}&preview=true`);
+  assert.match(await page.locator(".comet-hint").textContent(), /no token for: \*\*\. .*COMET_TOKEN_PATTERNS .*comet_token_patterns/);
+  assert.doesNotMatch(await page.content(), /data-comet|every channel/);
+
+  const published = await visit(t, `/?page_id=${await make("publish", shortcode)}`);
+  assert.doesNotMatch(await published.content(), /data-comet|comet-hint|every channel|\[comet/);
+}
+
+/** The list of this file's settings against shortcodes: what they name, whether it has a token, and for whom. */
+async function coverage(wordpress) {
+  const table = [
+    ["channel", "news", true],
+    ["channel", "news2", false],
+    ["channel", "NEWS", false],
+    ["channel", "news, Q&A", true],
+    ["channel", "news, other", false],
+    ["channel", "room/1", true],
+    ["channel", "room/1/2", false],
+    ["channel", "room/*", true],
+    ["channel", "team/1/2", true],
+    ["channel", "star*", true],
+    ["channel", "stars", false],
+    ["channel", "bad", false],
+    ["channel", "bad\\", false],
+    ["pattern", "news", true],
+    ["pattern", "room/*", true],
+    ["pattern", "room/a*", true],
+    ["pattern", "room/**", false],
+    ["pattern", "room*", false],
+    ["pattern", "*", false],
+    ["pattern", "**", false],
+    ["pattern", "team/*", true],
+    ["pattern", "team/*/chat/**", true],
+    ["pattern", "team/***", true],
+    ["pattern", "team**", false],
+    ["pattern", "star\\*", true],
+    ["pattern", "star*", false],
+    ["pattern", "star\\\\*", false],
+    ["pattern", "room/1\\", false],
+    ["channel", "user/1", true, 1],
+    ["channel", "user/1", false],
+    ["channel", "user/12", false, 1],
+    ["pattern", "user/1/*", true, 1],
+    ["pattern", "user/*", false, 1],
+  ];
+  const said = await wordpress.script(`
+    foreach (json_decode('${JSON.stringify(table).replace(/[\\']/g, "\\$&")}') as $row) {
+        wp_set_current_user($row[3] ?? 0);
+        $html = CometServerPlugin::shortcode([$row[0] => $row[1]], 'inside');
+        echo json_encode([$row[0], $row[1], strpos($html, 'data-comet-token="') !== false, strpos($html, 'inside') !== false]), "\n";
+    }
+  `);
+  const rows = said.trim().split("\n").map((line) => JSON.parse(line));
+  assert.deepEqual(rows, table.map(([kind, name, isListed]) => [kind, name, isListed, isListed]));
+}
+
+async function unlisting(t, site, visit) {
+  const { cometRenew } = await given(await visit(t));
+  const { pathname, search } = new URL(cometRenew);
+  assert.equal((await ask(site.where, "GET", pathname + search)).status, 200);
+  const answer = await ask(site.where, "GET", `${pathname}${search}&closed=1`);
+  assert.equal(answer.status, 403);
+  assert.equal(JSON.parse(answer.body).code, "comet_list");
+}
+
+async function withoutToken(t, site, visit, make) {
+  const page = await visit(t, `/?page_id=${await make("publish", '[comet channel="public/board, other" token="no" class="board"][/comet]')}`);
+  const { cometToken, cometRenew } = await given(page);
+  assert.deepEqual([cometToken, cometRenew], [undefined, undefined]);
+  await site.publish("other", "not for everybody");
+  await site.publish("public/board", "for everybody");
+  await shows(page, ["for everybody"]);
+}
+
+/** The page holds for three seconds. */
+async function ending(t, site, board) {
+  const page = await browser(t);
+  await page.addInitScript(() => {
+    window.reloads = [];
+    addEventListener("comet", ({ target, detail }) => detail.type === "reload" && window.reloads.push(target.className));
+  });
+  const tokens = [];
+  page.on("response", async (response) => {
+    if (!decodeURIComponent(response.url()).includes("comet/v1/token")) return;
+    if (response.ok()) tokens.push((await response.json()).token);
+  });
+  const dropped = ["news", "Q&A"].map((channel) =>
+    page.waitForEvent("console", async (message) => {
+      const [, error] = message.type() === "warning" ? message.args() : [];
+      return (await error?.evaluate((error) => error.channel)) === channel;
+    }),
+  );
+  await page.goto(`${site.origin}${board}&brief=1`);
+  const { cometToken, cometRenew } = await given(page);
+  const { until: end } = JSON.parse(Buffer.from(new URL(cometRenew).searchParams.get("grant"), "base64"));
+  await Promise.all(dropped);
+  assert.deepEqual(await page.evaluate(() => window.reloads), ["comet board"]);
+  assert.deepEqual([cometToken, ...tokens].map(expiry), [cometToken, ...tokens].map(() => end));
+
+  const { pathname, search } = new URL(cometRenew);
+  assert.equal(JSON.parse((await ask(site.where, "GET", pathname + search)).body).code, "comet_end");
 }
 
 async function publishing(site, wordpress) {
