@@ -14,6 +14,13 @@ const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
 
 const sleep = (ms) => new Promise((over) => setTimeout(over, ms));
 
+/** A signal that aborts what is asked after this time; what has ended by then does not mind. */
+function within(ms) {
+  const abort = new AbortController();
+  setTimeout(() => abort.abort(), ms);
+  return abort.signal;
+}
+
 /** How long to wait after so many losses. */
 const jittered = (times, base = BACKOFF_MS, max = BACKOFF_MAX_MS) => Math.random() * Math.min(max, base * 2 ** times);
 
@@ -77,6 +84,8 @@ function makeDoor(url, source, renewed) {
   let renewAt = Infinity;
   let timer;
 
+  /** Headers that show a token, if there is one. */
+  const bearer = (token) => token && { Authorization: `Bearer ${token}` };
   const address = (path, query) => `${url}/v1/${path}${url.includes("?") ? "&" : "?"}${new URLSearchParams(query)}`;
 
   /** The token to show. One that was `refused`, or ends soon, is replaced by the page's callback, if it has one. */
@@ -115,7 +124,7 @@ function makeDoor(url, source, renewed) {
   async function ask(path, query, init = {}) {
     for (let refused; ; ) {
       const shown = await current(refused);
-      const headers = { ...init.headers, ...(shown && { Authorization: `Bearer ${shown}` }) };
+      const headers = { ...init.headers, ...bearer(shown) };
       const response = await fetch(address(path, query), { cache: "no-store", ...init, headers });
       if (response.ok) return response;
       const problem = await problemOf(response);
@@ -126,18 +135,12 @@ function makeDoor(url, source, renewed) {
   }
 
   /** The answer of a plain request, which may not take for ever. */
-  async function json(path, query, init) {
-    const abort = new AbortController();
-    const late = setTimeout(() => abort.abort(), ANSWER_MS);
-    try {
-      return await (await ask(path, query, { signal: abort.signal, ...init })).json();
-    } finally {
-      clearTimeout(late);
-    }
-  }
+  const json = async (path, query, init) => (await ask(path, query, { signal: within(ANSWER_MS), ...init })).json();
 
-  /** Ends what a session holds: nobody may have time to wait for an answer, nor for another token. */
-  const release = (session) => navigator.sendBeacon(address("release", { session, ...(token && { token }) }));
+  /** Ends what a session holds: outlives the page, which may have no time to wait for an answer, nor for another token. */
+  function release(session) {
+    fetch(address("release", { session }), { method: "POST", keepalive: true, headers: { ...bearer(token) } }).catch(() => {});
+  }
 
   function close() {
     clearTimeout(timer);
@@ -180,12 +183,17 @@ function matcher(pattern) {
 
 /** So many publications are fetched at once. */
 const LOT = 1_000;
+/**
+ * What is in several channels makes each page that listens to another one ask once more: within this time, not all in
+ * the same moment, and once for all that comes meanwhile.
+ */
+const SPREAD_MS = 1_000;
 
 /**
- * `updated` is called when what is wanted has changed, `emit` with each event, `moved` with the page's cursor where
- * everything up to it was shown. `own`: ids of publications that are not to be shown.
+ * `own`: ids of publications that are not to be shown. `updated` is called when what is wanted has changed, `emit` with
+ * each event, `moved` with the page's cursor where everything up to it was shown.
  */
-function makePage(door, own, { updated, emit, moved }) {
+function makePage(door, own, updated, emit, moved) {
   const subscribers = new Set();
   const known = new Set();
   let cursor;
@@ -200,20 +208,18 @@ function makePage(door, own, { updated, emit, moved }) {
 
   /** What the link brought, here or in the tab that leads. */
   function take(list, next) {
-    let hasFallen = false;
     for (const object of list) {
       for (const one of subscribers) {
         if (!one._matches(object)) {
           // It is in other channels too, perhaps in this one's: over a connection it comes under one of them only.
-          if (object.several) fallBack(one);
-          hasFallen ||= object.several;
+          if (object.several) fallBack(one, SPREAD_MS);
         } else if (!one._isReady && object.type === "publication") one._queue.push(object);
       }
       dispatch(object, [...subscribers].filter((one) => one._isReady));
     }
     if (next) cursor = next;
     persist();
-    if (hasFallen) activate();
+    activate();
   }
 
   function dispatch(object, to) {
@@ -236,29 +242,35 @@ function makePage(door, own, { updated, emit, moved }) {
     if (cursor && all.length && all.every((one) => one._isReady)) moved(cursor);
   }
 
-  /** Goes on from where the page stands, by itself. */
-  function fallBack(one) {
+  /**
+   * Asks by itself, within so many milliseconds, from where the page stands; without a cursor yet, from where it began.
+   * Who is asking already asks once more then: what is under way would else never end where such things keep coming.
+   */
+  function fallBack(one, within) {
     if (one._isReady && cursor) {
       one._start = cursor;
-      one._retained = one._isReady = false;
+      one._retained = false;
     }
+    one._isReady = false;
+    // It has a hole here; what was in it is in the next answer.
     one._queue = [];
-    one._run = undefined;
+    one._again = within;
   }
 
   /** Whoever listens to what is live now fetches what came before. */
   function activate() {
-    const groups = new Map();
+    const late = [];
     for (const one of subscribers) {
       if (!live.has(one._key) || one._run) continue;
-      if (one._isReady || (one._start === "now" && !one._retained)) {
-        ready(one);
-        continue;
-      }
-      const group = one._start + one._retained;
-      groups.set(group, [...(groups.get(group) ?? []), one]);
+      if (one._isReady || (one._start === "now" && !one._retained)) ready(one);
+      else late.push(one);
     }
-    for (const group of groups.values()) catchUp(group);
+    catchUpBy(late, (one) => one._start + one._retained);
+  }
+
+  /** Those that are alike in this catch up together. */
+  function catchUpBy(list, trait) {
+    for (const kind of new Set(list.map(trait))) catchUp(list.filter((one) => trait(one) === kind));
   }
 
   function ready(one) {
@@ -271,18 +283,26 @@ function makePage(door, own, { updated, emit, moved }) {
     emit("subscribed", targetOf(one._key));
   }
 
+  /** What waits for it was shown already: the answers have come to where that began. */
+  const overlaps = ({ _queue, _isOld }) => _queue.some(_isOld);
+
   /** Fetches for subscribers that begin at the same place what came before the link listened for them. */
   async function catchUp(group) {
     const run = {};
     for (const one of group) one._run = run;
     const isThere = () => (group = group.filter((one) => one._run === run && subscribers.has(one))).length;
+    const again = () => group.find((one) => one._again)?._again;
     for (let tries = 0; isThere(); ) {
+      if (again()) {
+        await sleep(Math.random() * again());
+        for (const one of group) one._again = 0;
+        continue;
+      }
       const [{ _key: key, _start: start, _retained: retained }] = group;
       const keys = new Map(group.map((one) => [one._key, ""]));
-      const query = listening(keys, start, retained, ["wait_ms", 0], ["limit", LOT]);
       let answer;
       try {
-        answer = await door._json("poll", query);
+        answer = await door._json("poll", listening(keys, start, retained, ["wait_ms", 0], ["limit", LOT]));
       } catch (problem) {
         if (problem.code === "bad_cursor" && start !== "earliest") {
           for (const one of group) one._start = "earliest";
@@ -290,8 +310,7 @@ function makePage(door, own, { updated, emit, moved }) {
         } else if (passes(problem)) {
           await patiently(problem, tries++);
         } else if (keys.size > 1) {
-          for (const [key] of keys) catchUp(group.filter((one) => one._key === key));
-          return;
+          return catchUpBy(group, (one) => one._key);
         } else if (isThere()) {
           return refuse(key, problem);
         }
@@ -299,16 +318,16 @@ function makePage(door, own, { updated, emit, moved }) {
       }
       if (!isThere()) return;
       const { publications, cursor, retry_ms } = answer;
-      const placeOf = ({ channel, offset, time }) => [offset, time, channel].join();
-      const queued = new Set(group.flatMap(({ _queue }) => _queue.map(placeOf)));
-      const overlaps = publications.some((one) => queued.has(placeOf(one)));
+      // What is in several of the channels asked for came under one of them only: the others have to ask without that one.
+      const hasSeveral = (one) => publications.some((object) => object.several && one._matches(object));
+      if (keys.size > 1 && group.some(hasSeveral)) return catchUpBy(group, (one) => hasSeveral(one) && one._key);
       for (const object of publications) dispatch(object, group);
       for (const one of group) {
         one._start = cursor;
         one._retained = false;
       }
       if (retry_ms) await patiently(answer);
-      else if (overlaps || !publications.length) break;
+      else if (!again() && (!publications.length || group.some(overlaps))) break;
     }
     if (isThere()) for (const one of group) ready(one);
     persist();
@@ -341,7 +360,7 @@ function makePage(door, own, { updated, emit, moved }) {
     _begin: begin,
     _refuse: refuse,
     /** The link has missed what this page had not seen. */
-    _lag: () => subscribers.forEach(fallBack),
+    _lag: () => subscribers.forEach((one) => fallBack(one, 1)),
     _activate: activate,
     _listen(keys) {
       live = new Set(keys);
@@ -363,7 +382,8 @@ const SEEN = 1_000;
 
 /**
  * `start`: where it begins, or has to go on: a cursor, `now` or `earliest`. `isReady`: it has everything up to where the
- * link stands; until then what the link brings waits in `queue`. `run`: the catch-up that is under way.
+ * link stands; until then what the link brings waits in `queue`. `run`: the catch-up that is under way; `again`: it has to
+ * ask once more, within so many milliseconds.
  */
 function makeSubscriber(key, handler, start, retained, presence) {
   const pattern = key[0] === "p" ? matcher(key.slice(2)) : undefined;
@@ -373,12 +393,16 @@ function makeSubscriber(key, handler, start, retained, presence) {
   /** A gap may be a pattern's own. */
   const matches = (object) => keyOf(object) === key || (object.channel !== undefined && pattern?.test(object.channel));
 
+  /** Was it shown, or one after it? A channel that was forgotten and made again counts from 1, but later. */
+  function isOld({ channel, offset, time }) {
+    const [newest, at] = seen.get(channel) ?? [0, 0];
+    return offset <= newest && time <= at;
+  }
+
   /** Shows a publication, unless it was shown before: paths may overlap where one takes over from another. */
   function show(publication) {
+    if (isOld(publication)) return;
     const { channel, offset, time } = publication;
-    const [newest, at] = seen.get(channel) ?? [0, 0];
-    // A channel that was forgotten and made again counts from 1, but later.
-    if (offset <= newest && time <= at) return;
     seen.delete(channel);
     seen.set(channel, [offset, time]);
     if (seen.size > SEEN) seen.delete(seen.keys().next().value);
@@ -400,6 +424,7 @@ function makeSubscriber(key, handler, start, retained, presence) {
     _isReady: false,
     _queue: [],
     _matches: matches,
+    _isOld: isOld,
     _show: show,
     /** What follows is another history. */
     _forget: () => seen.clear(),
@@ -463,6 +488,8 @@ function makeLadder(url, rungs, climbed) {
 
 /** Files are believed for so long without a word of the server: half of what it keeps a file that nobody asks about. */
 const BELIEVED_MS = 300_000;
+/** How long they may take together; then the server is asked, as where one is missing. */
+const FILES_MS = 4_000;
 /** Of so many channels the files are asked for; of more, the server, once for all. */
 const MOST_FILES = 8;
 /** After a file was missing, so many turns at most do without. */
@@ -492,10 +519,10 @@ function makeFiles(folder) {
   let turns = 0;
   let missed = 0;
 
-  async function isQuiet(asked, signal) {
+  async function isQuiet(asked) {
     told = undefined;
     if (folder === undefined || turns-- > 0) return false;
-    told = await read(folder, asked, signal);
+    told = await read(folder, asked, within(FILES_MS));
     turns = missed = told ? 0 : Math.min(missed * 2 + 1, MOST_TURNS);
     return told && told === known && told !== wrong && Date.now() < until;
   }
@@ -547,7 +574,9 @@ async function sse(line, signal) {
   const response = await line._door._ask("sse", line._query(["preamble_ms", PREAMBLE_MS]), { signal });
   const reader = response.body.getReader();
   const utf8 = new TextDecoder();
-  let [rest, data, id] = ["", "", ""];
+  let rest = "";
+  let data = "";
+  let id = "";
   for (;;) {
     const { done, value } = await reader.read();
     if (done || signal.aborted) return;
@@ -585,9 +614,10 @@ async function interval(line, signal) {
   const files = makeFiles(folder);
   signal.onabort = line._wake;
   while (!signal.aborted) {
-    line._watch(ANSWER_MS);
-    let [retry, pause] = [0, interval];
-    if (!(await files._isQuiet(line._asked(), signal))) {
+    line._watch(FILES_MS + ANSWER_MS);
+    let retry = 0;
+    let pause = interval;
+    if (!(await files._isQuiet(line._asked())) || signal.aborted) {
       const { retry_ms, publications } = await line._turn(0, signal);
       const { length } = publications;
       files._heard(length);
@@ -1071,7 +1101,7 @@ function makeTabs(door, options, page, emit) {
         report();
       }),
       _refused: told((key, problem) => {
-        for (const { wants } of others.values()) wants.delete(key);
+        for (const { _wants } of others.values()) _wants.delete(key);
         // Of an error only what is listed gets there.
         post({ type: "refused", key, problem: { ...problem, message: problem.message } });
         page._refuse(key, problem);
@@ -1092,7 +1122,7 @@ function makeTabs(door, options, page, emit) {
   /** The leader listens to what any tab wants. */
   function wantAll() {
     const wanted = page._wants();
-    for (const { wants } of others.values()) for (const want of wants) addWant(wanted, ...want);
+    for (const { _wants } of others.values()) for (const want of _wants) addWant(wanted, ...want);
     if (!wanted.size) {
       // Who comes later begins anew.
       hasBegun = false;
@@ -1124,14 +1154,14 @@ function makeTabs(door, options, page, emit) {
 
   function tick() {
     if (!link) return announce();
-    for (const [other, { heard }] of others) if (Date.now() - heard > TAB_GONE_MS) others.delete(other);
+    for (const [other, { _heard }] of others) if (Date.now() - _heard > TAB_GONE_MS) others.delete(other);
     wantAll();
   }
 
   function heard(message) {
     const { type, from } = message;
     if (type === "want") {
-      others.set(from, { wants: new Map(message.wants), heard: Date.now() });
+      others.set(from, { _wants: new Map(message.wants), _heard: Date.now() });
       if (link) wantAll();
       return;
     }
@@ -1159,7 +1189,6 @@ function makeTabs(door, options, page, emit) {
     if (type === "objects") {
       if (isNew || count !== lots + 1) page._lag();
       page._take(list, cursor);
-      page._activate();
     } else {
       const follows = !isNew && count === lots;
       if (!follows && (!cursor || cursor !== page._cursor)) page._lag();
@@ -1223,18 +1252,16 @@ class Comet {
     const storage = persist === "local" ? "localStorage" : "sessionStorage";
     const memory = `cometserver ${door._url} cursor`;
     this.#first = cursor || (persist && stored(storage, memory)) || "now";
-    this.#page = makePage(door, this.#own, {
-      updated: () => this.#tabs._update(),
-      emit,
-      moved: (cursor) => persist && stored(storage, memory, cursor),
-    });
+    const updated = () => this.#tabs._update();
+    const moved = (cursor) => persist && stored(storage, memory, cursor);
+    this.#page = makePage(door, this.#own, updated, emit, moved);
     const tabs = (this.#tabs = makeTabs(door, options, this.#page, emit));
     const on = (target, type, listen) => target.addEventListener(type, listen, { signal: this.#ended.signal });
     on(window, "pagehide", tabs._leave);
     on(window, "pageshow", ({ persisted }) => (persisted ? tabs._join() : tabs._wake()));
     on(window, "online", () => tabs._wake(true));
     on(document, "resume", () => tabs._wake());
-    on(document, "visibilitychange", () => document.visibilityState === "visible" && tabs._wake());
+    on(document, "visibilitychange", () => document.hidden || tabs._wake());
     tabs._join();
   }
 

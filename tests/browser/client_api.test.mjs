@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { CHANNEL, KEY, OPEN, events, held, listen, live, openSite, openTab, received, receivedAll, until } from "./support/client.mjs";
+import { Site } from "./support/site.mjs";
 import { token } from "./support/token.mjs";
 
 const PRIVATE = "private/anna";
@@ -198,20 +199,23 @@ test("a page that is left gives its held request back at once", async (t) => {
 });
 
 for (const transport of ["poll", "sse"]) {
-  test(`${transport}: what its path would keep holding is given back by the page that leaves`, async (t) => {
-    const { site, page } = await openSite(t);
-    const anna = grant();
-    await listen(page, PRIVATE, { transports: [transport], token: anna });
-    await live(page, transport);
-    const held = await site.asked(transport === "poll" ? /wait_ms=25000/ : /v1\/sse/);
-    await page.goto("about:blank");
-    const [method, address] = (await site.asked(/v1\/release/)).split(" ");
-    const query = (address) => new URLSearchParams(address.split("?")[1]);
-    assert.equal(method, "POST");
-    assert.equal(query(address).get("session"), query(held).get("session"));
-    // A beacon has no headers; of another user nothing would be ended.
-    assert.equal(query(address).get("token"), anna);
-  });
+  for (const where of ["", ", at another origin"]) {
+    test(`${transport}: what its path would keep holding is given back by the page that leaves${where}, the token in no address`, async (t) => {
+      const { comet, site: own, page } = await openSite(t, { configuration: OPEN.replace("[public]", '[public]\norigins = ["*"]') });
+      const site = where ? await Site.before(t, comet.origin) : own;
+      const anna = grant();
+      await listen(page, PRIVATE, { url: site.origin, transports: [transport], token: anna });
+      await live(page, transport);
+      const held = await site.asked(transport === "poll" ? /wait_ms=25000/ : /v1\/sse/);
+      await page.goto("about:blank");
+      const released = await site.asked(/^POST \/v1\/release/);
+      const session = (request) => new URLSearchParams(request.split("?")[1]).get("session");
+      assert.equal(session(released), session(held));
+      // Of another user nothing would be ended.
+      assert.equal(site.heads[site.requests.indexOf(released)].authorization, `Bearer ${anna}`);
+      for (const request of site.requests) assert.ok(!request.includes(anna), request);
+    });
+  }
 }
 
 test("a strict page allows all of it, and nobody complains", async (t) => {

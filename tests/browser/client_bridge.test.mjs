@@ -8,6 +8,7 @@ import { newPage } from "./support/browser.mjs";
 import { CHANNEL, OPEN, events, held, listen, live, receivedAll, until } from "./support/client.mjs";
 import { Comet, folder } from "./support/comet.mjs";
 import { ROOT, servePhp } from "./support/php.mjs";
+import { token } from "./support/token.mjs";
 
 /** A site with the bridge, which does not hold back streams, and a page of it. */
 async function openBridge(t) {
@@ -25,12 +26,14 @@ async function openBridge(t) {
   return { comet, page };
 }
 
-for (const url of ["bridge.php", "bridge.php?call="]) {
+const ANNA = { sub: "anna", exp: Date.now() / 1000 + 3600, comet: { channels: [CHANNEL], actions: ["subscribe"] } };
+
+for (const [url, claims] of [["bridge.php"], ["bridge.php?call="], ["bridge.php", ANNA]]) {
   for (const transport of ["poll", "sse"]) {
-    test(`${transport} by ${url}: a page that is left gives back what PHP holds for it, and goes on when it is shown again`, async (t) => {
+    test(`${transport} by ${url}${claims ? " with a token" : ""}: a page that is left gives back what PHP holds for it, and goes on when it is shown again`, async (t) => {
       const { comet, page } = await openBridge(t);
       const asked = page.waitForRequest(transport === "poll" ? /wait_ms=[1-9]/ : /v1(\/|%2F)sse/);
-      await listen(page, CHANNEL, { transports: [transport], share: false, url });
+      await listen(page, CHANNEL, { transports: [transport], share: false, url, token: claims && token(claims) });
       await live(page, transport);
       await asked;
       await until(async () => (await held(comet))[transport] === 1, "PHP to wait");

@@ -16,6 +16,8 @@ const FILE = fileOf(CHANNEL);
 const OPTIONS = { transports: ["interval"], interval: 100, share: false, files: FOLDER };
 /** The page's own patience: files are believed for five minutes, then the server is asked whether they are true. */
 const DISBELIEF_MS = 301_000;
+/** And a folder that does not answer is given up after four seconds. */
+const FILE_PATIENCE_MS = 4_100;
 const numbers = (from, to) => Array.from({ length: to - from + 1 }, (_, index) => `${from + index}`);
 
 /** A site on a real Apache, which serves the files and passes the rest on to our server, and a page of it. */
@@ -91,6 +93,25 @@ test("without a file the server is asked, and soon nobody looks for the file at 
   await site.asked(/v1\/poll/, 12);
   assert.ok(looked < 6, `looked ${looked} times`);
   await receivedAll(comet, CHANNEL, page, numbers(1, 5));
+});
+
+test("a folder that never answers is given up, and the server asked", async (t) => {
+  const { comet, site, page } = await openSite(t);
+  await page.clock.install();
+  let looks = 0;
+  site.pages.set(FILE, () => looks++);
+  const gaveUp = async (count) => {
+    await site.until(() => looks === count, `look ${count} at the file`);
+    await page.clock.fastForward(FILE_PATIENCE_MS);
+  };
+  await listen(page, CHANNEL, OPTIONS);
+  await gaveUp(1);
+  await live(page, "interval");
+  await comet.publish(CHANNEL, "1");
+  await gaveUp(2);
+  assert.deepEqual(await received(page, 1), ["1"]);
+  // Over one connection, of which nobody was told that it had ended.
+  assert.deepEqual((await events(page, "state")).map(({ state }) => state), ["connecting", "live"]);
 });
 
 test("what has no file of its own is asked for as ever", async (t) => {

@@ -181,35 +181,3 @@ test("a page that was put aside and comes back has missed nothing", async (t) =>
   await receivedAll(comet, CHANNEL, tabs, ["meanwhile", "meanwhile"]);
   await leader(tabs);
 });
-
-for (const transport of ["websocket", "poll"]) {
-  test(`${transport}: a publication in several channels reaches every tab under each of them that it listens to, once and in order`, async (t) => {
-    const { comet, page } = await openSite(t);
-    const wants = [["left"], ["right"], ["other", "right", "left", { pattern: "le*" }]];
-    const tabs = [page, await openTab(page), await openTab(page)];
-    for (const [index, tab] of tabs.entries()) {
-      await listen(tab, [], { transports: [transport] });
-      await tab.evaluate((targets) => {
-        globalThis.shown = targets.map(() => []);
-        globalThis.subscriptions = targets.map((target, index) =>
-          globalThis.comet.subscribe(target, ({ channel, data }) => globalThis.shown[index].push(`${data} in ${channel}`)),
-        );
-      }, wants[index]);
-      await live(tab);
-    }
-    for (const [data, ...channels] of [[1, "left", "right"], [2, "left"], [3, "right", "left"], [4, "right"], [5, "right", "left"]]) {
-      const headers = { "Content-Type": "application/json" };
-      const sent = await fetch(`${comet.origin}/v1/publish`, { method: "POST", headers, body: JSON.stringify({ channels, data }) });
-      assert.equal(sent.status, 200);
-    }
-    for (const channel of ["left", "right", "other"]) await comet.publish(channel, "the end");
-    const all = (channel, ...list) => [...list, "the end"].map((data) => `${data} in ${channel}`);
-    const [left, right] = [all("left", 1, 2, 3, 5), all("right", 1, 3, 4, 5)];
-    const expected = [[left], [right], [all("other"), right, left, left]];
-    for (const [index, tab] of tabs.entries()) {
-      await tab.waitForFunction(() => globalThis.shown.every((list) => list.at(-1)?.startsWith("the end")));
-      assert.deepEqual(await tab.evaluate(() => globalThis.shown), expected[index]);
-      assert.deepEqual(await events(tab, "gap"), []);
-    }
-  });
-}

@@ -40,18 +40,16 @@ export class Comet {
     const storage = persist === "local" ? "localStorage" : "sessionStorage";
     const memory = `cometserver ${door._url} cursor`;
     this.#first = cursor || (persist && stored(storage, memory)) || "now";
-    this.#page = makePage(door, this.#own, {
-      updated: () => this.#tabs._update(),
-      emit,
-      moved: (cursor) => persist && stored(storage, memory, cursor),
-    });
+    const updated = () => this.#tabs._update();
+    const moved = (cursor) => persist && stored(storage, memory, cursor);
+    this.#page = makePage(door, this.#own, updated, emit, moved);
     const tabs = (this.#tabs = makeTabs(door, options, this.#page, emit));
     const on = (target, type, listen) => target.addEventListener(type, listen, { signal: this.#ended.signal });
     on(window, "pagehide", tabs._leave);
     on(window, "pageshow", ({ persisted }) => (persisted ? tabs._join() : tabs._wake()));
     on(window, "online", () => tabs._wake(true));
     on(document, "resume", () => tabs._wake());
-    on(document, "visibilitychange", () => document.visibilityState === "visible" && tabs._wake());
+    on(document, "visibilitychange", () => document.hidden || tabs._wake());
     tabs._join();
   }
 

@@ -1,7 +1,7 @@
 /** Asks the server, with a token that is renewed in time. */
 
 import { problemOf } from "./problem.js";
-import { TIMER_MAX_MS } from "./words.js";
+import { TIMER_MAX_MS, within } from "./words.js";
 
 /** How long a plain request may take. */
 export const ANSWER_MS = 15_000;
@@ -28,6 +28,8 @@ export function makeDoor(url, source, renewed) {
   let renewAt = Infinity;
   let timer;
 
+  /** Headers that show a token, if there is one. */
+  const bearer = (token) => token && { Authorization: `Bearer ${token}` };
   const address = (path, query) => `${url}/v1/${path}${url.includes("?") ? "&" : "?"}${new URLSearchParams(query)}`;
 
   /** The token to show. One that was `refused`, or ends soon, is replaced by the page's callback, if it has one. */
@@ -66,7 +68,7 @@ export function makeDoor(url, source, renewed) {
   async function ask(path, query, init = {}) {
     for (let refused; ; ) {
       const shown = await current(refused);
-      const headers = { ...init.headers, ...(shown && { Authorization: `Bearer ${shown}` }) };
+      const headers = { ...init.headers, ...bearer(shown) };
       const response = await fetch(address(path, query), { cache: "no-store", ...init, headers });
       if (response.ok) return response;
       const problem = await problemOf(response);
@@ -77,18 +79,12 @@ export function makeDoor(url, source, renewed) {
   }
 
   /** The answer of a plain request, which may not take for ever. */
-  async function json(path, query, init) {
-    const abort = new AbortController();
-    const late = setTimeout(() => abort.abort(), ANSWER_MS);
-    try {
-      return await (await ask(path, query, { signal: abort.signal, ...init })).json();
-    } finally {
-      clearTimeout(late);
-    }
-  }
+  const json = async (path, query, init) => (await ask(path, query, { signal: within(ANSWER_MS), ...init })).json();
 
-  /** Ends what a session holds: nobody may have time to wait for an answer, nor for another token. */
-  const release = (session) => navigator.sendBeacon(address("release", { session, ...(token && { token }) }));
+  /** Ends what a session holds: outlives the page, which may have no time to wait for an answer, nor for another token. */
+  function release(session) {
+    fetch(address("release", { session }), { method: "POST", keepalive: true, headers: { ...bearer(token) } }).catch(() => {});
+  }
 
   function close() {
     clearTimeout(timer);

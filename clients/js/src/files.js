@@ -1,7 +1,11 @@
 /** Files in a folder of the web server that tell how far channels are: what they do not announce need not be asked for. */
 
+import { within } from "./words.js";
+
 /** Files are believed for so long without a word of the server: half of what it keeps a file that nobody asks about. */
 const BELIEVED_MS = 300_000;
+/** How long they may take together; then the server is asked, as where one is missing. */
+export const FILES_MS = 4_000;
 /** Of so many channels the files are asked for; of more, the server, once for all. */
 const MOST_FILES = 8;
 /** After a file was missing, so many turns at most do without. */
@@ -31,10 +35,10 @@ export function makeFiles(folder) {
   let turns = 0;
   let missed = 0;
 
-  async function isQuiet(asked, signal) {
+  async function isQuiet(asked) {
     told = undefined;
     if (folder === undefined || turns-- > 0) return false;
-    told = await read(folder, asked, signal);
+    told = await read(folder, asked, within(FILES_MS));
     turns = missed = told ? 0 : Math.min(missed * 2 + 1, MOST_TURNS);
     return told && told === known && told !== wrong && Date.now() < until;
   }

@@ -2,15 +2,21 @@
 
 import { CometError, passes, patiently } from "./problem.js";
 import { addWant, listening, targetOf } from "./target.js";
+import { sleep } from "./words.js";
 
 /** So many publications are fetched at once. */
 const LOT = 1_000;
+/**
+ * What is in several channels makes each page that listens to another one ask once more: within this time, not all in
+ * the same moment, and once for all that comes meanwhile.
+ */
+const SPREAD_MS = 1_000;
 
 /**
- * `updated` is called when what is wanted has changed, `emit` with each event, `moved` with the page's cursor where
- * everything up to it was shown. `own`: ids of publications that are not to be shown.
+ * `own`: ids of publications that are not to be shown. `updated` is called when what is wanted has changed, `emit` with
+ * each event, `moved` with the page's cursor where everything up to it was shown.
  */
-export function makePage(door, own, { updated, emit, moved }) {
+export function makePage(door, own, updated, emit, moved) {
   const subscribers = new Set();
   const known = new Set();
   let cursor;
@@ -25,20 +31,18 @@ export function makePage(door, own, { updated, emit, moved }) {
 
   /** What the link brought, here or in the tab that leads. */
   function take(list, next) {
-    let hasFallen = false;
     for (const object of list) {
       for (const one of subscribers) {
         if (!one._matches(object)) {
           // It is in other channels too, perhaps in this one's: over a connection it comes under one of them only.
-          if (object.several) fallBack(one);
-          hasFallen ||= object.several;
+          if (object.several) fallBack(one, SPREAD_MS);
         } else if (!one._isReady && object.type === "publication") one._queue.push(object);
       }
       dispatch(object, [...subscribers].filter((one) => one._isReady));
     }
     if (next) cursor = next;
     persist();
-    if (hasFallen) activate();
+    activate();
   }
 
   function dispatch(object, to) {
@@ -61,29 +65,35 @@ export function makePage(door, own, { updated, emit, moved }) {
     if (cursor && all.length && all.every((one) => one._isReady)) moved(cursor);
   }
 
-  /** Goes on from where the page stands, by itself. */
-  function fallBack(one) {
+  /**
+   * Asks by itself, within so many milliseconds, from where the page stands; without a cursor yet, from where it began.
+   * Who is asking already asks once more then: what is under way would else never end where such things keep coming.
+   */
+  function fallBack(one, within) {
     if (one._isReady && cursor) {
       one._start = cursor;
-      one._retained = one._isReady = false;
+      one._retained = false;
     }
+    one._isReady = false;
+    // It has a hole here; what was in it is in the next answer.
     one._queue = [];
-    one._run = undefined;
+    one._again = within;
   }
 
   /** Whoever listens to what is live now fetches what came before. */
   function activate() {
-    const groups = new Map();
+    const late = [];
     for (const one of subscribers) {
       if (!live.has(one._key) || one._run) continue;
-      if (one._isReady || (one._start === "now" && !one._retained)) {
-        ready(one);
-        continue;
-      }
-      const group = one._start + one._retained;
-      groups.set(group, [...(groups.get(group) ?? []), one]);
+      if (one._isReady || (one._start === "now" && !one._retained)) ready(one);
+      else late.push(one);
     }
-    for (const group of groups.values()) catchUp(group);
+    catchUpBy(late, (one) => one._start + one._retained);
+  }
+
+  /** Those that are alike in this catch up together. */
+  function catchUpBy(list, trait) {
+    for (const kind of new Set(list.map(trait))) catchUp(list.filter((one) => trait(one) === kind));
   }
 
   function ready(one) {
@@ -96,18 +106,26 @@ export function makePage(door, own, { updated, emit, moved }) {
     emit("subscribed", targetOf(one._key));
   }
 
+  /** What waits for it was shown already: the answers have come to where that began. */
+  const overlaps = ({ _queue, _isOld }) => _queue.some(_isOld);
+
   /** Fetches for subscribers that begin at the same place what came before the link listened for them. */
   async function catchUp(group) {
     const run = {};
     for (const one of group) one._run = run;
     const isThere = () => (group = group.filter((one) => one._run === run && subscribers.has(one))).length;
+    const again = () => group.find((one) => one._again)?._again;
     for (let tries = 0; isThere(); ) {
+      if (again()) {
+        await sleep(Math.random() * again());
+        for (const one of group) one._again = 0;
+        continue;
+      }
       const [{ _key: key, _start: start, _retained: retained }] = group;
       const keys = new Map(group.map((one) => [one._key, ""]));
-      const query = listening(keys, start, retained, ["wait_ms", 0], ["limit", LOT]);
       let answer;
       try {
-        answer = await door._json("poll", query);
+        answer = await door._json("poll", listening(keys, start, retained, ["wait_ms", 0], ["limit", LOT]));
       } catch (problem) {
         if (problem.code === "bad_cursor" && start !== "earliest") {
           for (const one of group) one._start = "earliest";
@@ -115,8 +133,7 @@ export function makePage(door, own, { updated, emit, moved }) {
         } else if (passes(problem)) {
           await patiently(problem, tries++);
         } else if (keys.size > 1) {
-          for (const [key] of keys) catchUp(group.filter((one) => one._key === key));
-          return;
+          return catchUpBy(group, (one) => one._key);
         } else if (isThere()) {
           return refuse(key, problem);
         }
@@ -124,16 +141,16 @@ export function makePage(door, own, { updated, emit, moved }) {
       }
       if (!isThere()) return;
       const { publications, cursor, retry_ms } = answer;
-      const placeOf = ({ channel, offset, time }) => [offset, time, channel].join();
-      const queued = new Set(group.flatMap(({ _queue }) => _queue.map(placeOf)));
-      const overlaps = publications.some((one) => queued.has(placeOf(one)));
+      // What is in several of the channels asked for came under one of them only: the others have to ask without that one.
+      const hasSeveral = (one) => publications.some((object) => object.several && one._matches(object));
+      if (keys.size > 1 && group.some(hasSeveral)) return catchUpBy(group, (one) => hasSeveral(one) && one._key);
       for (const object of publications) dispatch(object, group);
       for (const one of group) {
         one._start = cursor;
         one._retained = false;
       }
       if (retry_ms) await patiently(answer);
-      else if (overlaps || !publications.length) break;
+      else if (!again() && (!publications.length || group.some(overlaps))) break;
     }
     if (isThere()) for (const one of group) ready(one);
     persist();
@@ -166,7 +183,7 @@ export function makePage(door, own, { updated, emit, moved }) {
     _begin: begin,
     _refuse: refuse,
     /** The link has missed what this page had not seen. */
-    _lag: () => subscribers.forEach(fallBack),
+    _lag: () => subscribers.forEach((one) => fallBack(one, 1)),
     _activate: activate,
     _listen(keys) {
       live = new Set(keys);

@@ -7,7 +7,8 @@ const SEEN = 1_000;
 
 /**
  * `start`: where it begins, or has to go on: a cursor, `now` or `earliest`. `isReady`: it has everything up to where the
- * link stands; until then what the link brings waits in `queue`. `run`: the catch-up that is under way.
+ * link stands; until then what the link brings waits in `queue`. `run`: the catch-up that is under way; `again`: it has to
+ * ask once more, within so many milliseconds.
  */
 export function makeSubscriber(key, handler, start, retained, presence) {
   const pattern = key[0] === "p" ? matcher(key.slice(2)) : undefined;
@@ -17,12 +18,16 @@ export function makeSubscriber(key, handler, start, retained, presence) {
   /** A gap may be a pattern's own. */
   const matches = (object) => keyOf(object) === key || (object.channel !== undefined && pattern?.test(object.channel));
 
+  /** Was it shown, or one after it? A channel that was forgotten and made again counts from 1, but later. */
+  function isOld({ channel, offset, time }) {
+    const [newest, at] = seen.get(channel) ?? [0, 0];
+    return offset <= newest && time <= at;
+  }
+
   /** Shows a publication, unless it was shown before: paths may overlap where one takes over from another. */
   function show(publication) {
+    if (isOld(publication)) return;
     const { channel, offset, time } = publication;
-    const [newest, at] = seen.get(channel) ?? [0, 0];
-    // A channel that was forgotten and made again counts from 1, but later.
-    if (offset <= newest && time <= at) return;
     seen.delete(channel);
     seen.set(channel, [offset, time]);
     if (seen.size > SEEN) seen.delete(seen.keys().next().value);
@@ -44,6 +49,7 @@ export function makeSubscriber(key, handler, start, retained, presence) {
     _isReady: false,
     _queue: [],
     _matches: matches,
+    _isOld: isOld,
     _show: show,
     /** What follows is another history. */
     _forget: () => seen.clear(),

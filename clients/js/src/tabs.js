@@ -142,7 +142,7 @@ export function makeTabs(door, options, page, emit) {
         report();
       }),
       _refused: told((key, problem) => {
-        for (const { wants } of others.values()) wants.delete(key);
+        for (const { _wants } of others.values()) _wants.delete(key);
         // Of an error only what is listed gets there.
         post({ type: "refused", key, problem: { ...problem, message: problem.message } });
         page._refuse(key, problem);
@@ -163,7 +163,7 @@ export function makeTabs(door, options, page, emit) {
   /** The leader listens to what any tab wants. */
   function wantAll() {
     const wanted = page._wants();
-    for (const { wants } of others.values()) for (const want of wants) addWant(wanted, ...want);
+    for (const { _wants } of others.values()) for (const want of _wants) addWant(wanted, ...want);
     if (!wanted.size) {
       // Who comes later begins anew.
       hasBegun = false;
@@ -195,14 +195,14 @@ export function makeTabs(door, options, page, emit) {
 
   function tick() {
     if (!link) return announce();
-    for (const [other, { heard }] of others) if (Date.now() - heard > TAB_GONE_MS) others.delete(other);
+    for (const [other, { _heard }] of others) if (Date.now() - _heard > TAB_GONE_MS) others.delete(other);
     wantAll();
   }
 
   function heard(message) {
     const { type, from } = message;
     if (type === "want") {
-      others.set(from, { wants: new Map(message.wants), heard: Date.now() });
+      others.set(from, { _wants: new Map(message.wants), _heard: Date.now() });
       if (link) wantAll();
       return;
     }
@@ -230,7 +230,6 @@ export function makeTabs(door, options, page, emit) {
     if (type === "objects") {
       if (isNew || count !== lots + 1) page._lag();
       page._take(list, cursor);
-      page._activate();
     } else {
       const follows = !isNew && count === lots;
       if (!follows && (!cursor || cursor !== page._cursor)) page._lag();

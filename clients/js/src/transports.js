@@ -1,7 +1,7 @@
 /** The transports. Each settles when its connection has ended, or throws. `line` is what a link gives to each connection. */
 
 import { ANSWER_MS } from "./door.js";
-import { makeFiles } from "./files.js";
+import { FILES_MS, makeFiles } from "./files.js";
 
 /** A stream is asked for a second sign of life after this: a path may pass the first bytes with the head and keep the rest. */
 export const PREAMBLE_MS = 1_000;
@@ -37,7 +37,9 @@ export async function sse(line, signal) {
   const response = await line._door._ask("sse", line._query(["preamble_ms", PREAMBLE_MS]), { signal });
   const reader = response.body.getReader();
   const utf8 = new TextDecoder();
-  let [rest, data, id] = ["", "", ""];
+  let rest = "";
+  let data = "";
+  let id = "";
   for (;;) {
     const { done, value } = await reader.read();
     if (done || signal.aborted) return;
@@ -75,9 +77,10 @@ export async function interval(line, signal) {
   const files = makeFiles(folder);
   signal.onabort = line._wake;
   while (!signal.aborted) {
-    line._watch(ANSWER_MS);
-    let [retry, pause] = [0, interval];
-    if (!(await files._isQuiet(line._asked(), signal))) {
+    line._watch(FILES_MS + ANSWER_MS);
+    let retry = 0;
+    let pause = interval;
+    if (!(await files._isQuiet(line._asked())) || signal.aborted) {
       const { retry_ms, publications } = await line._turn(0, signal);
       const { length } = publications;
       files._heard(length);

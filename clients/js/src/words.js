@@ -11,6 +11,13 @@ export const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-")
 
 export const sleep = (ms) => new Promise((over) => setTimeout(over, ms));
 
+/** A signal that aborts what is asked after this time; what has ended by then does not mind. */
+export function within(ms) {
+  const abort = new AbortController();
+  setTimeout(() => abort.abort(), ms);
+  return abort.signal;
+}
+
 /** How long to wait after so many losses. */
 export const jittered = (times, base = BACKOFF_MS, max = BACKOFF_MAX_MS) => Math.random() * Math.min(max, base * 2 ** times);
 

@@ -21,6 +21,8 @@ export class Site {
   origin;
   /** Every request that came for our server, as `GET /v1/…`, oldest first. */
   requests = [];
+  /** The headers of each of them. */
+  heads = [];
   /** Path to `{type, headers, body}` or `(request, response) => …`, besides the client's files. */
   pages = new Map([["/", { type: "text/html; charset=utf-8", body: "<!doctype html><title>test</title><link rel=icon href=data:,>" }]]);
   /** Whether WebSockets pass: `pass`, or `refuse` (as a proxy that knows nothing of them), or `swallow` (an answer never comes). */
@@ -131,9 +133,14 @@ export class Site {
     this.#pass(request, response);
   }
 
-  #pass(request, response) {
+  #came(request) {
     this.requests.push(`${request.method} ${request.url}`);
+    this.heads.push(request.headers);
     this.#tell();
+  }
+
+  #pass(request, response) {
+    this.#came(request);
     if (this.#stopped.test(request.url)) this.#parked.push(() => this.#passOn(request, response));
     else this.#passOn(request, response);
   }
@@ -170,8 +177,7 @@ export class Site {
   }
 
   #upgrade(request, socket, head) {
-    this.requests.push(`${request.method} ${request.url}`);
-    this.#tell();
+    this.#came(request);
     if (this.websockets === "swallow") return;
     if (this.websockets === "refuse") return socket.end("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     const { hostname, port } = new URL(this.target);
