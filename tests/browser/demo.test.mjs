@@ -187,6 +187,41 @@ test("the page that is cut off comes back with every transport, the same or anot
   }
 });
 
+test("only lost messages are counted as a gap, not lost joins and leaves", async (t) => {
+  const comet = await Comet.demo(t);
+  const page = await newPage(t);
+  const gaps = [{ type: "gap", channel: "demo", presence: true }, { type: "gap", channel: "demo" }];
+  await page.route(/\/v1\/poll/, async (route) => {
+    const response = await route.fetch();
+    const answer = await response.json();
+    if (answer.publications.length) answer.publications.unshift(gaps.shift());
+    await route.fulfill({ response, json: answer });
+  });
+  await page.goto(`${comet.origin}/?transport=poll`);
+  await live(page);
+  for (const [text, expected] of [["without presence news", "0"], ["without messages", "1"]]) {
+    await comet.publish("demo", text);
+    await shown(page, text);
+    assert.equal(await page.textContent("#count-gaps"), expected);
+    assert.equal(await page.locator("#messages .notice").count(), Number(expected));
+  }
+});
+
+test("a window is one of those who are here, whatever transport it takes", async (t) => {
+  const { page } = await openDemo(t);
+  for (const transport of ["sse", "stream", "poll", "websocket"]) {
+    const answered = page.waitForResponse(/\/v1\/presence/);
+    await choose(page, transport);
+    const { count, members } = await (await answered).json();
+    assert.deepEqual([count, members.length], [1, 1], transport);
+  }
+  await page.route(/\/v1\/presence/, (route) =>
+    route.fulfill({ json: { count: 3, members: [{ connections: 0 }, { connections: 1 }, { connections: 1 }] } }),
+  );
+  await choose(page, "sse");
+  await page.waitForFunction(() => document.querySelector("#count-here").textContent === "2");
+});
+
 for (const width of [320, 390]) {
   test(`at a phone's width of ${width} nothing has to be scrolled sideways`, async (t) => {
     const { comet, page } = await openDemo(t, {

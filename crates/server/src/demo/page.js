@@ -21,6 +21,7 @@ const NAMES = { websocket: "WebSocket", sse: "SSE", stream: "HTTP stream", poll:
 const here = new URL(location.href);
 const channel = here.searchParams.get("channel") || "demo";
 const randomWord = () => Math.random().toString(36).slice(2);
+/** This window, whatever transport it takes: to the others it stays one member. */
 const session = randomWord();
 const element = (id) => document.getElementById(id);
 
@@ -71,7 +72,7 @@ const transports = {
     return fetching(link, async (get) => {
       // The first poll is not held: its answer shows that listening works.
       for (let wait_ms = 0; ; wait_ms = POLL_HOLD_MS) {
-        const answer = await (await get("poll", { wait_ms, session })).json();
+        const answer = await (await get("poll", { wait_ms })).json();
         link.opened();
         link.received({ type: "cursor", cursor: answer.cursor });
         answer.publications.forEach(link.received);
@@ -144,7 +145,7 @@ class Connection {
     const heard = (listen) => (said) => closed || listen(said);
     const stop = transport({
       address: (path, more) => {
-        const query = new URLSearchParams({ channel, cursor: this.#cursor, presence: "join", ...more });
+        const query = new URLSearchParams({ channel, cursor: this.#cursor, presence: "join", session, ...more });
         return new URL(`/v1/${path}?${query}`, location.origin);
       },
       opened: heard(() => this.#opened()),
@@ -234,12 +235,18 @@ const screen = {
   show(object) {
     const type = object.type;
     if (type === "publication") addRow(publicationRow(object), "messages");
-    if (type === "gap") addRow(make("li", "notice", "Gap: the server no longer has some earlier messages."), "gaps");
+    if (type === "gap") showGap(object);
     if (type === "error") addRow(make("li", "notice bad", `${object.code}: ${object.message}`));
     if (type === "join" || type === "leave") askWhoIsHere();
     if (type === "members") showWhoIsHere(object.count);
   },
 };
+
+/** Without joins and leaves the page only has to ask who is there; without messages it has to say so. */
+function showGap({ presence }) {
+  if (presence) return askWhoIsHere();
+  addRow(make("li", "notice", "Gap: the server no longer has some earlier messages."), "gaps");
+}
 
 function count(what) {
   element(`count-${what}`).textContent = (++counts[what]).toLocaleString();
@@ -309,9 +316,9 @@ function askWhoIsHere() {
     const response = await fetch(`/v1/presence?${new URLSearchParams({ channel })}`).catch(() => null);
     if (!response?.ok) return showWhoIsHere(0);
     const { count, members = [] } = await response.json();
-    // Nobody has a name in the demo, and one nameless member may be several windows.
-    const windows = members.reduce((sum, member) => sum + member.connections, 0);
-    showWhoIsHere(Math.max(count, windows));
+    // Who has no connection left has gone, or reloaded the page: here are the others, of whom this window is one.
+    const gone = members.filter((member) => member.connections === 0).length;
+    showWhoIsHere(Math.max(1, count - gone));
   }, PRESENCE_PAUSE_MS);
 }
 
