@@ -137,11 +137,11 @@ fn welcome_text(
         .first()
         .map(|address| format!("http://{address}"))
         .unwrap_or_default();
-    let kept = match is_passing {
-        true => "What is published is on disk until then, and survives a crash but not the end.",
-        false => "What is published is kept in that folder for the next time.",
-    };
     let folder = quoted(&data_dir.to_string_lossy());
+    let end = match is_passing {
+        true => "Ctrl-C ends it and deletes what was published; a crash does not.".to_owned(),
+        false => format!("Ctrl-C ends it; what was published stays in {folder}."),
+    };
     let things = [
         (
             "Open this page in a browser, best in two windows",
@@ -165,9 +165,7 @@ fn welcome_text(
     );
     text.push_str(&format!(
         "  {}\n",
-        paint.dim(&format!(
-            "It is open to this machine only. {kept} Ctrl-C ends it."
-        ))
+        paint.dim(&format!("It is open to this machine only. {end}"))
     ));
     for (number, (what, how)) in (1..).zip(things) {
         text.push_str(&format!(
@@ -193,6 +191,18 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_demo_says_what_becomes_of_what_was_published() {
+        let address = [SocketAddr::from(([127, 0, 0, 1], 8080))];
+        let said = |is_passing| {
+            let folder = Path::new("/tmp/a b");
+            welcome_text(&address, "comet", folder, is_passing, Paint::for_stdout())
+        };
+        assert!(said(true).contains("Ctrl-C ends it and deletes what was published; a crash does not."));
+        assert!(said(false).contains("Ctrl-C ends it; what was published stays in '/tmp/a b'."));
+        assert!(!said(false).contains("deletes"));
+    }
 
     #[test]
     fn words_are_quoted_only_if_a_shell_would_mistake_them() {
