@@ -102,6 +102,8 @@ enum Command {
     #[command(after_help = examples(daemon::RELOAD_EXAMPLES))]
     Reload,
     /// Try it out: a server in a folder of its own, open to this machine only
+    ///
+    /// COMETSERVER_ variables are not read: what they say of another server is not for one that is open to everybody.
     #[command(after_help = examples(demo::EXAMPLES))]
     Demo(demo::Demo),
     /// Set the value of a key; whoever listens to it is told

@@ -398,6 +398,39 @@ fn a_token_needs_a_key_and_something_to_allow() {
 }
 
 #[test]
+fn without_a_configuration_a_token_is_not_called_bad_and_the_way_out_is_named() {
+    let home = Home::new();
+    let file = home.file("comet.toml", TOKENS);
+    let made = home.run(["token", "create", "--config", &file, "--channel", "news"]);
+    let empty = home.file("empty.toml", "");
+
+    let create = home.run(["token", "create", "--channel", "news"]);
+    let inspect = home.run(["token", "inspect", made.stdout.trim_end()]);
+    assert_eq!((create.code, inspect.code), (78, 1), "{create:?} {inspect:?}");
+    for said in [&create.stderr, &inspect.stdout] {
+        assert!(said.contains("no --config was given"), "{said}");
+    }
+    assert!(!inspect.stdout.contains("not valid"), "{inspect:?}");
+
+    let create = home.run(["token", "create", "--config", &empty, "--channel", "news"]);
+    let inspect = home.run(["token", "inspect", made.stdout.trim_end(), "--config", &empty]);
+    for said in [&create.stderr, &inspect.stdout] {
+        assert!(said.contains("empty.toml has no [[tokens]]"), "{said}");
+    }
+}
+
+#[test]
+fn the_help_names_the_variables_that_say_which_server() {
+    let help = Home::new().run(["status", "--help"]).stdout;
+    for name in ["DATA_DIR", "SOCKET", "CONFIG", "KEY"] {
+        assert!(
+            help.contains(&format!("[env: COMETSERVER_{name}")),
+            "{name}: {help}"
+        );
+    }
+}
+
+#[test]
 fn completions_and_version_are_printed() {
     let home = Home::new();
     for shell in ["bash", "zsh", "fish"] {

@@ -20,14 +20,14 @@ const SHARED: [&str; 2] = ["data_dir", "socket"];
 /// The setting whose flag is shorter than its name.
 const LISTEN: (&str, &str) = ("public.listen", "listen");
 
-/// Flags of all commands.
+/// Flags of all commands. The variables of settings are read with the configuration, so the help names them as clap would.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Which server")]
 pub(super) struct Server {
-    /// The data folder of the server
+    /// The data folder of the server [env: COMETSERVER_DATA_DIR]
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<String>,
-    /// The socket of the server, if it is not comet.sock in the data folder
+    /// The socket of the server, if it is not comet.sock in the data folder [env: COMETSERVER_SOCKET]
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<String>,
     /// A server elsewhere, by its address
@@ -36,7 +36,7 @@ pub(super) struct Server {
     /// The key or token for --url
     #[arg(id = "server_key", long = "key", global = true, env = KEY_VARIABLE, hide_env_values = true, value_name = "KEY")]
     key: Option<String>,
-    /// The configuration file
+    /// The configuration file [env: COMETSERVER_CONFIG]
     #[arg(id = "settings_file", long = "config", global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// A setting as in the configuration file; repeat it for more

@@ -1,6 +1,7 @@
 //! `token`: make and look into the tokens with which browsers subscribe.
 
 use std::io::Read;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +10,7 @@ use cometserver_core::action::Action;
 use cometserver_core::pattern::Pattern;
 use cometserver_core::token::{self, Claims, Inspection, MAX_TOKEN, Rights, TokenError, Verifier};
 
-use crate::config::{Config, TokenKey};
+use crate::config::{Loaded, TokenKey};
 
 use super::settings::Settings;
 use super::show::Paint;
@@ -74,21 +75,22 @@ fn action_parser() -> impl TypedValueParser<Value = Action> {
 impl Token {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         settings.refuse_url("token")?;
-        let config = settings.load()?.config;
+        let loaded = settings.load()?;
         match self {
-            Self::Create(create) => create.run(&config),
-            Self::Inspect { token } => inspect(&given(token)?, &config),
+            Self::Create(create) => create.run(&loaded),
+            Self::Inspect { token } => inspect(&given(token)?, &loaded),
         }
     }
 }
 
 impl Create {
-    fn run(self, config: &Config) -> Outcome {
+    fn run(self, loaded: &Loaded) -> Outcome {
+        let config = &loaded.config;
         for pattern in &self.pattern {
             Pattern::new(pattern, config.limits.pattern_length)
                 .map_err(|error| Failure::usage(format!("--pattern {pattern:?}: {error}")))?;
         }
-        let key = self.key(&config.tokens)?;
+        let key = self.key(&config.tokens, loaded.file.as_deref())?;
         let now = now();
         let claims = Claims {
             sub: self.user,
@@ -109,11 +111,9 @@ impl Create {
         super::print(format!("{token}\n").as_bytes())
     }
 
-    fn key<'a>(&self, keys: &'a [TokenKey]) -> Result<&'a TokenKey, Failure> {
+    fn key<'a>(&self, keys: &'a [TokenKey], file: Option<&Path>) -> Result<&'a TokenKey, Failure> {
         let Some(first) = keys.first() else {
-            return Err(Failure::configuration(
-                "the configuration has no [[tokens]]: add an entry with a name and a secret (`openssl rand -hex 32`)",
-            ));
+            return Err(Failure::configuration(no_secret(file)));
         };
         let Some(name) = &self.name else { return Ok(first) };
         keys.iter().find(|key| key.name == *name).ok_or_else(|| {
@@ -136,9 +136,25 @@ fn given(token: String) -> Result<String, Failure> {
     Ok(text.trim().to_owned())
 }
 
-fn inspect(token: &str, config: &Config) -> Outcome {
+/// What is missing where there is nothing to sign or to check with.
+fn no_secret(file: Option<&Path>) -> String {
+    match file {
+        Some(file) => format!(
+            "{} has no [[tokens]]: add an entry with a name and a secret (`openssl rand -hex 32`)",
+            file.display()
+        ),
+        None => {
+            "no --config was given, so no secret is known: name the server's configuration file, which has \
+                 [[tokens]], with --config or COMETSERVER_CONFIG"
+                .to_owned()
+        }
+    }
+}
+
+fn inspect(token: &str, loaded: &Loaded) -> Outcome {
     let paint = Paint::for_stdout();
-    let keys = config
+    let keys = loaded
+        .config
         .tokens
         .iter()
         .map(|key| (key.name.as_str(), key.secret.expose()));
@@ -152,6 +168,10 @@ fn inspect(token: &str, config: &Config) -> Outcome {
     };
     match &verdict {
         Ok(claims) => text.push_str(&format!("{}{}\n", paint.green("valid"), time_left(claims, now))),
+        Err(TokenError::NoKeys) => {
+            let why = no_secret(loaded.file.as_deref());
+            text.push_str(&format!("{}: {why}\n", paint.red("not checked")));
+        }
         Err(error) => text.push_str(&format!("{}: {}\n", paint.red("not valid"), reason(error, now))),
     }
     super::print(text.as_bytes())?;
