@@ -130,7 +130,26 @@ final class Http
         } while ($retry);
         $slow = self::clock() >= $until;
         $why = trim($error) === '' ? ($slow ? 'no connection in time' : 'no connection') : trim($error);
-        throw new Unreachable("{$this->target}: $why", $errno, $slow);
+        throw new Unreachable("{$this->target}: $why" . $this->advice($errno), $errno, $slow);
+    }
+
+    /** What to do about a socket that nobody answers on. */
+    private function advice(int $errno): string
+    {
+        if (strncmp($this->target, 'unix://', 7) !== 0) {
+            return '';
+        }
+        switch ($errno) {
+            case 2: // ENOENT; ECONNREFUSED of Linux and of the BSDs
+            case 111:
+            case 61:
+                return '. No server is running there: start it (comet start), or name the socket or the data folder of another'
+                    . ' one with COMETSERVER_SOCKET or COMETSERVER_DATA_DIR';
+            case 13: // EACCES
+                return '. The user of PHP may not open this socket: see socket_group in the configuration of the server';
+            default:
+                return '';
+        }
     }
 
     private function send(string $bytes, float $deadline): void
