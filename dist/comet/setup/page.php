@@ -20,7 +20,7 @@ if (!isset($stage)) {
     <div class="brand"><img src="setup/icon.svg" alt="" width="24" height="24">CometServer</div>
 <?php if ($stage === 'locked') { ?>
     <h1>This site is set up</h1>
-    <p class="lead">The page is locked. To set up again, delete <code>setup-state.php</code> from the folder <code>comet</code> by FTP, and load this page.</p>
+    <p class="lead">The page is locked. To set up again, or to see the lines to paste once more, delete <code>setup-state.php</code> from the folder <code>comet</code> by FTP, and load this page.</p>
   </header>
 <?php } elseif ($stage === 'taken') { ?>
     <h1>Another browser is setting up</h1>
@@ -55,13 +55,14 @@ if (!isset($stage)) {
     <p class="soft" data-before>Sent by the PHP of your site, shown by your browser.</p>
     <ul class="inbox" hidden aria-live="polite"></ul>
     <div class="row" hidden><button type="button" id="send" class="quiet">Send another</button><button type="button" id="finish">Finish</button><span class="soft" id="message-told" role="status"></span></div>
+    <p class="soft" data-finish hidden>“Finish” locks this page and shows the lines to paste, once: copy them then.</p>
   </section>
 
   <section class="card" id="done" hidden>
     <h2>Done. Paste this</h2>
     <div class="snippet"><div class="label">In your page<button class="copy" type="button" data-copy="for-page">Copy</button></div><pre id="for-page"></pre></div>
     <div class="snippet"><div class="label">In your PHP, whenever something happens<button class="copy" type="button" data-copy="for-php">Copy</button></div><pre id="for-php"></pre></div>
-    <p class="soft">Channels that begin with <code>public/</code> are open to every visitor; for all others your PHP hands out tokens. This page is locked now.</p>
+    <p class="soft">Channels that begin with <code>public/</code> are open to every visitor; for all others your PHP hands out tokens. This page is locked now: loaded again, it no longer shows these lines.</p>
   </section>
   <noscript><p class="alarm"><strong>JavaScript is off.</strong> This page needs it, as your live pages will.</p></noscript>
   <script src="setup/setup.js" type="module"></script>

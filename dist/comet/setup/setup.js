@@ -338,6 +338,7 @@ async function message() {
     inbox.append(item);
     sent.delete(text);
     row.hidden = false;
+    card.querySelector("[data-finish]").hidden = false;
   };
   const send = async () => {
     const text = ["Hello from your own PHP.", "And another one.", "It works."][Math.min(sends++, 2)] + (sends > 3 ? ` (${sends})` : "");
@@ -398,7 +399,7 @@ $("finish").addEventListener("click", async () => {
 
 $comet = new CometServer\\Client();
 $comet->tryPublish("public/hello", ["text" => "Hello"]);`;
-    for (const id of ["host", "ways", "message"]) $(id).querySelector(".row")?.remove();
+    for (const id of ["host", "ways", "message"]) $(id).querySelectorAll(".row, [data-finish]").forEach((over) => over.remove());
     $("done").hidden = false;
     $("done").scrollIntoView({ behavior: "smooth" });
   } catch (error) {
