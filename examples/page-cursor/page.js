@@ -5,6 +5,11 @@ const lines = document.getElementById("lines");
 const query = new URLSearchParams({ channel: lines.dataset.channel, cursor: lines.dataset.cursor });
 const events = new EventSource(document.currentScript.dataset.comet + "/v1/sse?" + query);
 
+const say = (text) => (document.getElementById("state").textContent = text);
+events.onopen = () => say("Live over SSE");
+events.onerror = () =>
+  say(events.readyState === EventSource.CLOSED ? "The server refuses this page." : "The server does not answer, trying again …");
+
 events.onmessage = (event) => {
   const message = JSON.parse(event.data);
   if (message.type === "gap") {

@@ -64,12 +64,21 @@ class Site(http.server.BaseHTTPRequestHandler):
         if self.path == "/page.js":
             self.answer("text/javascript", SCRIPT)
         else:
-            self.answer("text/html; charset=utf-8", rendered().encode())
+            self.attempt(lambda: self.answer("text/html; charset=utf-8", rendered().encode()))
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         text = urllib.parse.parse_qs(body.decode()).get("text", [""])[0]
-        ask("POST", "/v1/publish", json.dumps({"channel": CHANNEL, "data": text, "kind": "text"}))
+        publication = json.dumps({"channel": CHANNEL, "data": text, "kind": "text"})
+        self.attempt(lambda: (ask("POST", "/v1/publish", publication), self.go_back()))
+
+    def attempt(self, action):
+        try:
+            action()
+        except (ConnectionRefusedError, FileNotFoundError):
+            self.send_error(503, "The push server is not running", f"Nobody answers at {SOCKET}: comet start")
+
+    def go_back(self):
         self.send_response(303)
         self.send_header("Location", "/")
         self.end_headers()
