@@ -3,6 +3,9 @@
 
 require_once __DIR__ . '/../../clients/php/drop-in/config/bootstrap.php';
 
+// Without it the page would wait and say nothing.
+$isRunning = Comet\Internal\Hub::shared()->isRunning();
+
 header("Content-Security-Policy: default-src 'self'; img-src 'self' data:");
 header('Cache-Control: no-store');
 ?>
@@ -23,6 +26,9 @@ header('Cache-Control: no-store');
     <main>
       <h1>Notifier</h1>
       <p>This page shows every message the moment somebody writes it. Leave it open and write one in a second window.</p>
+<?php if (!$isRunning) { ?>
+      <p class="bad" role="alert">The server is not running, so nothing can arrive. Start it as the README says, then reload this page.</p>
+<?php } ?>
       <div class="card">
         <p><a class="button" href="write.php" target="_blank">Write a message</a></p>
         <p class="quiet">A notification stays for eight seconds, longer while you point at it. <kbd>F8</kbd> leads to the newest,

@@ -6,6 +6,9 @@ require_once __DIR__ . '/../../clients/php/drop-in/config/bootstrap.php';
 /** The most that is taken, in bytes. */
 const LONGEST = 10000;
 
+/** What stands there at the beginning. */
+const SAMPLE = 'Dinner is ready: <b>soup</b> & bread, 100 % home-made';
+
 /** What goes into the page: never as HTML. */
 function escaped(string $text): string
 {
@@ -40,13 +43,16 @@ if ($_SERVER['REQUEST_METHOD'] === 'POST') {
         header('Content-Type: text/plain; charset=utf-8');
         exit("This form is too old, or not of this site. Open write.php again.\n");
     }
-    $_SESSION['said'] = handle($_POST);
+    [$said, $isGood] = handle($_POST);
+    // What was not sent is still to be sent.
+    $text = $isGood ? '' : $_POST['comet-text'] ?? '';
+    $_SESSION['said'] = [$said, $isGood, is_string($text) ? $text : ''];
     // So that reloading the page does not send it again.
     header('Location: write.php', true, 303);
     exit;
 }
 
-[$said, $isGood] = $_SESSION['said'] ?? ['', true];
+[$said, $isGood, $text] = $_SESSION['said'] ?? ['', true, SAMPLE];
 unset($_SESSION['said']);
 header("Content-Security-Policy: default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; frame-ancestors 'none'");
 header('Cache-Control: no-store');
@@ -68,7 +74,8 @@ header('Cache-Control: no-store');
         <form method="post" action="write.php">
           <input type="hidden" name="token" value="<?= escaped($_SESSION['token']) ?>">
           <label for="comet-text">Message</label>
-          <textarea id="comet-text" name="comet-text" required>Dinner is ready: <b>soup</b> &amp; bread, 100 % home-made</textarea>
+          <textarea id="comet-text" name="comet-text" required>
+<?= escaped($text) ?></textarea>
           <p class="actions"><button id="send">Send</button></p>
         </form>
         <form method="post" action="write.php">

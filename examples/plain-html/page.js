@@ -16,9 +16,10 @@ comet.subscribe(CHANNEL, ({ data, time }) => {
   element("messages").prepend(item);
 }, { since: "earliest" });
 
+const NAMES = { websocket: "WebSocket", sse: "SSE", stream: "HTTP stream", poll: "long poll", interval: "polls" };
 comet.on("state", ({ state, transport, retry_ms }) => {
   const waiting = () => `Connection lost, trying again in ${Math.ceil(retry_ms / 1000)} s`;
-  element("state").textContent = state === "live" ? `Live by ${transport}` : state === "waiting" ? waiting() : "Connecting …";
+  element("state").textContent = state === "live" ? `Live over ${NAMES[transport] ?? transport}` : state === "waiting" ? waiting() : "Connecting …";
   element("state").dataset.state = state;
 });
 comet.on("gap", () => element("messages").replaceChildren());

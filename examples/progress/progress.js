@@ -9,6 +9,7 @@ const element = (id) => document.getElementById(id);
 const title = document.title;
 const comet = new Comet(server);
 let silence;
+let isLive = false;
 
 /** Screen readers are told what happens, not every step. */
 function enter(state, why = "") {
@@ -30,7 +31,12 @@ comet.subscribe(CHANNEL, ({ data: { state, done, total }, time }) => {
   clearTimeout(silence);
   if (state === "running") silence = setTimeout(enter, Math.max(0, time + SILENCE_MS - Date.now()), "silent");
 });
-comet.on("state", (state) => (element("state").textContent = inWords(state)));
+comet.on("state", (state) => {
+  isLive = state.state === "live";
+  element("state").textContent = inWords(state);
+  // Before that nobody knows.
+  if (isLive && !document.body.dataset.job) element("steps").textContent = "No job has run yet.";
+});
 comet.on("error", ({ message }) => (element("state").textContent = message));
 
 element("start").addEventListener("click", async () => {
@@ -39,6 +45,7 @@ element("start").addEventListener("click", async () => {
     // The job tells by itself how it goes on; this answer comes when it ends, or when it was not begun.
     const answer = await fetch("job.php", { method: "POST", headers: { "X-Start-Job": "1" } });
     if (!answer.ok) throw new Error((await answer.text()).trim() || `status ${answer.status}`);
+    if (!isLive) enter("silent", "The job was started, but its news cannot arrive: the server does not answer.");
   } catch ({ message }) {
     enter("failed", `Not started: ${message}`);
   } finally {

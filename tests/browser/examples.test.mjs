@@ -134,11 +134,45 @@ test("write.php takes no form that is not its own, and no empty message", async 
       assert.equal(answer.status(), 403);
     }
   }
-  await writer.fill("#comet-text", " ");
-  await writer.click("#send");
-  await writer.waitForSelector("#said.bad:not(:empty)");
+  for (const text of [" ", `\n${"x".repeat(10_001)}`]) {
+    await writer.fill("#comet-text", text);
+    await writer.click("#send");
+    await writer.waitForSelector("#said.bad:not(:empty)");
+    assert.equal(await writer.inputValue("#comet-text"), text, "what was typed is still there");
+  }
   await write(writer, "genuine");
+  assert.equal(await writer.inputValue("#comet-text"), "", "and no longer once it was sent");
   await showsAll([page], ["genuine"]);
+});
+
+test("where no server runs, every page says so, and nothing that it does not know", async (t) => {
+  const socket = join(await folder(t), "comet.sock");
+  const site = `${await servePhp(t, { COMETSERVER_SOCKET: socket })}/examples`;
+  const page = await newPage(t);
+  await page.goto(`${site}/notifier/index.php`);
+  assert.match(await page.textContent("[role=alert]"), /The server is not running/);
+  await page.goto(`${site}/notifier/write.php`);
+  await page.fill("#comet-text", "not yet");
+  await page.click("#send");
+  assert.match(await page.textContent("#said.bad"), /Not sent: Server is not running/);
+  assert.equal(await page.inputValue("#comet-text"), "not yet");
+  // Nobody listens on the port of a server that has ended.
+  const ended = await Comet.serve(t, '[public]\nlisten = ["127.0.0.1:0"]');
+  await ended.stop();
+  await page.goto(`${site}/progress/index.html?server=${ended.origin}`);
+  await page.waitForFunction(() => document.querySelector("#state").textContent.startsWith("The server does not answer"));
+  assert.doesNotMatch(await page.textContent("main"), /No job has run yet/);
+});
+
+test("notifications cover nothing of the page where there is room beside it", async (t) => {
+  for (const width of [700, 1000, 1280, 1600]) {
+    const page = await open(t, "notifier/index.php", { viewport: { width, height: 700 } });
+    await page.evaluate(() => globalThis.notify("wide ".repeat(30)));
+    const edge = async (selector) => (await page.locator(selector).first().boundingBox());
+    const [text, notification] = [await edge("main .card"), await edge(".jGrowl-notification")];
+    assert.ok(text.x + text.width <= notification.x, `${width}: ${text.x + text.width} > ${notification.x}`);
+    assert.ok(text.x >= 0 && text.width > 200, `${width}: ${text.width}`);
+  }
 });
 
 test("the keyboard reaches notifications, dismisses them, and comes back to where it was", async (t) => {

@@ -1,8 +1,8 @@
 // What somebody does who has nothing but FTP and PHP: unzip into a document root, open the page, click through.
 
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
-import { chmodSync, chownSync, cpSync, existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { execFileSync, spawnSync } from "node:child_process";
+import { chmodSync, chownSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -58,6 +58,28 @@ async function arrived(page) {
   assert.match(await page.textContent(".inbox"), /Hello from your own PHP\./);
   return page.locator("#ways li", { has: page.locator(".tag") }).textContent();
 }
+
+test("what makes the zip says what is missing, and leaves nothing behind", async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), "dist-"));
+  t.after(() => rmSync(folder, { recursive: true, force: true }));
+  const tools = join(folder, "tools");
+  mkdirSync(tools);
+  for (const tool of ["dirname", "sed", "head", "rm"]) symlinkSync(join("/usr/bin", tool), join(tools, tool));
+  const dist = (variables) => {
+    const env = { ...process.env, PROGRAM: "", ...variables };
+    return spawnSync("/bin/sh", [join(REPOSITORY, "scripts/dist"), join(folder, "out")], { env, encoding: "utf8" });
+  };
+  for (const [variables, said] of [
+    [{ PATH: tools }, /zip is missing: apt install zip/],
+    [{ TARGET: "none-unknown-linux-musl" }, /rustup target add none-unknown-linux-musl/],
+    [{ PROGRAM: "/nonexistent/comet" }, /nonexistent/],
+  ]) {
+    const { status, stderr } = dist(variables);
+    assert.notEqual(status, 0);
+    assert.match(stderr, said);
+    assert.ok(!existsSync(join(folder, "out/stage")), String(said));
+  }
+});
 
 const picture = async (page, name) => PICTURES && page.screenshot({ path: join(PICTURES, `${name}.png`), fullPage: true });
 
