@@ -45,7 +45,7 @@ element("start").addEventListener("click", async () => {
     // The job tells by itself how it goes on; this answer comes when it ends, or when it was not begun.
     const answer = await fetch("job.php", { method: "POST", headers: { "X-Start-Job": "1" } });
     if (!answer.ok) throw new Error((await answer.text()).trim() || `status ${answer.status}`);
-    if (!isLive) enter("silent", "The job was started, but its news cannot arrive: the server does not answer.");
+    if (!isLive) enter("silent", "The job was started, but its news cannot arrive: there is no connection to the server.");
   } catch ({ message }) {
     enter("failed", `Not started: ${message}`);
   } finally {

@@ -10,6 +10,6 @@ const NAMES = { websocket: "WebSocket", sse: "SSE", stream: "HTTP stream", poll:
 /** What a person reads about the connection. */
 export function inWords({ state, transport, retry_ms }) {
   if (state === "live") return `Live over ${NAMES[transport] ?? transport}`;
-  if (state === "waiting") return `The server does not answer. Is it running? Trying again in ${Math.ceil(retry_ms / 1000)} s`;
+  if (state === "waiting") return `No connection. Is the server running, and may this page ask it (public.origins)? Trying again in ${Math.ceil(retry_ms / 1000)} s`;
   return "Connecting …";
 }

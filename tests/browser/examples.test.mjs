@@ -160,7 +160,7 @@ test("where no server runs, every page says so, and nothing that it does not kno
   const ended = await Comet.serve(t, '[public]\nlisten = ["127.0.0.1:0"]');
   await ended.stop();
   await page.goto(`${site}/progress/index.html?server=${ended.origin}`);
-  await page.waitForFunction(() => document.querySelector("#state").textContent.startsWith("The server does not answer"));
+  await page.waitForFunction(() => document.querySelector("#state").textContent.startsWith("No connection"));
   assert.doesNotMatch(await page.textContent("main"), /No job has run yet/);
 });
 
@@ -170,6 +170,7 @@ test("notifications cover nothing of the page where there is room beside it", as
     await page.evaluate(() => globalThis.notify("wide ".repeat(30)));
     const edge = async (selector) => (await page.locator(selector).first().boundingBox());
     const [text, notification] = [await edge("main .card"), await edge(".jGrowl-notification")];
+    assert.equal(await page.locator(".jGrowl-closer").isVisible(), false, "there is only one to dismiss");
     assert.ok(text.x + text.width <= notification.x, `${width}: ${text.x + text.width} > ${notification.x}`);
     assert.ok(text.x >= 0 && text.width > 200, `${width}: ${text.width}`);
   }
