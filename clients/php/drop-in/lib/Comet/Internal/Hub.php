@@ -21,8 +21,8 @@ class Hub
     /** The most an answer may have. */
     const MAX_ANSWER = 67108864;
 
-    /** How often a refresh makes good that it came between others' writes. */
-    const REPEATS = 5;
+    /** How often a refresh makes good that it came between others' writes: each time somebody wrote in that very moment. */
+    const REPEATS = 50;
 
     /** By which event a refresh is told from a new value. */
     const REFRESH = 'refresh';
