@@ -164,6 +164,8 @@ async function browser(t) {
 
 async function logIn(page, site, { user, password }) {
   await page.goto(`${site.origin}/wp-login.php`);
+  // Its script moves there by itself, a moment late, and selects what is there: a password begun by then would go into the name.
+  await page.waitForFunction(() => document.activeElement?.id === "user_login");
   await page.fill("#user_login", user);
   await page.fill("#user_pass", password);
   await page.click("#wp-submit");
