@@ -184,8 +184,9 @@ impl Replay {
         } else {
             self.index.raise_gone(slot, entry.position);
         }
-        self.index
-            .raise(slot, place.offset, entry.position, entry.segment);
+        // A copy says nothing of what was newer when it was made.
+        let anchor = if kept { 0 } else { entry.segment };
+        self.index.raise(slot, place.offset, entry.position, anchor);
     }
 
     /// While the log is read the retained value is not counted: [`Index::finish`] does.
