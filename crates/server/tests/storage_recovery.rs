@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use cometserver::broker::disk::{DiskLog, DiskOptions, LockError, OpenError};
 use cometserver_core::broker::Broker;
+use cometserver_core::pattern::Pattern;
 use proptest::prelude::*;
 use rig::{Log, bounded, name, segments, unbounded};
 use sim::SimDisk;
@@ -267,6 +268,42 @@ fn damage_that_clearing_away_finds_is_told_after_the_next_start_too() {
         assert!(gap >= Some(1), "whatever else was there: {gap:?}");
         log.reopen();
     }
+}
+
+#[test]
+fn a_copy_does_not_prove_that_nothing_newer_was_lost() {
+    let mut namespaces = unbounded();
+    let one = bounded(1, 1 << 20, 1 << 50).fallback;
+    namespaces.listed.push((Pattern::new("busy", 64).unwrap(), one));
+    let options = DiskOptions {
+        garbage: 4_000,
+        ..small()
+    };
+    let mut log = Log::new(options, namespaces);
+    let publish = |log: &mut Log, channel: &str| {
+        log.publish(&[channel], &"x".repeat(100));
+        log.settle();
+    };
+    publish(&mut log, "quiet");
+    let oldest = segments(&log.folder).remove(0);
+    while segments(&log.folder).len() < 6 {
+        publish(&mut log, "busy");
+    }
+    publish(&mut log, "quiet");
+    // Some segments behind the oldest: it is not cleared away along with it.
+    let (newer, lost) = (segments(&log.folder).pop().unwrap(), log.log.position());
+    while oldest.exists() {
+        publish(&mut log, "busy");
+    }
+    // The first is now in a younger segment than the second.
+    assert!(newer.exists());
+    log.reopen_after(|_| fs::remove_file(&newer).unwrap());
+    let (found, gap) = log.history("quiet", 0);
+    assert_eq!(found.len(), 1);
+    assert!(gap >= Some(lost), "{gap:?}, {lost} is gone");
+    publish(&mut log, "quiet");
+    let quiet = log.log.channel(&name("quiet")).unwrap();
+    assert!(quiet.offset > 2, "no offset is given twice: {quiet:?}");
 }
 
 #[test]
