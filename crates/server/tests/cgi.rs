@@ -202,6 +202,28 @@ fn the_body_of_a_visitor_who_leaves_publishes_nothing() {
 }
 
 #[test]
+fn a_body_that_never_comes_is_waited_for_no_longer_than_by_the_server() {
+    let home = Home::new();
+    let mut flags = OPEN.to_vec();
+    flags.extend(["namespace_default.anonymous_publish=true", "limits.request_time=1s"]);
+    let _server = home.serve(&flags);
+    for sent in [&b""[..], b"half of it"] {
+        let mut command = cgi(&home, "POST", "/v1/publish", "channel=news");
+        command.env("CONTENT_LENGTH", "20").stdin(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut body = child.stdin.take().unwrap();
+        body.write_all(sent).unwrap();
+        // The visitor stays, and says nothing more.
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.starts_with("Status: 408 "), "{text:?}");
+        drop(body);
+    }
+    let history = home.http("GET", "/v1/history?channel=news", "").json();
+    assert_eq!(history["publications"].as_array().unwrap().len(), 0);
+}
+
+#[test]
 fn what_a_visitor_writes_behind_the_question_mark_is_no_command() {
     let home = Home::new();
     let _server = home.serve(OPEN);

@@ -29,6 +29,10 @@ impl Visitor for Cgi {
         io::stdin().read(into)
     }
 
+    fn awaited_body(&self) -> Option<BorrowedFd<'_>> {
+        Some(rustix::stdio::stdin())
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut out = io::stdout().lock();
         out.write_all(bytes)?;

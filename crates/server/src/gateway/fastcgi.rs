@@ -293,6 +293,10 @@ impl Visitor for Connection {
         Ok(count)
     }
 
+    fn awaited_body(&self) -> Option<BorrowedFd<'_>> {
+        (self.body.is_empty() && !self.body_ended).then(|| self.stream.as_fd())
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         for piece in bytes.chunks(MAX_CONTENT) {
             self.send(kind::STDOUT, self.id, piece)?;

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::answer::{self, Translated};
 use super::place::Place;
-use super::request::{Asked, Variables};
+use super::request::{Asked, Refusal, Variables};
 
 /// What is read at a time. Larger pieces would only cost memory that most visitors never need.
 const PIECE: usize = 8 << 10;
@@ -20,13 +20,16 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// No request lasts longer, whatever the server says: who is forgotten must not stay.
 const LIFE: Duration = Duration::from_secs(15 * 60);
 
-/// How long the server may take for anything but waiting.
+/// How long the server may take for anything but waiting, and a visitor to send more of a body. That a body comes slowly is
+/// for the server to end: it has `limits.request_time`.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The visitor's side.
 pub(super) trait Visitor {
     /// Reads of the body; 0 at its end.
     fn read_body(&mut self, into: &mut [u8]) -> io::Result<usize>;
+    /// Where more of the body comes from; none: some of it lies here already.
+    fn awaited_body(&self) -> Option<BorrowedFd<'_>>;
     /// Sends all of this.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// What to watch for signs that the visitor has left.
@@ -49,23 +52,52 @@ pub(super) fn serve(visitor: &mut impl Visitor, variables: &impl Variables, plac
         Err(why) => return visitor.write(&answer::unavailable(asked.is_sse, &why)),
     };
     server.set_write_timeout(Some(PATIENCE))?;
-    if let Err(error) = ask(visitor, &asked, &mut server) {
+    let sent = match ask(visitor, &asked, &mut server) {
+        Ok(sent) => sent,
         // It may have answered before it had read all.
-        if !matches!(
-            error.kind(),
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-        ) {
-            return Err(error);
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+            ) =>
+        {
+            Sent::All
         }
+        Err(error) => return Err(error),
+    };
+    match sent {
+        Sent::Late => visitor.write(&answer::refused(&LATE)),
+        Sent::All | Sent::Part => pass_on(visitor, &asked, sent, &mut server),
     }
-    pass_on(visitor, &asked, &mut server)
 }
 
-fn ask(visitor: &mut impl Visitor, asked: &Asked, server: &mut UnixStream) -> io::Result<()> {
+/// The answer to a visitor whose body does not come.
+const LATE: Refusal = Refusal {
+    status: 408,
+    code: "bad_request",
+    detail: "the request's body did not come in time: send it again",
+};
+
+/// How much of a request the server was sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    All,
+    /// It has answered, or ended, while more of the body was awaited.
+    Part,
+    /// No more of the body came for too long.
+    Late,
+}
+
+fn ask(visitor: &mut impl Visitor, asked: &Asked, server: &mut UnixStream) -> io::Result<Sent> {
     server.write_all(&asked.head)?;
     let mut left = asked.body;
     let mut piece = if left > 0 { vec![0; PIECE] } else { Vec::new() };
     while left > 0 {
+        match wait_for_body(visitor, server)? {
+            Body::Comes => {}
+            Body::IsUnwanted => return Ok(Sent::Part),
+            Body::IsLate => return Ok(Sent::Late),
+        }
         let room = usize::try_from(left).unwrap_or(usize::MAX).min(piece.len());
         let read = visitor.read_body(&mut piece[..room])?;
         if read == 0 {
@@ -77,10 +109,44 @@ fn ask(visitor: &mut impl Visitor, asked: &Asked, server: &mut UnixStream) -> io
         server.write_all(&piece[..read])?;
         left -= read as u64;
     }
-    Ok(())
+    Ok(Sent::All)
 }
 
-fn pass_on(visitor: &mut impl Visitor, asked: &Asked, server: &mut UnixStream) -> io::Result<()> {
+enum Body {
+    Comes,
+    /// The server waits for no more of it.
+    IsUnwanted,
+    IsLate,
+}
+
+/// Waits for more of the body, for as long as the server does.
+fn wait_for_body(visitor: &impl Visitor, server: &UnixStream) -> io::Result<Body> {
+    let Some(body) = visitor.awaited_body() else {
+        return Ok(Body::Comes);
+    };
+    let mut sides = [
+        PollFd::from_borrowed_fd(body, PollFlags::IN),
+        PollFd::from_borrowed_fd(server.as_fd(), PollFlags::IN),
+    ];
+    loop {
+        return match poll(&mut sides, Some(&timespec(PATIENCE))) {
+            Ok(0) => Ok(Body::IsLate),
+            Ok(_) if !sides[1].revents().is_empty() => Ok(Body::IsUnwanted),
+            Ok(_) => Ok(Body::Comes),
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => Err(error.into()),
+        };
+    }
+}
+
+fn timespec(limit: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: limit.subsec_nanos().into(),
+    }
+}
+
+fn pass_on(visitor: &mut impl Visitor, asked: &Asked, sent: Sent, server: &mut UnixStream) -> io::Result<()> {
     let end = Instant::now() + LIFE;
     let mut bytes = Vec::new();
     let mut piece = [0; PIECE];
@@ -115,6 +181,7 @@ fn pass_on(visitor: &mut impl Visitor, asked: &Asked, server: &mut UnixStream) -
         if read == 0 {
             return match head {
                 Some(_) => Ok(()),
+                None if sent == Sent::Part => visitor.write(&answer::refused(&LATE)),
                 None => visitor.write(&answer::unavailable(
                     asked.is_sse,
                     "the server ended without an answer",
@@ -165,11 +232,7 @@ fn wait(visitor: &mut impl Visitor, server: &UnixStream, limit: Duration) -> io:
         PollFd::from_borrowed_fd(server.as_fd(), PollFlags::IN),
         PollFd::from_borrowed_fd(watched, flags),
     ];
-    let limit = Timespec {
-        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: limit.subsec_nanos().into(),
-    };
-    match poll(&mut sides, Some(&limit)) {
+    match poll(&mut sides, Some(&timespec(limit))) {
         Ok(0) => return Ok(Event::Silence),
         Ok(_) => {}
         Err(rustix::io::Errno::INTR) => return Ok(Event::Silence),
