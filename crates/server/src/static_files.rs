@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
@@ -186,8 +186,7 @@ impl Writing {
             return Ok(None);
         };
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
-        let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(&folder);
-        made.and_then(|()| sweep(&folder)).map_err(named)?;
+        make(&folder).and_then(|()| sweep(&folder)).map_err(named)?;
         let waking = shared.clone();
         shared
             .hub
@@ -461,14 +460,35 @@ fn content(shared: &Shared, file: &File, history: Option<&History>) -> String {
     )
 }
 
+/// Makes the folder and what is missing above it, all of which a web server of another user must be able to pass.
+fn make(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        make(parent)?;
+    }
+    match fs::create_dir(folder) {
+        // Whatever the umask says.
+        Ok(()) => fs::set_permissions(folder, fs::Permissions::from_mode(0o755)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Replaces a file as a whole: nobody reads half of it.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
+    // The site's other programs may write in this folder. A link that stands there, or a file left by a server that was
+    // killed, goes: what it names is not ours to write.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let mut options = fs::OpenOptions::new();
     let mut file = options
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o644)
         .open(&temporary)?;
     // Whatever the umask says: the web server is another user.

@@ -4,15 +4,14 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use cometserver::config::{Namespace, NamespaceRule};
 use serde_json::Value;
-use support::{Door, TestServer, Transport, encode};
+use support::{Door, TestServer, encode};
 
 const NAME: &str = "a/b?c d&e%é";
 
@@ -145,30 +144,61 @@ fn files_go_when_nobody_asks_and_when_the_server_stops_and_others_files_stay() {
 }
 
 #[test]
-fn clients_are_told_of_the_end_while_a_file_is_still_being_written() {
+fn a_pipe_in_the_folder_that_nobody_reads_holds_nothing_up() {
     let folder = tempfile::tempdir().unwrap();
-    let mut server = server(folder.path(), |_| {});
-    let mut listener = server.listen(Door::Tcp, Transport::Sse, "channel=other&retained=0");
-    // A file that takes nothing: a pipe that is full.
-    let pipe = path(folder.path(), NAME).with_extension("tmp");
+    let server = server(folder.path(), |_| {});
+    let file = path(folder.path(), NAME);
+    let pipe = file.with_extension("tmp");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    fs::set_permissions(&pipe, fs::Permissions::from_mode(0o600)).unwrap();
-    let mut options = fs::OpenOptions::new();
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits();
-    options.read(true).write(true);
-    let mut end = options
-        .custom_flags(i32::try_from(nonblocking).unwrap())
-        .open(&pipe)
-        .unwrap();
-    while end.write(&[0; 4096]).is_ok() {}
     server.publish(NAME, "1");
     ask(&server, NAME);
-    let mode = || fs::metadata(&pipe).unwrap().permissions().mode() & 0o777;
-    server.until("it is about to be written", || mode() == 0o644);
-    server.ask_to_stop();
-    assert_eq!(listener.next()["type"], "reconnect");
-    // Nobody reads it any more: that is an error, and the thread goes on.
-    drop(end);
-    drop(listener);
-    server.wait();
+    server.until("there is a file", || file.exists());
+    assert!(fs::symlink_metadata(&file).unwrap().is_file());
+}
+
+#[test]
+fn a_link_in_the_folder_is_never_written_through() {
+    let folder = tempfile::tempdir().unwrap();
+    let precious = folder.path().join("precious");
+    fs::write(&precious, "precious").unwrap();
+    let served = folder.path().join("live");
+    let server = server(&served, |_| {});
+    let file = path(&served, NAME);
+    let temporary = file.with_extension("tmp");
+    std::os::unix::fs::symlink(&precious, &temporary).unwrap();
+    server.publish(NAME, 1);
+    ask(&server, NAME);
+    server.until("there is a file", || file.exists());
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+    assert!(fs::symlink_metadata(&file).unwrap().is_file());
+    assert!(!temporary.exists());
+}
+
+#[test]
+fn a_folder_that_the_server_makes_can_be_read_by_a_web_server_whatever_the_umask() {
+    let folder = tempfile::tempdir().unwrap();
+    let served = folder.path().join("site/live");
+    // A process of its own: the umask is the whole process's.
+    let mut child = Command::new("sh")
+        .args([
+            "-c",
+            "umask 077; exec \"$0\" serve --data-dir \"$1\" --static-dir \"$2\"",
+        ])
+        .arg(env!("CARGO_BIN_EXE_comet"))
+        .arg(folder.path().join("data"))
+        .arg(&served)
+        .env_clear()
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
+    let listens = lines.any(|line| line.unwrap().contains("\"listening\""));
+    let modes = [&served, &folder.path().join("site")].map(|folder| {
+        let metadata = fs::metadata(folder).unwrap();
+        metadata.permissions().mode() & 0o777
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(listens);
+    assert_eq!(modes, [0o755, 0o755]);
 }
