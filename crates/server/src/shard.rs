@@ -3,6 +3,7 @@
 //! A shard is one thread with one event loop. It owns its connections and their readers; what it shares with others is in
 //! [`Shared`]. Sockets are registered once, for both directions, by edges.
 
+mod clock;
 mod ending;
 mod held;
 mod membership;
@@ -24,7 +25,7 @@ mod wish;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cometserver_core::Time;
 use cometserver_core::fanout::{Fanout, ReaderId, Step};
@@ -40,6 +41,7 @@ use crate::shared::{ConnectionId, Mail, Settings, Shared, wall_clock};
 use crate::timer::{self, Wheel};
 use crate::wire::Encoder;
 
+use clock::Clock;
 use sending::STUCK;
 
 /// The mailbox's waker among the tokens of connections.
@@ -65,8 +67,8 @@ pub struct Shard {
     connections: Slab<Connection>,
     generation: u32,
     wheel: Wheel,
-    started: Instant,
-    /// Milliseconds since the shard started: never goes back.
+    clock: Clock,
+    /// What it showed last: milliseconds since the shard started, pauses left out. Never goes back.
     now: u64,
     /// Milliseconds since 1970.
     wall: Time,
@@ -110,7 +112,7 @@ impl Shard {
             connections: Slab::new(),
             generation: 0,
             wheel: Wheel::new(0),
-            started: Instant::now(),
+            clock: Clock::new(),
             now: 0,
             wall: wall_clock(),
             frames: RoundFrames::default(),
@@ -145,7 +147,7 @@ impl Shard {
                 other => other?,
             }
             self.hub.stay_awake(self.id);
-            self.look_at_clocks();
+            self.look_at_clocks(timeout);
             for event in &events {
                 if event.token() == WAKER {
                     continue;
@@ -184,7 +186,7 @@ impl Shard {
         // What became visible before others knew that we sleep has woken nobody.
         if self.hub.now().sequence() != self.fanout.seen().sequence() {
             self.hub.stay_awake(self.id);
-            self.look_at_clocks();
+            self.look_at_clocks(Some(Duration::ZERO));
             self.rounds();
             self.pump();
             return Some(Duration::ZERO);
@@ -194,8 +196,9 @@ impl Shard {
         rest.into_iter().chain(timers).min().map(Duration::from_millis)
     }
 
-    fn look_at_clocks(&mut self) {
-        self.now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    /// Looks at the clocks after having meant to wait for so long at most.
+    fn look_at_clocks(&mut self, waited: Option<Duration>) {
+        self.now = self.clock.look(waited);
         self.wall = wall_clock();
     }
 
