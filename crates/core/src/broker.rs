@@ -7,7 +7,8 @@
 //!   the broker hands it to [`Hub::commit`](crate::hub::Hub::commit), in the order of its positions, deletions in between
 //!   where they belong, in batches of any size, from any thread. Nothing but the broker assigns a durable position or an
 //!   offset in a durable channel.
-//! - Positions rise by exactly 1 and offsets rise by exactly 1 within a channel; both go on after a restart.
+//! - Positions rise by exactly 1, but for those that stand for something lost, and offsets rise by exactly 1 within a channel; both
+//!   go on after a restart.
 //! - [`Broker::read`] never answers at once: it fetches, in a thread of its own, a bounded number at a time. What the hub still
 //!   has in memory is never asked for. Entries come in the order of positions, and what is gone is said to be gone.
 //! - What takes `&self` and answers at once is called while the hub is locked: it must not call the hub, nor touch a disk or a
@@ -189,8 +190,8 @@ pub struct Known {
     pub epoch: u64,
     /// The newest offset.
     pub offset: u64,
-    /// The position of its newest publication, kept or not. Of a channel of which the store knows none: what may have been
-    /// forgotten of it lies up to here.
+    /// The position of its newest publication, kept or not, or a later one that stands for something lost. Of a channel of which
+    /// the store knows none: what may have been forgotten of it lies up to here.
     pub position: u64,
     /// The position of the retained value; 0: none.
     pub retained: u64,

@@ -17,14 +17,14 @@ use cometserver::broker::disk::format::{Kind, VERSION};
 use cometserver::broker::disk::inspect::inspect;
 use cometserver::broker::disk::io::RealDisk;
 use cometserver_core::broker::{Broker, Delete, Fetch, Stored, Want};
-use cometserver_core::namespace::Namespaces;
+use cometserver_core::namespace::{Durability, Namespaces};
 use cometserver_core::pattern::Pattern;
 use cometserver_core::publication::{self, Body, Payload, Writer};
 use rig::{Log, NOW, bounded, name, segments, unbounded};
 use serde_json::{Value, json};
 
 /// The channels of the fixtures, those among them of which nothing is kept.
-const CHANNELS: [&str; 11] = [
+const CHANNELS: [&str; 14] = [
     "all/json",
     "all/text",
     "all/binary",
@@ -36,15 +36,24 @@ const CHANNELS: [&str; 11] = [
     "short/busy",
     "short/slow",
     "after the second start",
+    "quick/kept",
+    "quick/never written to",
+    "never written to",
 ];
 
-/// Channels in `short/` keep two publications.
-fn namespaces() -> Namespaces {
+/// Channels in `short/` keep two publications; since version 2 those in `quick/` are answered before they are safe.
+fn namespaces(version: u16) -> Namespaces {
     let mut namespaces = unbounded();
     let two = bounded(2, 1 << 40, 1 << 50).fallback;
     namespaces
         .listed
         .push((Pattern::new("short/**", 64).unwrap(), two));
+    if version > 1 {
+        let mut quick = (*namespaces.fallback).clone();
+        quick.durability = Durability::Buffered;
+        let pattern = Pattern::new("quick/*", 64).unwrap();
+        namespaces.listed.push((pattern, Arc::new(quick)));
+    }
     namespaces
 }
 
@@ -56,8 +65,8 @@ fn options() -> DiskOptions {
     }
 }
 
-fn open(folder: &Path) -> Log {
-    Log::on(Arc::new(RealDisk), folder, options(), namespaces())
+fn open(folder: &Path, version: u16) -> Log {
+    Log::on(Arc::new(RealDisk), folder, options(), namespaces(version))
 }
 
 fn fixtures() -> PathBuf {
@@ -90,9 +99,9 @@ fn publish_rich(log: &mut Log, channels: &[&str], kind: publication::Kind, paylo
     log.settle();
 }
 
-/// Writes what a fixture holds: records of all kinds, in several segments, of two starts. Returns the marks of these.
-fn fill(log: &mut Log) -> Vec<u32> {
-    let mut marks = vec![log.log.mark()];
+/// Writes what a fixture holds, in several segments: what a start writes that is not followed by a stop in good order.
+fn fill(log: &mut Log) {
+    log.publish(&["quick/kept"], "quick");
     log.publish(&["short/slow"], "slow 1");
     publish_rich(
         log,
@@ -127,14 +136,22 @@ fn fill(log: &mut Log) -> Vec<u32> {
         log.settle();
     }
     churn(log, 1);
-    log.reopen();
-    marks.push(log.log.mark());
+}
+
+/// What the next start writes, of which what is answered early is configured anew.
+fn go_on(log: &mut Log) {
+    log.log.configure(&quick_alone());
     log.retain("value/deleted", "no value again");
     log.delete("value/deleted", Delete::Retained);
     log.publish(&["after the second start", "all/text"], "at the end");
     log.publish(&["history/deleted"], "again");
     log.settle();
-    marks
+}
+
+fn quick_alone() -> Namespaces {
+    let mut namespaces = namespaces(2);
+    namespaces.listed.remove(0);
+    namespaces
 }
 
 /// Publishes until the oldest segment has been cleared away.
@@ -194,10 +211,10 @@ fn publication(stored: &Stored) -> Value {
 }
 
 /// Everything that a log says.
-fn said(log: &Log, marks: &[u32]) -> Value {
+fn said(log: &Log, marks: &[u32], channels: &[&str]) -> Value {
     let position = log.log.position();
-    let channels: Vec<Value> = CHANNELS
-        .into_iter()
+    let channels: Vec<Value> = channels
+        .iter()
         .map(|channel| {
             let ask = |want| {
                 log.fetch(Fetch {
@@ -242,15 +259,33 @@ fn said(log: &Log, marks: &[u32]) -> Value {
     })
 }
 
+/// The histories that nothing more was published in.
+fn histories(said: &Value) -> Vec<(&str, &Value)> {
+    let channels = said["channels"].as_array().unwrap().iter();
+    let histories = channels.map(|channel| (channel["channel"].as_str().unwrap(), &channel["history"]));
+    histories
+        .filter(|(name, _)| !name.starts_with("short/"))
+        .collect()
+}
+
 #[test]
 #[ignore = "writes the fixture of the version that this build writes: never to change one that is there"]
 fn make_the_fixture() {
     let folder = fixtures().join(format!("log-v{VERSION}-all"));
-    let mut log = Log::new(options(), namespaces());
-    let marks = fill(&mut log);
+    let mut first = Log::new(options(), namespaces(VERSION));
+    fill(&mut first);
+    // It is killed: its folder is as it is now.
+    let killed = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(&first.folder).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, killed.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let mut log = open(killed.path(), VERSION);
+    go_on(&mut log);
+    let marks = [first.log.mark(), log.log.mark()];
     log.log.shut_down();
     backup(&log.folder, &folder).unwrap();
-    let report = inspect(&folder, &namespaces(), NOW).unwrap();
+    let report = inspect(&folder, &namespaces(VERSION), NOW).unwrap();
     for kind in KINDS {
         let count = |kind: Kind| {
             let records = report.segments.iter().flat_map(|segment| &segment.records);
@@ -262,7 +297,7 @@ fn make_the_fixture() {
         assert!(count(kind) > 0, "{kind:?} is missing: {report:?}");
     }
     log.reopen();
-    let said = serde_json::to_string_pretty(&said(&log, &marks)).unwrap();
+    let said = serde_json::to_string_pretty(&said(&log, &marks, &CHANNELS)).unwrap();
     fs::write(folder.with_extension("json"), said + "\n").unwrap();
 }
 
@@ -277,13 +312,18 @@ fn a_log_of_each_version_says_what_it_said_when_it_was_written() {
             .iter()
             .map(|mark| mark[0].as_u64().unwrap() as u32)
             .collect();
+        let channels = expected["channels"].as_array().unwrap();
+        let channels: Vec<&str> = channels
+            .iter()
+            .map(|channel| channel["channel"].as_str().unwrap())
+            .collect();
         let folder = tempfile::tempdir().unwrap();
         let back = folder.path().join("log");
         let report = restore(&fixture, &back, false).unwrap();
-        assert!(report.segments.len() > 2, "{report:?}");
-        let mut log = open(&back);
+        assert!(report.segments.len() > 1, "{report:?}");
+        let mut log = open(&back, version);
         assert_eq!(log.log.stats().damaged, 0);
-        assert_eq!(said(&log, &marks), expected, "version {version}");
+        assert_eq!(said(&log, &marks, &channels), expected, "version {version}");
         // It goes on, and is the same after another start; so is what was cleared away meanwhile.
         let offset = log.log.channel(&name("short/slow")).unwrap().offset;
         log.publish(&["short/slow"], "and on");
@@ -291,22 +331,7 @@ fn a_log_of_each_version_says_what_it_said_when_it_was_written() {
         for _ in 0..2 {
             assert_eq!(log.log.channel(&name("short/slow")).unwrap().offset, offset + 1);
             assert_eq!(log.texts("short/slow").last().unwrap(), "and on");
-            for channel in expected["channels"].as_array().unwrap() {
-                let channel = channel["channel"].as_str().unwrap();
-                if !channel.starts_with("short/") {
-                    let known = said(&log, &marks);
-                    let of = |said: &Value| {
-                        said["channels"]
-                            .as_array()
-                            .unwrap()
-                            .iter()
-                            .find(|one| one["channel"] == channel)
-                            .unwrap()["history"]
-                            .clone()
-                    };
-                    assert_eq!(of(&known), of(&expected), "{channel}");
-                }
-            }
+            assert_eq!(histories(&said(&log, &marks, &channels)), histories(&expected));
             log.reopen();
         }
         churn(&mut log, 2);
@@ -314,4 +339,49 @@ fn a_log_of_each_version_says_what_it_said_when_it_was_written() {
         assert_eq!(log.log.stats().damaged, 0);
         assert_eq!(log.value("value").as_deref(), Some("value"));
     }
+}
+
+#[test]
+fn an_older_log_is_of_this_version_as_soon_as_something_is_written_to_it() {
+    let fixture = fixtures().join("log-v1-all");
+    let folder = tempfile::tempdir().unwrap();
+    let back = folder.path().join("log");
+    restore(&fixture, &back, false).unwrap();
+    let newest = segments(&back).pop().unwrap();
+    let before = fs::read(&newest).unwrap();
+    // What a crash of the older build left at the end.
+    let mut torn = before.clone();
+    torn.extend_from_slice(&[9; 30]);
+    fs::write(&newest, torn).unwrap();
+    let version = |path: &Path| fs::read(path).unwrap()[8];
+    assert_eq!((version(&back.join("store")), version(&newest)), (1, 1));
+    assert!(!back.join("reach").exists());
+    let report = inspect(&back, &namespaces(1), NOW).unwrap();
+    assert_eq!((report.damaged, report.is_end_unknown), (0, false));
+    assert_eq!(version(&back.join("store")), 1, "it was only looked at");
+
+    let mut log = open(&back, 1);
+    assert_eq!(log.log.stats().damaged, 0);
+    log.publish(&["value"], "new");
+    log.settle();
+    log.log.shut_down();
+    // The older build refuses the folder by its file `store`, and finds no record that it does not know in its own segments.
+    assert_eq!(version(&back.join("store")), VERSION as u8);
+    assert_eq!(fs::read(&newest).unwrap(), before);
+    let next = segments(&back).pop().unwrap();
+    assert!(next > newest && version(&next) == VERSION as u8);
+    log.reopen();
+    assert_eq!(log.texts("value").last().unwrap(), "new");
+}
+
+#[test]
+fn readers_of_an_older_log_are_told_what_it_does_not_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let back = folder.path().join("log");
+    restore(&fixtures().join("log-v1-all"), &back, false).unwrap();
+    // Whether its last server was killed is not known; what would be lost then is.
+    let log = open(&back, 2);
+    let position = log.log.position();
+    assert_eq!(log.history("quick/any", position - 1).1, Some(position));
+    assert_eq!(log.history("value", position - 1).1, None);
 }

@@ -1,7 +1,7 @@
 //! The embedded durable log: one writer, one sync a batch, segments with checked records, an index in memory.
 //!
 //! In reading order: [`mod@format`] (the bytes), [`io`] and `lock` (the file system), `scan`, `replay` and `recovery` (opening),
-//! `index` (where everything is), `queue`, `plan`, `writer` and `telling` (a batch on its way), `gather` and `reader` (fetches),
+//! `index` (where everything is), `queue`, `plan`, `writer`, `reach` and `telling` (a batch on its way), `gather` and `reader` (fetches),
 //! `keeper` and `compaction` (what is cleared away), `failure` (a thread that panics), [`inspect`] and [`backup`] (the operator's
 //! tools).
 
@@ -29,6 +29,7 @@ mod lock;
 mod options;
 mod plan;
 mod queue;
+mod reach;
 mod reader;
 mod recovery;
 mod replay;
@@ -43,6 +44,7 @@ pub use options::{Clock, DiskOptions, steady_clock};
 pub use recovery::OpenError;
 pub use stats::DiskStats;
 
+use format::Loss;
 use index::Index;
 use io::{Disk, Held, RealDisk};
 use queue::Request;
@@ -112,8 +114,9 @@ impl DiskLog {
         let shared = Shared::new(options, disk, folder.to_owned(), recovered.store, recovered.index);
         let shared = Arc::new(shared);
         shared::count(&shared.counters.damaged, recovered.damaged);
-        let mut writer = Writer::new(shared.clone(), recovered.current, recovered.newest);
-        let unwritten = begin(&shared, &mut writer, now)?;
+        let (current, newest) = (recovered.current, recovered.newest);
+        let mut writer = Writer::new(shared.clone(), current, newest, recovered.reach);
+        let unwritten = begin(&shared, &mut writer, now, recovered.lost)?;
         let log = Arc::new(Self {
             keys: Mutex::new(recovered.keys),
             threads: Mutex::new(Vec::new()),
@@ -225,7 +228,12 @@ impl Drop for DiskLog {
 }
 
 /// Gives this start its mark. Why it could not be written yet is returned.
-fn begin(shared: &Shared, writer: &mut Writer, now: u64) -> Result<Option<BrokerError>, OpenError> {
+fn begin(
+    shared: &Shared,
+    writer: &mut Writer,
+    now: u64,
+    lost: Option<Loss>,
+) -> Result<Option<BrokerError>, OpenError> {
     let start = |error: &dyn std::fmt::Display| OpenError::Start(error.to_string());
     let mark = loop {
         let mut bytes = [0; 4];
@@ -236,7 +244,7 @@ fn begin(shared: &Shared, writer: &mut Writer, now: u64) -> Result<Option<Broker
         }
     };
     shared.index().mark = mark;
-    writer.begin(mark, now).map_err(|error| start(&error))
+    writer.begin(mark, now, lost).map_err(|error| start(&error))
 }
 
 impl Broker for DiskLog {

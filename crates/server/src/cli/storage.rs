@@ -325,10 +325,15 @@ fn checked(folder: &Path, report: &Report, paint: Paint) -> String {
         if segment.torn > 0 {
             let _ = writeln!(
                 text,
-                "  {name}: {} at its end were not written completely, and are cut off at the next start; nothing that was answered is in them",
+                "  {name}: {} at its end were not written completely, and are cut off at the next start; nothing that was confirmed as safe is in them",
                 amount::shown(segment.torn)
             );
         }
+    }
+    if report.is_end_unknown {
+        text.push_str(
+            "  reach: it is missing or damaged, so that nobody knows whether something is missing at the end of the log\n",
+        );
     }
     if !is_whole(report) {
         text.push_str("What cannot be read is lost, and clients that come back for it are told of a gap; everything else is served.\nA backup brings it back: comet storage restore DIR\n");
@@ -367,6 +372,7 @@ fn report_json(folder: &Path, report: &Report) -> Value {
         "known_channels": report.channels,
         "position": report.position,
         "damaged": report.damaged,
+        "end_unknown": report.is_end_unknown,
         "files": report.segments.iter().map(segment).collect::<Vec<_>>(),
     })
 }

@@ -126,7 +126,7 @@ section! {
         /// Whatever is said here, subscribers are never shown what a crash could take back.
         /// "fsync": on disk, answered when they are safe there: nothing that was answered is ever lost by a crash.
         /// "buffered": on disk, answered at once: a crash may lose what was answered in its last moments, at most
-        /// storage.buffered bytes of all channels together, and most often nothing.
+        /// storage.buffered bytes of all channels together, and most often nothing; whoever comes back is then told of a gap.
         /// "memory": in memory only, answered at once: a restart forgets all of them.
         durability "durability": Durability = "fsync" => values::durability;
         /// Whether subscribers may join, and be seen by others.

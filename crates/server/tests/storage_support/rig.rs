@@ -302,7 +302,7 @@ pub(crate) fn segments(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// The disk of this machine, which need not make anything safe: no test stops the machine.
-struct Unsynced;
+pub(crate) struct Unsynced;
 
 struct UnsyncedFile(Arc<dyn DiskFile>);
 

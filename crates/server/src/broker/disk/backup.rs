@@ -13,8 +13,9 @@ use std::sync::PoisonError;
 use cometserver_core::namespace::{Bounds, Namespace, Namespaces};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::format::Header;
 use super::format::header::{STORE_FILE, file_name, segment_number};
+use super::format::reach::REACH_FILE;
+use super::format::{Header, Reach, VERSION};
 use super::inspect::{Report, inspect};
 use super::io::{Disk, RealDisk};
 use super::lock::LockError;
@@ -92,31 +93,45 @@ fn copy_running(shared: &Shared, target: &Path) -> Result<Copied, BackupError> {
         position,
         ..Copied::default()
     };
-    let newest = segments.last().map(|(number, _)| *number);
+    let newest = segments.last().copied();
     for (number, length) in segments {
         let (from, to) = (
             shared.folder.join(file_name(number)),
             target.join(file_name(number)),
         );
         // The newest is written to; the others never again, so that a second name is as good as a copy.
-        if newest == Some(number) || fs::hard_link(&from, &to).is_err() {
+        if newest == Some((number, length)) || fs::hard_link(&from, &to).is_err() {
             copy(&from, &to, length)?;
         }
         copied.segments += 1;
         copied.bytes += length;
     }
+    // What is taken and not yet safe is none of it: a copy is closed. The file has one slot.
+    let reach = Reach {
+        store: shared.store,
+        sequence: 0,
+        is_closed: true,
+        segment: newest.map_or(0, |(number, _)| number),
+        length: newest.map_or(0, |(_, length)| length as u32),
+        position,
+    };
+    write_new(&target.join(REACH_FILE), &reach.encode())?;
     let header = Header {
+        version: VERSION,
         store: shared.store,
         segment: 0,
         first: 0,
     };
-    let path = target.join(STORE_FILE);
-    let written = new_file(&path).and_then(|mut file| {
-        io::Write::write_all(&mut file, &header.encode())?;
+    write_new(&target.join(STORE_FILE), &header.encode())?;
+    Ok(copied)
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> Result<(), BackupError> {
+    let written = new_file(path).and_then(|mut file| {
+        io::Write::write_all(&mut file, bytes)?;
         file.sync_all()
     });
-    written.map_err(|source| failed(&path, source))?;
-    Ok(copied)
+    written.map_err(|source| failed(path, source))
 }
 
 /// Copies a log that no server has open.
@@ -179,7 +194,7 @@ fn copy_files(from: &Path, to: &Path) -> Result<Copied, BackupError> {
     names.sort_unstable();
     for name in names {
         let is_segment = segment_number(&name).is_some();
-        if !is_segment && name != STORE_FILE {
+        if !is_segment && name != STORE_FILE && name != REACH_FILE {
             continue;
         }
         let bytes = copy(&from.join(&name), &to.join(&name), u64::MAX)?;
@@ -239,7 +254,7 @@ fn swap(new: &Path, old: &Path, aside: &Path) -> io::Result<()> {
 /// Removes what an interrupted copy left, and nothing else: if there is more, the folder stays.
 fn remove_copy(folder: &Path) {
     for name in RealDisk.list(folder).unwrap_or_default() {
-        if name == STORE_FILE || segment_number(&name).is_some() {
+        if name == STORE_FILE || name == REACH_FILE || segment_number(&name).is_some() {
             let _ = fs::remove_file(folder.join(name));
         }
     }

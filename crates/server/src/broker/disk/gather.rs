@@ -48,6 +48,8 @@ pub(crate) struct Gather<'a> {
     pub(crate) gaps: Vec<(ChannelName, u64)>,
     /// See [`Page::forgotten`](cometserver_core::broker::Page::forgotten).
     pub(crate) forgotten: u64,
+    /// The same of what was answered and never written: told of the patterns, and not once more of each channel.
+    lost: u64,
     /// What lies behind has not been looked at.
     horizon: u64,
     ends_at: u64,
@@ -70,6 +72,7 @@ impl<'a> Gather<'a> {
             seen: HashSet::new(),
             gaps: Vec::new(),
             forgotten: 0,
+            lost: 0,
             horizon: u64::MAX,
             ends_at: 0,
             looked: 0,
@@ -93,6 +96,11 @@ impl<'a> Gather<'a> {
             self.looked += steps;
         }
         if self.fetch.want != Want::Retained {
+            if !self.fetch.patterns.is_empty() {
+                let patterns = self.fetch.patterns.iter().map(|pattern| &**pattern);
+                self.lost = shared.index().losses.of_patterns(patterns);
+                self.forgotten = self.lost;
+            }
             self.patterns(shared, now);
             // At last: who was forgotten meanwhile was not found.
             self.forgotten = self.forgotten.max(shared.index().forgotten);
@@ -146,10 +154,12 @@ impl<'a> Gather<'a> {
             (Some(slot), Want::Retained) => self.retained(index, slot),
             (Some(slot), _) => return self.channel(index, slot, now),
             (None, Want::Retained) => {}
-            (None, _) if index.forgotten > self.fetch.after => {
-                self.gaps.push((name.clone(), index.forgotten));
+            (None, _) => {
+                let gone = index.forgotten.max(index.losses.of(name));
+                if gone > self.fetch.after {
+                    self.gaps.push((name.clone(), gone));
+                }
             }
-            (None, _) => {}
         }
         Some(0)
     }
@@ -220,7 +230,8 @@ impl<'a> Gather<'a> {
         let Fetch {
             want, after, until, ..
         } = *self.fetch;
-        if channel.gone > after {
+        let is_told = channel.gone <= self.lost && !self.fetch.channels.contains(&channel.name);
+        if channel.gone > after && !is_told {
             if self.gaps.len() < MAX_GAPS || self.fetch.channels.contains(&channel.name) {
                 self.gaps.push((channel.name.clone(), channel.gone));
             } else {

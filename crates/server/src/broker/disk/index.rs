@@ -12,15 +12,18 @@ use cometserver_core::channel::{ChannelName, Realm};
 use cometserver_core::namespace::Namespaces;
 use slab::Slab;
 
+use super::format::Concerned;
 use super::io::DiskFile;
 
 pub(crate) mod channel;
 mod known;
+mod losses;
 mod names;
 mod restore;
 mod stretches;
 
 pub(crate) use channel::{Channel, Entry};
+use losses::Losses;
 use names::Names;
 use stretches::Stretches;
 pub(crate) use stretches::{first_of, stretch};
@@ -55,6 +58,8 @@ pub(crate) struct Index {
     pub(crate) marks: Vec<(u32, u64)>,
     /// Of channels no longer known, and in damaged parts, something up to here may be gone.
     pub(crate) forgotten: u64,
+    /// What was answered and never written.
+    pub(crate) losses: Losses,
     /// By number, oldest first.
     pub(crate) segments: BTreeMap<u32, Segment>,
     /// Bytes of what is kept, all segments together.
@@ -89,11 +94,16 @@ pub(crate) struct Index {
 impl Index {
     /// An empty one.
     pub(crate) fn new(namespaces: Arc<Namespaces>) -> Self {
+        let losses = Losses {
+            buffered: Concerned::buffered(&namespaces),
+            ..Losses::default()
+        };
         Self {
             position: 0,
             mark: 0,
             marks: Vec::new(),
             forgotten: 0,
+            losses,
             segments: BTreeMap::new(),
             live: 0,
             total: 0,
@@ -155,6 +165,7 @@ impl Index {
 
     /// Other namespaces hold: each channel takes note when it is next touched.
     pub(crate) fn configure(&mut self, namespaces: Arc<Namespaces>) {
+        self.losses.configure(&namespaces);
         self.namespaces = namespaces;
         self.version = self.version.wrapping_add(1);
     }
@@ -209,8 +220,8 @@ impl Index {
         self.made += 1;
         let bounds = self.namespaces.of(&name).history;
         let mut channel = Channel::new(name, epoch, self.made, bounds, self.version);
-        // It may be one that was forgotten.
-        channel.gone = self.forgotten;
+        // It may be one that was forgotten, or of which nothing was ever written.
+        channel.gone = self.forgotten.max(self.losses.of(&channel.name));
         let slot = self.channels.insert(channel) as Slot;
         self.names.insert(slot, &mut self.channels);
         slot

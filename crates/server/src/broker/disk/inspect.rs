@@ -7,9 +7,9 @@ use std::sync::Arc;
 use cometserver_core::namespace::Namespaces;
 
 use super::backup::{PARTIAL, RESTORING};
+use super::format::Header;
 use super::format::body::{KINDS, Kind};
 use super::format::header::{HEADER, HeaderError, STORE_FILE, file_name, seed};
-use super::format::{Header, VERSION};
 use super::index::Index;
 use super::io::{Disk, DiskFile, ReadOnlyDisk};
 use super::recovery::{self, OpenError};
@@ -37,6 +37,9 @@ pub struct Report {
     pub damaged: u64,
     /// So many starts are remembered.
     pub starts: usize,
+    /// The file that says how far the log reaches is missing or damaged, and counts among `damaged`: whether something is
+    /// missing at the end is not known.
+    pub is_end_unknown: bool,
 }
 
 /// What a segment holds.
@@ -131,6 +134,7 @@ fn look(folder: &Path, namespaces: &Namespaces, now: u64) -> Result<Report, Open
         position: index.position,
         damaged: recovered.damaged,
         starts: index.marks.len(),
+        is_end_unknown: recovered.is_end_unknown,
     })
 }
 
@@ -167,8 +171,7 @@ fn version(file: &dyn DiskFile) -> Option<u16> {
     let mut bytes = [0; HEADER];
     let read = file.read_at(&mut bytes, 0).unwrap_or(0);
     match Header::decode(&bytes[..read]) {
-        Ok(_) => Some(VERSION),
-        Err(HeaderError::Version(version)) => Some(version),
+        Ok(Header { version, .. }) | Err(HeaderError::Version(version)) => Some(version),
         Err(HeaderError::Damaged) => None,
     }
 }

@@ -1,10 +1,12 @@
 //! The thread that keeps the log small: what has grown too old, who gives way at the ceiling, which segment is cleared away.
 
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 use super::compaction;
 use super::index::{Index, Slot};
 use super::options::DiskOptions;
+use super::queue::Chore;
 use super::shared::{Shared, count};
 
 /// So many channels are looked at while the index is locked once.
@@ -34,6 +36,7 @@ pub(crate) fn run(shared: &Arc<Shared>) {
         let now_version = shared.index().version();
         if std::mem::replace(&mut version, now_version) != now_version {
             take_up_namespaces(shared);
+            write_down_buffered(shared);
         }
         let due = expire(shared);
         trim_rest(shared);
@@ -76,6 +79,17 @@ fn duty(index: &Index, options: &DiskOptions) -> Option<Duty> {
     let is_worth_it =
         dead > live.max(options.garbage) || index.total > options.ceiling && dead > index.total / 8;
     (oldest.places == 0 || is_worth_it).then_some(Duty::Segment)
+}
+
+/// What is answered early from now on is written down at once, by a batch of nothing: a crash may come before another.
+fn write_down_buffered(shared: &Shared) {
+    if shared.index().losses.changes > 0 {
+        let (done, wait) = sync_channel(1);
+        let steps = Vec::new();
+        shared.queue.push_chore(Chore { steps, done });
+        // Whatever is written next says it as well.
+        let _ = wait.recv();
+    }
 }
 
 fn take_up_namespaces(shared: &Shared) {

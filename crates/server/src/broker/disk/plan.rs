@@ -97,20 +97,20 @@ impl Layout<'_> {
 }
 
 impl Plan {
-    /// Lays out a batch behind what is in the buffer, whose first byte will be at `base` in the segment.
+    /// Lays out a batch behind what is in the buffer, whose first byte will be at `base` in the segment of this seed and number, and
+    /// after this position.
     pub(crate) fn new(
         shared: &Shared,
         batch: Batch,
         buffer: &mut Vec<u8>,
-        seed: u32,
-        base: u32,
-        number: u32,
+        (seed, base, number): (u32, u32, u32),
+        position: u64,
     ) -> Self {
         let mut plan = Self {
             effects: Vec::with_capacity(batch.requests.len()),
             ahead: FxHashMap::default(),
             done: None,
-            position: shared.index().position,
+            position,
             number,
         };
         let mut layout = Layout { buffer, seed, base };
@@ -347,6 +347,23 @@ impl Plan {
         }
         let record = layout.record(|to| publication.put_kept(to, &states));
         self.effects.push(Effect::Kept { record, places });
+    }
+
+    /// The position that the log reaches with it.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Is a publication in it whose publisher may have been told that it is taken?
+    pub(crate) fn concerns(&self, index: &Index) -> bool {
+        let buffered = &index.losses.buffered;
+        self.effects.iter().any(|effect| match effect {
+            Effect::Published { places, .. } => places.iter().any(|(slot, _)| {
+                let channel = index.get(*slot);
+                channel.is_some_and(|channel| buffered.concerns(&channel.name))
+            }),
+            _ => false,
+        })
     }
 
     /// All of it is safe, and the segment now so long: it is taken into the index. Returns the answers.

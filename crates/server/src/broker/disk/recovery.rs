@@ -8,17 +8,19 @@ use std::time::{Duration, Instant};
 use cometserver_core::broker::Remembered;
 
 use super::format::header::{HEADER, STORE_FILE, file_name, seed};
-use super::format::{Opening, StoreId, VERSION};
+use super::format::reach::REACH_FILE;
+use super::format::{Concerned, Loss, Opening, Reach, StoreId, VERSION};
 use super::index::{Index, Segment};
 use super::io::Disk;
 use super::lock::LockError;
+use super::reach::{self, ReachFile};
 use super::replay::Replay;
 use super::scan::{Piece, Scan};
 use super::writer::Current;
 
 mod files;
 
-use files::{File, file_error, identify, newest_opening, open_files, opening_of};
+use files::{File, Told, file_error, identify, newest_opening, open_files, opening_of};
 
 /// Reading the log is said to go on after so long, and again as often.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -36,7 +38,7 @@ pub enum OpenError {
     #[error(transparent)]
     Lock(#[from] LockError),
     /// Another version of CometServer wrote it.
-    #[error("{}: format version {found}, this build reads and writes {VERSION}: run the version that wrote it, or name another data folder", path.display())]
+    #[error("{}: format version {found}, this build knows those up to {VERSION}: run the version that wrote it, or name another data folder", path.display())]
     Version {
         /// The file that says so.
         path: PathBuf,
@@ -98,6 +100,12 @@ pub(crate) struct Recovered {
     pub(crate) newest: u32,
     /// Stretches that could not be read.
     pub(crate) damaged: u64,
+    /// What may have been answered before this start and never written: to be written down, at a position of its own.
+    pub(crate) lost: Option<Loss>,
+    /// Where it is said how far the log reaches.
+    pub(crate) reach: ReachFile,
+    /// That should be said, and is not: whether something is missing at the end is not known.
+    pub(crate) is_end_unknown: bool,
 }
 
 struct Recovery<'a> {
@@ -107,6 +115,7 @@ struct Recovery<'a> {
     folder: &'a Path,
     replay: Replay,
     damaged: u64,
+    told_reach: Told,
     /// The position reached before the oldest segment that is there.
     begins: u64,
     began: Instant,
@@ -125,22 +134,47 @@ pub(crate) fn recover(
     keys: u64,
     only_looks: bool,
 ) -> Result<Recovered, OpenError> {
+    // Before the segments: a server that is looked at goes on writing.
+    let reach_path = folder.join(REACH_FILE);
+    let reach = reach::read(disk, folder).map_err(|source| OpenError::Read {
+        path: reach_path,
+        offset: 0,
+        source,
+    })?;
     let files = open_files(disk, folder)?;
-    let store = identify(disk, folder, &files, only_looks)?;
+    let (store, version) = identify(disk, folder, &files, reach.as_ref(), only_looks)?;
+    let told_reach = Told::of(reach, &store, version, !files.is_empty());
+    let said = match told_reach {
+        Told::Reach(reach) => reach,
+        _ => Reach {
+            store,
+            ..Reach::default()
+        },
+    };
     let mut recovery = Recovery {
         disk,
         only_looks,
         folder,
         replay: Replay::new(index, now.saturating_sub(keys)),
         damaged: 0,
+        told_reach,
         begins: 0,
         began: Instant::now(),
         told: Instant::now(),
     };
-    let newest = files.last().map_or(0, |file| file.number);
-    let current = recovery.read_all(files, &store)?;
-    let keys = recovery.finish(now)?;
+    let mut newest = files.last().map_or(0, |file| file.number);
+    let mut current = recovery.read_all(files, &store)?;
+    if newest < said.segment {
+        // Behind it another one is begun, which says what position was reached.
+        (newest, current) = (said.segment, None);
+        recovery.note_damage(newest, "the newest segment is missing");
+    }
+    recovery.compare_reach();
+    let (keys, lost) = recovery.finish(now)?;
     Ok(Recovered {
+        lost,
+        reach: ReachFile::new(said, version),
+        is_end_unknown: matches!(recovery.told_reach, Told::Missing),
         store,
         index: recovery.replay.index,
         keys,
@@ -248,7 +282,9 @@ impl Recovery<'_> {
         is_newest: bool,
     ) -> Result<Option<Current>, OpenError> {
         let seed = seed(store, file.number);
-        let end = u32::try_from(listed.unwrap_or(file.length)).unwrap_or(u32::MAX);
+        // What was safe and is not there any more is damage, like what cannot be read.
+        let safe = self.told_reach.safe(file.number);
+        let end = u32::try_from(listed.unwrap_or(file.length.max(u64::from(safe)))).unwrap_or(u32::MAX);
         self.replay.index.add_segment(
             file.number,
             Segment {
@@ -299,6 +335,12 @@ impl Recovery<'_> {
                 source,
             });
         }
+        if whole < safe {
+            // It stays as it is, and another segment is begun.
+            self.lose(&file, whole, safe);
+            self.replay.index.grow_segment(file.number, safe);
+            return Ok(None);
+        }
         self.end_newest(file, seed, whole, last, is_clean)
     }
 
@@ -346,12 +388,55 @@ impl Recovery<'_> {
         file.file.write_at(&tail, u64::from(from)).map_err(failed)?;
         file.file.sync().map_err(failed)?;
         self.disk.sync_folder(self.folder).map_err(failed)?;
-        Ok(is_clean.then_some(Current {
+        // A segment of an older version is not gone on with.
+        let is_current = file.header.is_some_and(|header| header.version == VERSION);
+        Ok((is_clean && is_current).then_some(Current {
             number: file.number,
             file: file.file,
             seed,
             length: whole,
         }))
+    }
+
+    /// Everything has been read that is there: is it all that was safe?
+    fn compare_reach(&mut self) {
+        match self.told_reach {
+            Told::Reach(reach) => {
+                if reach.position > self.replay.index.position {
+                    self.replay.reached(reach.position, reach.segment);
+                }
+            }
+            Told::Missing => {
+                self.damaged += 1;
+                tracing::error!(
+                    path = %self.folder.join(REACH_FILE).display(),
+                    "it is missing or damaged: whether something is lost at the end of the log is not known, and readers are told of a gap"
+                );
+            }
+            Told::Nothing | Told::Unsaid => {}
+        }
+    }
+
+    /// In which channels something may have been answered before this start that was never written.
+    fn doubt(&self) -> Concerned {
+        let index = &self.replay.index;
+        let now = &index.losses.buffered;
+        let then = self.replay.buffered.as_ref().unwrap_or(now);
+        match self.told_reach {
+            _ if self.only_looks => Concerned::Nobody,
+            Told::Nothing => Concerned::Nobody,
+            Told::Missing => Concerned::Everybody,
+            Told::Reach(reach) if reach.is_closed && self.ends_within(&reach) => Concerned::Nobody,
+            // What was buffered may have been said in the damaged part.
+            _ if self.damaged > 0 => then.or(now),
+            _ => then.clone(),
+        }
+    }
+
+    /// Has nothing been written since?
+    fn ends_within(&self, reach: &Reach) -> bool {
+        let newest = self.replay.index.segments.last_key_value();
+        newest.is_none_or(|(number, segment)| (*number, segment.length) <= (reach.segment, reach.length))
     }
 
     /// A stretch of a segment cannot be read.
@@ -395,8 +480,8 @@ impl Recovery<'_> {
         }
     }
 
-    fn finish(&mut self, now: u64) -> Result<Vec<Remembered>, OpenError> {
-        let keys = self.replay.finish(now);
+    fn finish(&mut self, now: u64) -> Result<(Vec<Remembered>, Option<Loss>), OpenError> {
+        let (keys, lost) = self.replay.finish(now, self.doubt());
         let removed: Vec<u32> = self.replay.removed.iter().copied().collect();
         for number in removed {
             if self.replay.index.segments.contains_key(&number) && !self.only_looks {
@@ -420,7 +505,12 @@ impl Recovery<'_> {
         if self.replay.lost > 0 {
             tracing::error!(publications = self.replay.lost, "publications are lost");
         }
-        Ok(keys)
+        if lost.is_some() && !matches!(self.told_reach, Told::Missing) {
+            tracing::warn!(
+                "the log was not closed in good order: what was answered last on buffered channels may be lost, and their readers are told of a gap"
+            );
+        }
+        Ok((keys, lost))
     }
 }
 

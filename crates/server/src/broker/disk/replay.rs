@@ -7,7 +7,7 @@ use cometserver_core::broker::{Delete, Remembered};
 use cometserver_core::idempotency;
 
 use super::format::body::{self, Body, IN_HISTORY, IS_RETAINED};
-use super::format::{Channel, Deleted, Key, Opening, Place, Publication, Trimmed};
+use super::format::{Channel, Concerned, Deleted, Key, Loss, Opening, Place, Publication, Trimmed};
 use super::index::{Entry, Index, Slot};
 use super::plan::{seconds, weight};
 
@@ -32,6 +32,8 @@ pub(crate) struct Replay {
     pub(crate) lost: u64,
     /// No publication of the segment being read has this position or a later one: a newer segment gave them to others.
     pub(crate) given_up: u64,
+    /// Whose publishers were answered early when the log was last written; none if it does not say.
+    pub(crate) buffered: Option<Concerned>,
     /// Keys in force, by position.
     keys: BTreeMap<u64, Remembered>,
     /// Keys from before this are no longer in force.
@@ -52,6 +54,7 @@ impl Replay {
             removed: BTreeSet::new(),
             lost: 0,
             given_up: u64::MAX,
+            buffered: None,
             keys: BTreeMap::new(),
             keys_since,
             forgotten: 0,
@@ -94,9 +97,10 @@ impl Replay {
         };
         match body {
             Body::Publication(publication) => self.publication(segment, offset, length, &publication),
-            Body::Mark { mark, position, .. } => {
-                self.reached(position, segment);
-                self.index.note_mark(mark, position);
+            Body::Mark(start) => {
+                self.reached(start.position, segment);
+                self.index.note_mark(start.mark, start.position);
+                self.buffered = start.buffered;
             }
             Body::Deleted(deleted) => self.deleted(segment, &deleted),
             Body::Channel(channel) => {
@@ -109,6 +113,12 @@ impl Replay {
             }
             Body::Key(key) => self.key(&key),
             Body::Trimmed(trimmed) => self.trimmed(segment, &trimmed),
+            Body::Buffered(concerned) => self.buffered = Some(concerned),
+            Body::Lost(loss) => {
+                self.reached(loss.position.saturating_sub(1), segment);
+                self.index.position = self.index.position.max(loss.position);
+                self.index.losses.note(loss);
+            }
         }
         true
     }
@@ -117,6 +127,8 @@ impl Replay {
         self.reached(opening.position, segment);
         self.forgotten = self.forgotten.max(opening.forgotten);
         self.index.marks = opening.marks;
+        self.index.losses.known = opening.losses;
+        self.buffered = opening.buffered;
     }
 
     fn publication(&mut self, segment: u32, offset: u32, length: u32, publication: &Publication<'_>) {
@@ -258,9 +270,20 @@ impl Replay {
         }
     }
 
-    /// Everything has been read: histories are sorted and trimmed, losses noted. Returns the keys in force, oldest first.
-    pub(crate) fn finish(&mut self, now: Time) -> Vec<Remembered> {
+    /// Everything has been read: histories are sorted and trimmed, losses noted, among them one of the channels in `doubt`.
+    /// Returns the keys in force, oldest first, and that loss.
+    pub(crate) fn finish(&mut self, now: Time, doubt: Concerned) -> (Vec<Remembered>, Option<Loss>) {
         self.reached(self.index.position, 0);
+        let lost = (doubt != Concerned::Nobody).then(|| {
+            self.index.position += 1;
+            Loss {
+                position: self.index.position,
+                concerned: doubt,
+            }
+        });
+        if let Some(loss) = lost.clone() {
+            self.index.losses.note(loss);
+        }
         let slots = self.index.slots() as Slot;
         for slot in 0..slots {
             if self.index.get(slot).is_some() {
@@ -275,13 +298,14 @@ impl Replay {
         }
         for slot in 0..slots {
             self.note_damage(slot);
+            self.index.apply_losses(slot);
             if self.index.get(slot).is_some() {
                 self.index.trim(slot, now, &mut { usize::MAX });
                 self.index.settle_idle(slot);
             }
         }
         self.index.forgotten = self.index.forgotten.max(self.forgotten);
-        std::mem::take(&mut self.keys).into_values().collect()
+        (std::mem::take(&mut self.keys).into_values().collect(), lost)
     }
 
     /// Something of this channel may have been in a damaged part, if nothing that was written later says how it stood. Then

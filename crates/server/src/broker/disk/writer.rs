@@ -9,11 +9,13 @@ use cometserver_core::Time;
 use cometserver_core::broker::{BrokerError, Committed};
 
 use super::format::header::{file_name, seed};
-use super::format::{Header, Opening, SegmentState, body, frame};
+use super::format::{Concerned, Header, Loss, Mark, Opening, SegmentState, VERSION, frame, start};
 use super::index::Segment;
 use super::io::DiskFile;
+use super::keeper::for_each_slot;
 use super::plan::Plan;
 use super::queue::{Batch, Chore, Request};
+use super::reach::ReachFile;
 use super::shared::{Shared, count};
 use super::telling::{self, Answers};
 
@@ -43,10 +45,28 @@ pub(crate) struct Writer {
     /// The newest number that any segment ever had.
     newest: u32,
     buffer: Vec<u8>,
-    /// The mark of this start, with its time, until it is written: nothing is stored before it.
-    mark: Option<(u32, Time)>,
+    /// How far the log is safe is told to it.
+    reach: ReachFile,
+    /// This start, until it is written: nothing is stored before it.
+    start: Option<Start>,
+    /// Which change of what is buffered was written down last, and which will have been when the buffer is safe.
+    buffered: (u32, u32),
+    /// Something was refused of which the publisher may have been told that it is taken: its readers are to be told.
+    owes_loss: bool,
     /// Nothing is tried before this, for this reason.
     pause: Option<(Instant, String)>,
+}
+
+/// A start of the server that is to be written down.
+struct Start {
+    /// Its mark.
+    mark: u32,
+    /// When.
+    time: Time,
+    /// The position that the log had reached.
+    position: u64,
+    /// What may have been lost before it.
+    lost: Option<Loss>,
 }
 
 /// How a batch failed.
@@ -59,31 +79,46 @@ enum Failure {
 
 impl Writer {
     /// Goes on with the segment given, if it can be gone on with.
-    pub(crate) fn new(shared: Arc<Shared>, current: Option<Current>, newest: u32) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, current: Option<Current>, newest: u32, reach: ReachFile) -> Self {
         Self {
             shared,
             current,
             newest,
             buffer: Vec::new(),
-            mark: None,
+            reach,
+            start: None,
+            buffered: (0, 0),
+            owes_loss: false,
             pause: None,
         }
     }
 
-    /// Writes the mark of this start. Where the disk is full that waits for the first batch that fits, and why is returned:
+    /// Writes the mark of this start, and what may have been lost before it. Where the disk is full that waits for the first batch that fits, and why is returned:
     /// what is there can be read all the same.
     ///
     /// # Errors
     /// Any other reason why nothing can be written.
-    pub(crate) fn begin(&mut self, mark: u32, time: Time) -> Result<Option<BrokerError>, BrokerError> {
-        self.mark = Some((mark, time));
+    pub(crate) fn begin(
+        &mut self,
+        mark: u32,
+        time: Time,
+        lost: Option<Loss>,
+    ) -> Result<Option<BrokerError>, BrokerError> {
+        let position = self.shared.index().position;
+        self.start = Some(Start {
+            mark,
+            time,
+            // The last is that of the loss.
+            position: position - u64::from(lost.is_some()),
+            lost,
+        });
         let begun = self.begin_segment().map_err(Failure::Nothing);
         let stored = begun.and_then(|begun| {
             if let Some(segment) = begun.as_ref().or(self.current.as_ref()) {
                 let (seed, base) = (segment.seed, segment.length);
-                self.put_mark(seed, base);
+                self.put_start(seed, base);
             }
-            self.store(begun)
+            self.store(begun, position)
         });
         match stored {
             Ok(length) => {
@@ -97,13 +132,31 @@ impl Writer {
         }
     }
 
-    fn put_mark(&mut self, seed: u32, base: u32) {
-        if let Some((mark, time)) = self.mark {
-            let position = self.shared.index().position;
-            let start = frame::begin(&mut self.buffer);
-            body::put_mark(&mut self.buffer, mark, position, time);
-            let offset = base + start as u32;
-            frame::finish(&mut self.buffer, start, seed, offset);
+    /// Lays out what comes before everything else: this start, or what has changed since of what is buffered.
+    fn put_start(&mut self, seed: u32, base: u32) {
+        let (buffered, changes) = {
+            let losses = &self.shared.index().losses;
+            if self.start.is_none() && losses.changes == self.buffered.0 {
+                return;
+            }
+            (losses.buffered.clone(), losses.changes)
+        };
+        self.buffered.1 = changes;
+        let Some(start) = &self.start else {
+            put(&mut self.buffer, seed, base, |to| {
+                start::put_buffered(to, &buffered);
+            });
+            return;
+        };
+        let mark = Mark {
+            mark: start.mark,
+            position: start.position,
+            time: start.time,
+            buffered: Some(buffered),
+        };
+        put(&mut self.buffer, seed, base, |to| mark.put(to));
+        if let Some(loss) = &start.lost {
+            put(&mut self.buffer, seed, base, |to| loss.put(to));
         }
     }
 
@@ -111,6 +164,9 @@ impl Writer {
     pub(crate) fn run(mut self) {
         while let Some(batch) = self.shared.queue.take(self.shared.options.batch) {
             self.commit(batch);
+        }
+        if !self.owes_loss {
+            self.reach.close();
         }
     }
 
@@ -134,7 +190,8 @@ impl Writer {
         }
     }
 
-    fn refuse(&self, batch: Batch) -> Vec<Committed> {
+    fn refuse(&mut self, batch: Batch) -> Vec<Committed> {
+        self.note_refused(&batch.requests);
         let reason = self
             .pause
             .as_ref()
@@ -149,6 +206,7 @@ impl Writer {
             let is_publish = |request: &Request| matches!(request, Request::Publish(_));
             let (publications, rest) = batch.requests.into_iter().partition(is_publish);
             batch.requests = rest;
+            self.note_refused(&publications);
             refused = answer(None, &publications, &full);
             if batch.requests.is_empty() && batch.chore.is_none() {
                 return refused;
@@ -165,6 +223,7 @@ impl Writer {
             Ok(begun) => begun,
             Err(error) => {
                 let error = self.failed(Failure::Nothing(error));
+                self.note_refused(&batch.requests);
                 return answer(batch.chore, &batch.requests, &error);
             }
         };
@@ -175,21 +234,64 @@ impl Writer {
                 return answer(batch.chore, &batch.requests, &error);
             }
         };
-        self.put_mark(seed, base);
-        let plan = Plan::new(&self.shared, batch, &mut self.buffer, seed, base, number);
+        self.put_start(seed, base);
+        let mut position = self.shared.index().position;
+        let owed = self.owed(&batch, position + 1);
+        if let Some(loss) = &owed {
+            position = loss.position;
+            put(&mut self.buffer, seed, base, |to| loss.put(to));
+        }
+        let plan = Plan::new(
+            &self.shared,
+            batch,
+            &mut self.buffer,
+            (seed, base, number),
+            position,
+        );
         if self.buffer.is_empty() {
             return plan.apply(&self.shared, base);
         }
-        match self.store(begun) {
+        match self.store(begun, plan.position()) {
             Ok(length) => {
                 count(&self.shared.counters.batches, 1);
+                if let Some(loss) = owed {
+                    self.owes_loss = false;
+                    lose(&self.shared, loss);
+                }
                 plan.apply(&self.shared, length)
             }
             Err(failure) => {
                 let error = self.failed(failure);
+                self.owes_loss |= plan.concerns(&self.shared.index());
                 plan.fail(&self.shared, &error)
             }
         }
+    }
+
+    /// These are refused: of some the publisher may have been told otherwise.
+    fn note_refused(&mut self, requests: &VecDeque<Request>) {
+        let index = self.shared.index();
+        let buffered = &index.losses.buffered;
+        if self.owes_loss || *buffered == Concerned::Nobody {
+            return;
+        }
+        let is_concerned = |request: &Request| match request {
+            Request::Publish(submission) => submission.channels.iter().any(|name| buffered.concerns(name)),
+            Request::Delete(_) => false,
+        };
+        self.owes_loss = requests.iter().any(is_concerned);
+    }
+
+    /// What is to be said of what was refused before, at this position. With a publication, which brings it to everybody at once.
+    fn owed(&self, batch: &Batch, position: u64) -> Option<Loss> {
+        let is_publish = |request: &Request| matches!(request, Request::Publish(_));
+        if !self.owes_loss || !batch.requests.iter().any(is_publish) {
+            return None;
+        }
+        Some(Loss {
+            position,
+            concerned: self.shared.index().losses.buffered.clone(),
+        })
     }
 
     /// Far above the ceiling nothing is taken: what was trimmed has to be cleared away first, or retained values fill it.
@@ -207,6 +309,15 @@ impl Writer {
     /// Begins a new segment if there is none or it is long enough. It counts only once its first batch is safe: its header
     /// is at the beginning of the buffer.
     fn begin_segment(&mut self) -> io::Result<Option<Current>> {
+        if let Some(start) = &self.start {
+            let newest = {
+                let index = self.shared.index();
+                let newest = index.segments.last_key_value();
+                newest.map_or((0, 0), |(number, segment)| (*number, segment.length))
+            };
+            let (disk, folder) = (&*self.shared.disk, &self.shared.folder);
+            self.reach.begin(disk, folder, newest, start.position)?;
+        }
         if let Some(current) = &self.current
             && u64::from(current.length) < self.shared.options.segment
         {
@@ -221,16 +332,14 @@ impl Writer {
         // Also if it comes to nothing: what is found under this number is then never taken for something else.
         self.newest = number;
         let header = Header {
+            version: VERSION,
             store: self.shared.store,
             segment: number,
             first,
         };
         let seed = seed(&self.shared.store, number);
         self.buffer.extend_from_slice(&header.encode());
-        let start = frame::begin(&mut self.buffer);
-        body::put_opening(&mut self.buffer, &opening);
-        let offset = start as u32;
-        frame::finish(&mut self.buffer, start, seed, offset);
+        put(&mut self.buffer, seed, 0, |to| opening.put(to));
         Ok(Some(Current {
             number,
             file,
@@ -246,24 +355,29 @@ impl Writer {
             length: segment.length,
         });
         let opening = Opening {
-            position: index.position,
+            // That of a loss before the start is reached with the start.
+            position: self.start.as_ref().map_or(index.position, |start| start.position),
             forgotten: index.forgotten,
             marks: index.marks.clone(),
             segments: segments.collect(),
+            buffered: Some(index.losses.buffered.clone()),
+            losses: index.losses.known.clone(),
         };
         (opening, index.position + 1)
     }
 
-    /// Writes the buffer and makes it safe. Returns how long the segment is then.
-    fn store(&mut self, begun: Option<Current>) -> Result<u32, Failure> {
+    /// Writes the buffer, with which the log reaches this position, and makes it safe. Returns how long the segment is then.
+    fn store(&mut self, begun: Option<Current>, position: u64) -> Result<u32, Failure> {
         let length = match begun {
             Some(begun) => self.store_first(begun),
             None => self.store_next(),
         }?;
-        if let Some((mark, _)) = self.mark.take() {
-            let mut index = self.shared.index();
-            let position = index.position;
-            index.note_mark(mark, position);
+        if let Some(current) = &self.current {
+            self.reach.note(current.number, length, position);
+        }
+        self.buffered.0 = self.buffered.1;
+        if let Some(start) = self.start.take() {
+            self.shared.index().note_mark(start.mark, start.position);
         }
         Ok(length)
     }
@@ -343,6 +457,27 @@ impl Writer {
             BrokerError::Unavailable(reason)
         }
     }
+}
+
+/// Lays out a record at the end of a buffer, whose first byte will be at `base` in the segment.
+fn put(buffer: &mut Vec<u8>, seed: u32, base: u32, body: impl FnOnce(&mut Vec<u8>)) {
+    let start = frame::begin(buffer);
+    body(buffer);
+    let offset = base + start as u32;
+    frame::finish(buffer, start, seed, offset);
+}
+
+/// It is written that something is lost: from now on readers are told.
+fn lose(shared: &Shared, loss: Loss) {
+    {
+        let mut index = shared.index();
+        index.position = loss.position;
+        index.losses.note(loss);
+    }
+    for_each_slot(shared, |index, slot, _, _| {
+        index.apply_losses(slot);
+        true
+    });
 }
 
 /// Is there only no room? Then there may be some again.

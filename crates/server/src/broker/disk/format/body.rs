@@ -8,6 +8,8 @@ use cometserver_core::publication::{self, Message, Payload};
 
 use super::attributes::{decode_attributes, put_attributes};
 use super::bytes::{Bytes, put_slice, put_varint};
+use super::concerned::Concerned;
+use super::start::{Loss, Mark, Opening};
 
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,10 +33,14 @@ pub enum Kind {
     Key = 8,
     /// Of a channel's history nothing is kept up to here, though copies of it may still be found.
     Trimmed = 9,
+    /// Which channels' publishers are answered before their publications are safe, from here on. Since version 2.
+    Buffered = 10,
+    /// Of some channels something may be missing that was answered and never written. Since version 2.
+    Lost = 11,
 }
 
 /// All kinds.
-pub const KINDS: [Kind; 9] = [
+pub const KINDS: [Kind; 11] = [
     Kind::Publication,
     Kind::Kept,
     Kind::Mark,
@@ -44,6 +50,8 @@ pub const KINDS: [Kind; 9] = [
     Kind::Removed,
     Kind::Key,
     Kind::Trimmed,
+    Kind::Buffered,
+    Kind::Lost,
 ];
 
 /// The channel still has the publication in its history.
@@ -62,14 +70,7 @@ pub enum Body<'a> {
     /// See [`Kind::Publication`] and [`Kind::Kept`].
     Publication(Publication<'a>),
     /// See [`Kind::Mark`].
-    Mark {
-        /// The random mark.
-        mark: u32,
-        /// The position that the log had reached.
-        position: u64,
-        /// When.
-        time: Time,
-    },
+    Mark(Mark),
     /// See [`Kind::Deleted`].
     Deleted(Deleted<'a>),
     /// See [`Kind::Channel`].
@@ -87,6 +88,10 @@ pub enum Body<'a> {
     Key(Key<'a>),
     /// See [`Kind::Trimmed`].
     Trimmed(Trimmed<'a>),
+    /// See [`Kind::Buffered`].
+    Buffered(Concerned),
+    /// See [`Kind::Lost`].
+    Lost(Loss),
 }
 
 /// A channel's part of a publication.
@@ -165,28 +170,6 @@ pub struct Trimmed<'a> {
     pub name: &'a [u8],
 }
 
-/// How everything stood when a segment was begun.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Opening {
-    /// The position that the log had reached.
-    pub position: u64,
-    /// Of channels no longer known something up to here may be gone.
-    pub forgotten: u64,
-    /// The newest starts: their marks, each with the position reached then.
-    pub marks: Vec<(u32, u64)>,
-    /// The older segments.
-    pub segments: Vec<SegmentState>,
-}
-
-/// An older segment, as a newer one remembers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SegmentState {
-    /// Its number.
-    pub number: u32,
-    /// So many bytes of it count; what lies behind was given up.
-    pub length: u32,
-}
-
 /// An idempotency key.
 #[derive(Clone, Copy, Debug)]
 pub struct Key<'a> {
@@ -209,11 +192,7 @@ pub fn decode(body: &[u8]) -> Option<Body<'_>> {
     let kind = *KINDS.iter().find(|known| **known as u8 == kind)?;
     Some(match kind {
         Kind::Publication | Kind::Kept => Body::Publication(Publication::decode(kind == Kind::Kept, bytes)?),
-        Kind::Mark => Body::Mark {
-            mark: bytes.u32()?,
-            position: bytes.u64()?,
-            time: bytes.u64()?,
-        },
+        Kind::Mark => Body::Mark(Mark::decode(bytes)?),
         Kind::Deleted => Body::Deleted(Deleted {
             position: bytes.u64()?,
             what: if bytes.u8()? == 0 {
@@ -225,7 +204,7 @@ pub fn decode(body: &[u8]) -> Option<Body<'_>> {
             channel: channel(&mut bytes)?,
         }),
         Kind::Channel => Body::Channel(channel(&mut bytes)?),
-        Kind::Opening => Body::Opening(opening(bytes)?),
+        Kind::Opening => Body::Opening(Opening::decode(bytes)?),
         Kind::Removed => Body::Removed {
             segment: bytes.u32()?,
             forgotten: bytes.u64()?,
@@ -237,6 +216,8 @@ pub fn decode(body: &[u8]) -> Option<Body<'_>> {
             realm: realm(&mut bytes)?,
             name: bytes.slice()?,
         }),
+        Kind::Buffered => Body::Buffered(Concerned::decode(&mut bytes)?),
+        Kind::Lost => Body::Lost(Loss::decode(&mut bytes)?),
     })
 }
 
@@ -261,24 +242,6 @@ fn put_channel(to: &mut Vec<u8>, channel: &Channel<'_>) {
     }
     put_varint(to, u64::from(channel.realm.0));
     put_slice(to, channel.name);
-}
-
-fn opening(mut bytes: Bytes<'_>) -> Option<Opening> {
-    let mut opening = Opening {
-        position: bytes.u64()?,
-        forgotten: bytes.u64()?,
-        ..Opening::default()
-    };
-    for _ in 0..bytes.count()? {
-        opening.marks.push((bytes.u32()?, bytes.u64()?));
-    }
-    for _ in 0..bytes.count()? {
-        opening.segments.push(SegmentState {
-            number: bytes.u32()?,
-            length: bytes.u32()?,
-        });
-    }
-    Some(opening)
 }
 
 fn place<'a>(bytes: &mut Bytes<'a>, position: u64) -> Option<Place<'a>> {
@@ -476,14 +439,6 @@ pub fn put_publication(to: &mut Vec<u8>, position: u64, time: Time, places: &[Pl
     to.extend_from_slice(message.payload.bytes());
 }
 
-/// Appends the body of a mark.
-pub fn put_mark(to: &mut Vec<u8>, mark: u32, position: u64, time: Time) {
-    to.push(Kind::Mark as u8);
-    to.extend_from_slice(&mark.to_le_bytes());
-    to.extend_from_slice(&position.to_le_bytes());
-    to.extend_from_slice(&time.to_le_bytes());
-}
-
 /// Appends the body of a deletion.
 pub fn put_deleted(to: &mut Vec<u8>, deleted: &Deleted<'_>) {
     to.push(Kind::Deleted as u8);
@@ -506,23 +461,6 @@ pub fn put_trimmed(to: &mut Vec<u8>, trimmed: &Trimmed<'_>) {
     to.extend_from_slice(&trimmed.floor.to_le_bytes());
     put_varint(to, u64::from(trimmed.realm.0));
     put_slice(to, trimmed.name);
-}
-
-/// Appends the body of a segment's opening.
-pub fn put_opening(to: &mut Vec<u8>, opening: &Opening) {
-    to.push(Kind::Opening as u8);
-    to.extend_from_slice(&opening.position.to_le_bytes());
-    to.extend_from_slice(&opening.forgotten.to_le_bytes());
-    put_varint(to, opening.marks.len() as u64);
-    for (mark, position) in &opening.marks {
-        to.extend_from_slice(&mark.to_le_bytes());
-        to.extend_from_slice(&position.to_le_bytes());
-    }
-    put_varint(to, opening.segments.len() as u64);
-    for segment in &opening.segments {
-        to.extend_from_slice(&segment.number.to_le_bytes());
-        to.extend_from_slice(&segment.length.to_le_bytes());
-    }
 }
 
 /// Appends the body of a removal.

@@ -17,6 +17,8 @@ pub type StoreId = [u8; 16];
 /// What a header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
+    /// The version of the format: from 1 to [`VERSION`].
+    pub version: u16,
     /// The store.
     pub store: StoreId,
     /// The segment's number; 0: of the folder itself.
@@ -30,7 +32,7 @@ pub struct Header {
 pub enum HeaderError {
     /// It is not one, or not whole.
     Damaged,
-    /// It is whole, and of another version of the format.
+    /// It is whole, and of a version of the format that this build does not know.
     Version(u16),
 }
 
@@ -39,7 +41,7 @@ impl Header {
     pub fn encode(&self) -> [u8; HEADER] {
         let mut bytes = Vec::with_capacity(HEADER);
         bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&self.version.to_le_bytes());
         bytes.extend_from_slice(&[0; 2]);
         bytes.extend_from_slice(&self.segment.to_le_bytes());
         bytes.extend_from_slice(&self.first.to_le_bytes());
@@ -64,12 +66,13 @@ impl Header {
             return Err(damaged);
         }
         let version = u16::from_le_bytes([said[8], said[9]]);
-        if version != VERSION {
+        if !(1..=VERSION).contains(&version) {
             return Err(HeaderError::Version(version));
         }
         let mut rest = Bytes(&said[12..]);
         let mut read = || {
             Some(Self {
+                version,
                 segment: rest.u32()?,
                 first: rest.u64()?,
                 store: rest.take(16)?.try_into().ok()?,
@@ -107,6 +110,7 @@ mod tests {
     #[test]
     fn a_header_comes_back_and_no_bit_of_it_can_flip() {
         let header = Header {
+            version: VERSION,
             store: [7; 16],
             segment: 12,
             first: 1 << 40,
@@ -119,10 +123,10 @@ mod tests {
             assert_eq!(Header::decode(&flipped), Err(HeaderError::Damaged));
         }
         let mut newer = bytes[..HEADER - 4].to_vec();
-        newer[8] = 2;
+        newer[8] = VERSION as u8 + 1;
         let check = crc32fast::hash(&newer);
         newer.extend_from_slice(&check.to_le_bytes());
-        assert_eq!(Header::decode(&newer), Err(HeaderError::Version(2)));
+        assert_eq!(Header::decode(&newer), Err(HeaderError::Version(VERSION + 1)));
     }
 
     #[test]

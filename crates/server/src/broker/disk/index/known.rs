@@ -17,11 +17,8 @@ impl Index {
         let known = Known {
             epoch: channel.epoch,
             offset: channel.offset,
-            position: if channel.offset == 0 {
-                channel.gone
-            } else {
-                channel.last
-            },
+            // What was answered and never written may be newer than the newest that is there.
+            position: channel.last.max(channel.gone),
             retained: channel.retained.map_or(0, |entry| entry.position),
         };
         self.idle.remove(&(channel.last, slot));

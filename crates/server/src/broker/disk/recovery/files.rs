@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::OpenError;
 use crate::broker::disk::format::body::{self, Body};
 use crate::broker::disk::format::header::{HEADER, HeaderError, STORE_FILE, seed, segment_number};
-use crate::broker::disk::format::{Header, Opening, StoreId, frame};
+use crate::broker::disk::format::{Header, Opening, Reach, StoreId, VERSION, frame};
 use crate::broker::disk::io::{Disk, DiskFile};
 
 /// A segment's file before it is read.
@@ -59,13 +59,15 @@ fn read_header(path: &Path, file: &dyn DiskFile) -> Result<Result<Header, Header
     Ok(Header::decode(&bytes[..read]))
 }
 
-/// Which store the folder is: the file `store` says so, else the segments. It is written if it is not there.
+/// Which store the folder is and of which version: the file `store` says so, else the segments and what the file `reach` was found
+/// to say. It is written if it is not there.
 pub(super) fn identify(
     disk: &dyn Disk,
     folder: &Path,
     files: &[File],
+    reach: Option<&Reach>,
     only_looks: bool,
-) -> Result<StoreId, OpenError> {
+) -> Result<(StoreId, u16), OpenError> {
     let path = folder.join(STORE_FILE);
     let failed = |source| file_error(&path, source);
     let mut known = None;
@@ -74,7 +76,7 @@ pub(super) fn identify(
         Ok(file) => {
             is_there = true;
             match read_header(&path, &*file)? {
-                Ok(header) => known = Some(header.store),
+                Ok(header) => known = Some((header.store, header.version)),
                 Err(HeaderError::Version(found)) => return Err(OpenError::Version { path, found }),
                 Err(HeaderError::Damaged) => {}
             }
@@ -82,12 +84,15 @@ pub(super) fn identify(
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(source) => return Err(file_error(&path, source)),
     }
-    let of_segments = files
-        .iter()
-        .find_map(|file| file.header.map(|header| header.store));
-    let store = match known.or(of_segments) {
-        Some(store) => store,
-        None if files.iter().all(|file| file.length < HEADER as u64) => new_store()?,
+    let headers = files.iter().filter_map(|file| file.header);
+    let of_segments = headers.clone().next().map(|header| {
+        let reach = reach.filter(|reach| reach.store == header.store);
+        let newest = headers.map(|header| header.version).max();
+        (header.store, reach.map_or(newest.unwrap_or(VERSION), |_| VERSION))
+    });
+    let (store, version) = match known.or(of_segments) {
+        Some(known) => known,
+        None if files.iter().all(|file| file.length < HEADER as u64) => (new_store()?, VERSION),
         None => {
             return Err(OpenError::Damaged {
                 folder: folder.to_owned(),
@@ -105,6 +110,7 @@ pub(super) fn identify(
             disk.remove(&path).map_err(failed)?;
         }
         let header = Header {
+            version,
             store,
             segment: 0,
             first: 0,
@@ -116,7 +122,39 @@ pub(super) fn identify(
         });
         written.map_err(failed)?;
     }
-    Ok(store)
+    Ok((store, version))
+}
+
+/// What the folder says of how far its log reaches.
+pub(super) enum Told {
+    /// Nothing, as there is no log yet.
+    Nothing,
+    /// Nothing, as version 1 never did.
+    Unsaid,
+    /// It should, and what says so is not there or cannot be read: what is missing at the end cannot be seen.
+    Missing,
+    /// This.
+    Reach(Reach),
+}
+
+impl Told {
+    /// What was read from a folder of this store and version, with these segments.
+    pub(super) fn of(reach: Option<Reach>, store: &StoreId, version: u16, has_segments: bool) -> Self {
+        match reach.filter(|reach| reach.store == *store && version > 1) {
+            Some(reach) => Self::Reach(reach),
+            None if !has_segments => Self::Nothing,
+            None if version == 1 => Self::Unsaid,
+            None => Self::Missing,
+        }
+    }
+
+    /// So many bytes of this segment were safe at least.
+    pub(super) fn safe(&self, segment: u32) -> u32 {
+        match self {
+            Self::Reach(reach) if reach.segment == segment => reach.length,
+            _ => 0,
+        }
+    }
 }
 
 pub(super) fn new_store() -> Result<StoreId, OpenError> {
