@@ -162,6 +162,47 @@ fn check_tells_a_whole_log_from_a_damaged_one() {
 }
 
 #[test]
+fn check_and_clients_are_told_of_damage_at_the_very_end() {
+    for end in [Signal::TERM, Signal::KILL] {
+        let home = home();
+        let mut server = serve(&home);
+        for number in 0..20 {
+            publish(&home, &format!("message {number}"));
+        }
+        let known = publish(&home, "known")["cursor"].as_str().unwrap().to_owned();
+        publish(&home, "the last one");
+        server.signal(end);
+        server.ended();
+        assert!(home.ok(["storage", "check"]).starts_with("whole"), "{end:?}");
+        let segment = newest_segment(&home);
+        let whole = fs::read(&segment).unwrap();
+        let flipped = |at: usize| {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            bytes
+        };
+        let damages = [
+            flipped(whole.len() - 1),
+            flipped(whole.len() - 40),
+            whole[..whole.len() - 1].to_vec(),
+            whole[..whole.len() - 60].to_vec(),
+        ];
+        for damaged in &damages {
+            fs::write(&segment, damaged).unwrap();
+            let ran = home.run(["storage", "check"]);
+            assert!(ran.code == 1 && ran.stdout.starts_with("damaged"), "{ran:?}");
+        }
+        fs::write(&segment, flipped(whole.len() - 1)).unwrap();
+        let _server = serve(&home);
+        let query = format!("channel=news&cursor={}", encode(&known));
+        let mut listener = Listener::open(Place::Unix(home.public_socket()), Transport::Sse, &query);
+        assert_eq!(listener.next()["type"], "gap", "{end:?}");
+        publish(&home, "onwards");
+        assert_eq!(listener.data(1), ["onwards"]);
+    }
+}
+
+#[test]
 fn a_backup_of_a_running_server_is_read_back_and_newer_cursors_are_told() {
     let home = home();
     let server = serve(&home);

@@ -317,6 +317,53 @@ fn what_was_answered_at_once_is_on_disk_when_the_server_has_stopped() {
 }
 
 #[test]
+fn whoever_comes_back_for_what_is_answered_at_once_is_told_of_a_kill_and_nobody_else_is() {
+    for end in ENDS {
+        let mut site = Site::start();
+        let mut reader = site.listen(Transport::Sse, "channel=quick");
+        site.publish_numbers("quick", 0..3);
+        site.publish_numbers("news", 0..3);
+        // What has been shown is safe: only then it is known that nothing is lost but what was never shown.
+        assert_eq!(reader.data(3), numbers(0..3));
+        let page = encode(&site.now());
+        site.restart(end);
+        site.publish_numbers("quick", 3..4);
+        site.publish_numbers("quick/first", 3..4);
+        site.publish_numbers("news", 3..4);
+        for transport in TRANSPORTS {
+            for (query, channel) in [
+                ("channel=quick", "quick"),
+                ("channel=quick/first", "quick/first"),
+                ("pattern=quick/*", "quick/first"),
+            ] {
+                let mut listener = site.listen(transport, &format!("{query}&cursor={page}"));
+                if end == End::Killed {
+                    let gap = listener.next();
+                    assert_eq!(gap["type"], "gap", "{transport:?} {query}: {gap}");
+                }
+                let next = listener.next();
+                assert_eq!(
+                    (&next["channel"], &next["data"]),
+                    (&json!(channel), &json!(3)),
+                    "{transport:?} {query} {end:?}: {next}"
+                );
+            }
+            let mut listener = site.listen(transport, &format!("channel=news&cursor={page}"));
+            assert_eq!(listener.data(1), numbers(3..4), "{transport:?} {end:?}");
+        }
+        // From here on nothing is missing.
+        let page = encode(&site.now());
+        site.publish_numbers("quick/first", 4..5);
+        for transport in TRANSPORTS {
+            for query in ["channel=quick/first", "pattern=quick/*"] {
+                let mut listener = site.listen(transport, &format!("{query}&cursor={page}"));
+                assert_eq!(listener.data(1), numbers(4..5), "{transport:?} {query}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_is_kept_in_memory_is_gone_and_said_to_be() {
     let mut site = Site::start();
     site.publish_numbers("passing", 0..3);

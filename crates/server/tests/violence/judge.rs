@@ -126,7 +126,7 @@ impl Judge<'_> {
                         durable.push(*id);
                     }
                 }
-                Event::Gap { channels } => {
+                Event::Gap { channels, .. } => {
                     for channel in channels {
                         by_channel.entry(*channel).or_default().push(event);
                     }
@@ -380,9 +380,34 @@ impl Judge<'_> {
         }
     }
 
-    /// What was answered before its commit may be lost: within the bound, and nothing before what survived.
+    /// What was lost of a channel in a life is told to each subscriber, before anything that was sent later.
+    fn told_of_loss(&self, life: u32, channel: u16, lost: (Moment, Id), faults: &mut Vec<String>) {
+        let (acked, id) = lost;
+        for subscriber in &self.records.subscribers {
+            let is_later = matches!(subscriber.start, Start::Now { received, .. } if received > acked);
+            if is_later || !subscriber.channels.contains(&channel) {
+                continue;
+            }
+            let is_next = |event: &&Event| match event {
+                Event::Seen { id, channel: of, .. } => *of == channel && self.sent(*id).life > life,
+                Event::Gap { channels, life: at } => channels.contains(&channel) && *at > life,
+            };
+            match subscriber.events.iter().find(is_next) {
+                Some(Event::Gap { .. }) => {}
+                None if subscriber.left => {}
+                next => faults.push(format!(
+                    "{} was not told that {id:?} of {}, answered in life {life}, is lost, but got {next:?}",
+                    subscriber.name,
+                    self.ledger.scene.name(channel)
+                )),
+            }
+        }
+    }
+
+    /// What was answered before its commit may be lost: within the bound, nothing before what survived, and not in silence.
     fn buffered_losses(&self, faults: &mut Vec<String>) {
         let mut lost_bytes: HashMap<u32, u64> = HashMap::new();
+        let mut untold: HashMap<(u32, u16), (Moment, Id)> = HashMap::new();
         let mut lost: HashMap<u32, (Moment, Id)> = HashMap::new();
         let placed: Vec<HashSet<Id>> = self
             .records
@@ -414,7 +439,14 @@ impl Judge<'_> {
                 *lost_bytes.entry(sent.life).or_default() += u64::from(sent.filler);
                 let first = lost.entry(sent.life).or_insert((acked, *id));
                 *first = (*first).min((acked, *id));
+                for channel in sent.channels.iter().filter(|channel| buffered(channel)) {
+                    let last = untold.entry((sent.life, *channel)).or_insert((acked, *id));
+                    *last = (*last).max((acked, *id));
+                }
             }
+        }
+        for ((life, channel), lost) in untold {
+            self.told_of_loss(life, channel, lost, faults);
         }
         for (life, bytes) in lost_bytes {
             if bytes > LOSS_BOUND {

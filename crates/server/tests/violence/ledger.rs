@@ -77,6 +77,8 @@ pub(super) enum Event {
     },
     Gap {
         channels: Vec<u16>,
+        /// In this life, or one before it.
+        life: u32,
     },
 }
 
@@ -125,6 +127,8 @@ pub(super) struct Ledger {
     clock: AtomicU64,
     /// Which start of the server this is.
     pub(super) life: AtomicU32,
+    /// A life has ended otherwise than in good order.
+    pub(super) killed: AtomicBool,
     /// Something is wrong: everybody stops.
     pub(super) broken: AtomicBool,
     pub(super) acked: AtomicU64,
@@ -146,6 +150,7 @@ impl Ledger {
             }),
             clock: AtomicU64::new(1),
             life: AtomicU32::new(0),
+            killed: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             acked: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
@@ -371,7 +376,16 @@ impl Ledger {
             (None, Some(pattern)) => self.scene.starting(pattern.trim_end_matches('*')),
             (None, None) => Vec::new(),
         };
-        let may = |channel: &u16| matches!(self.scene.promise(*channel), Promise::Short | Promise::Memory);
+        let (life, killed) = (
+            self.life.load(Ordering::SeqCst),
+            self.killed.load(Ordering::SeqCst),
+        );
+        let may = |channel: &u16| match self.scene.promise(*channel) {
+            Promise::Short | Promise::Memory => true,
+            // What was answered may have been lost; not by stops in good order.
+            Promise::Buffered => killed,
+            Promise::Durable => false,
+        };
         if channels.is_empty() || !channels.iter().any(may) {
             self.note(
                 records,
@@ -380,7 +394,7 @@ impl Ledger {
         }
         records.subscribers[subscriber]
             .events
-            .push(Event::Gap { channels });
+            .push(Event::Gap { channels, life });
     }
 
     /// Which publication this is; its payload must be exactly what was sent.
@@ -437,7 +451,7 @@ impl Ledger {
             let mut events = subscriber.events.iter().rev();
             let newest = events.find(|event| match event {
                 Event::Seen { channel: seen, .. } => *seen == channel,
-                Event::Gap { channels } => channels.contains(&channel),
+                Event::Gap { channels, .. } => channels.contains(&channel),
             });
             matches!(newest, Some(Event::Gap { .. }))
         };

@@ -181,6 +181,7 @@ fn violence(plan: &Plan, stage: &mut Stage, cast: &Cast, report: &mut Report) ->
                 stage.stop()?;
                 report.stops += 1;
             } else {
+                cast.ledger.killed.store(true, Ordering::SeqCst);
                 stage.kill();
                 report.kills += 1;
             }
@@ -197,6 +198,7 @@ fn violence(plan: &Plan, stage: &mut Stage, cast: &Cast, report: &mut Report) ->
                 cast.ledger.life.fetch_add(1, Ordering::SeqCst);
                 let ready = stage.spawn();
                 let _ = ready.recv_timeout(Duration::from_micros(chance.magnitude(300, 60_000)));
+                cast.ledger.killed.store(true, Ordering::SeqCst);
                 stage.kill();
                 report.kills += 1;
                 report.kills_while_starting += 1;

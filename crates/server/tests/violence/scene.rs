@@ -7,7 +7,8 @@ use std::fmt::Write;
 pub(super) enum Promise {
     /// Everything acknowledged reaches everybody; no gap, ever.
     Durable,
-    /// The same of everything that was shown; what was acknowledged may be lost within the bound.
+    /// The same of everything that was shown; what was acknowledged may be lost by a kill, within the bound, and then whoever may
+    /// have wanted it is told of a gap.
     Buffered,
     /// Durable, but with so little history that who is away is told of a gap.
     Short,
