@@ -205,7 +205,10 @@ fn the_body_of_a_visitor_who_leaves_publishes_nothing() {
 fn a_body_that_never_comes_is_waited_for_no_longer_than_by_the_server() {
     let home = Home::new();
     let mut flags = OPEN.to_vec();
-    flags.extend(["namespace_default.anonymous_publish=true", "limits.request_time=1s"]);
+    flags.extend([
+        "namespace_default.anonymous_publish=true",
+        "limits.request_time=1s",
+    ]);
     let _server = home.serve(&flags);
     for sent in [&b""[..], b"half of it"] {
         let mut command = cgi(&home, "POST", "/v1/publish", "channel=news");
