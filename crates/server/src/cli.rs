@@ -211,6 +211,11 @@ pub fn run(invocation: Invocation) -> Result<ExitCode, Failure> {
     }
 }
 
+/// Writes a line to standard error. What nobody reads any more need not be said, and ends nothing.
+fn note(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// Writes to standard output: all of it, or an error that says why not.
 fn print(bytes: &[u8]) -> Outcome {
     let mut out = std::io::stdout().lock();

@@ -36,32 +36,45 @@ pub struct DescriptorLimit {
     pub hard: u64,
 }
 
+impl DescriptorLimit {
+    /// What [`raise_descriptor_limit`] would make of it.
+    pub fn raised(self) -> u64 {
+        let most = if cfg!(target_os = "macos") {
+            self.hard.min(MACOS_OPEN_MAX)
+        } else {
+            self.hard
+        };
+        self.soft.max(most)
+    }
+}
+
+/// The limit on open descriptors as it is.
+pub fn descriptor_limit() -> DescriptorLimit {
+    let limit = getrlimit(Resource::Nofile);
+    DescriptorLimit {
+        soft: limit.current.unwrap_or(u64::MAX),
+        hard: limit.maximum.unwrap_or(u64::MAX),
+    }
+}
+
 /// Raises the limit on open descriptors as far as it goes and returns what holds then.
 ///
 /// # Errors
 /// Whatever the system says; the old limit holds.
 pub fn raise_descriptor_limit() -> io::Result<DescriptorLimit> {
-    let limit = getrlimit(Resource::Nofile);
-    let hard = limit.maximum.unwrap_or(u64::MAX);
-    let wanted = if cfg!(target_os = "macos") {
-        hard.min(MACOS_OPEN_MAX)
-    } else {
-        hard
-    };
-    let soft = limit.current.unwrap_or(u64::MAX);
-    if soft < wanted {
+    let mut limit = descriptor_limit();
+    let wanted = limit.raised();
+    if limit.soft < wanted {
         setrlimit(
             Resource::Nofile,
             Rlimit {
                 current: Some(wanted),
-                maximum: limit.maximum,
+                maximum: getrlimit(Resource::Nofile).maximum,
             },
         )?;
+        limit.soft = wanted;
     }
-    Ok(DescriptorLimit {
-        soft: soft.max(wanted),
-        hard,
-    })
+    Ok(limit)
 }
 
 /// The longest queue of connections not yet accepted that the system grants a listener.

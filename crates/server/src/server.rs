@@ -12,13 +12,14 @@ use cometserver_core::broker::Broker;
 use cometserver_core::hub::{Hub, MAX_SHARDS};
 use mio::{Events, Poll, Token, Waker};
 
-use crate::broker::disk::OpenError;
 use crate::broker::disk::io::Disk;
+use crate::broker::disk::{DiskLog, OpenError};
 use crate::config::{Config, ConfigError, Loaded};
 use crate::data_folder::{DataFolder, DataFolderError, Lock};
 use crate::listener::{Door, Listener};
+use crate::room::{self, Room};
 use crate::shard::{self, Shard};
-use crate::shared::{self, Mail, Mailbox, Request, Shared, Start, Trouble, wall_clock};
+use crate::shared::{Mail, Mailbox, Request, Shared, Start, Trouble, wall_clock};
 use crate::static_files::Writing;
 use crate::{logging, platform};
 
@@ -29,6 +30,7 @@ mod idle;
 mod opening;
 mod signals;
 
+use accepting::Failures;
 use binding::{Sockets, addresses, bind_all};
 pub use building::namespaces as namespaces_of;
 use building::{hub_options, reload_with, settings};
@@ -41,10 +43,6 @@ use signals::Signals;
 const WAKER: Token = Token(0);
 const SIGNALS: Token = Token(1);
 const FIRST_LISTENER: usize = 2;
-
-/// Descriptors beyond those of limits.connections: listeners, event queues, the log, what a connection to a store needs, and
-/// connections that are only there to be refused.
-const SPARE_DESCRIPTORS: u64 = 64 + shared::SURPLUS as u64;
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,8 +142,12 @@ pub struct Server {
     signals: Option<Signals>,
     shards: Vec<JoinHandle<()>>,
     ready: Option<Ready>,
-    /// Listeners whose connections could not all be accepted for want of descriptors.
+    /// Until when nothing is accepted, for want of descriptors or memory.
     paused: Option<Instant>,
+    /// How that is said.
+    failures: Failures,
+    /// Listeners with more connections than are accepted at a time.
+    more: Vec<usize>,
     draining_until: Option<Instant>,
     idle: Idle,
     sockets: Sockets,
@@ -163,7 +165,7 @@ impl Server {
             // A second server in one process (a test) has one already, and that one stays.
             let _ = logging::init(config.log.format, config.log.level);
         }
-        check_descriptors(&config);
+        let descriptors = raise_descriptors();
         let mut warnings = Vec::new();
         let folder = DataFolder::create(&config.data_dir, &mut warnings)?;
         for warning in warnings {
@@ -216,6 +218,7 @@ impl Server {
             connect(log, &hub, trouble.clone());
         }
         let addresses = addresses(&config, &doors);
+        let room = room(&config, descriptors, log.as_deref());
         let settings = settings(config).map_err(StartError::Config)?;
         let shared = Arc::new(Shared::new(
             hub,
@@ -229,6 +232,7 @@ impl Server {
                 patience: options.patience,
                 log,
                 trouble,
+                room,
             },
         ));
         if let Some(log) = &shared.log {
@@ -263,6 +267,8 @@ impl Server {
             shards,
             ready: options.ready,
             paused: None,
+            failures: Failures::default(),
+            more: Vec::new(),
             draining_until: None,
             idle: Idle::new(Instant::now()),
             sockets,
@@ -322,6 +328,9 @@ impl Server {
                     self.accept(listener);
                 }
             }
+            for listener in std::mem::take(&mut self.more) {
+                self.accept(listener);
+            }
             for request in self.shared.take_requests() {
                 match request {
                     Request::Stop => self.drain(),
@@ -335,6 +344,9 @@ impl Server {
     }
 
     fn timeout(&self, housekeeping: Option<u64>) -> Option<Duration> {
+        if !self.more.is_empty() {
+            return Some(Duration::ZERO);
+        }
         let now = Instant::now();
         let housekeeping = housekeeping.map(|at| Duration::from_millis(at.saturating_sub(wall_clock())));
         let others = [self.paused, self.draining_until, self.idle_deadline()];
@@ -445,19 +457,26 @@ impl Drop for StopOnPanic {
     }
 }
 
-fn check_descriptors(config: &Config) {
-    match platform::raise_descriptor_limit() {
-        Ok(limit) => {
-            let wanted = u64::try_from(config.limits.connections)
-                .unwrap_or(u64::MAX)
-                .saturating_add(SPARE_DESCRIPTORS);
-            if limit.soft < wanted {
-                tracing::info!(
-                    limit = limit.soft,
-                    "fewer file descriptors than limits.connections wants: connections beyond that wait at the door"
-                );
-            }
-        }
-        Err(error) => tracing::warn!(%error, "the limit of file descriptors could not be raised"),
+/// Raises the limit of open files as far as it goes. Returns how many descriptors there may be then.
+fn raise_descriptors() -> u64 {
+    platform::raise_descriptor_limit().map_or_else(
+        |error| {
+            tracing::warn!(%error, "the limit of file descriptors could not be raised");
+            platform::descriptor_limit().soft
+        },
+        |limit| limit.soft,
+    )
+}
+
+/// The room for connections beside what is open now and what the log will open. Says what the settings want in vain.
+fn room(config: &Config, descriptors: u64, log: Option<&DiskLog>) -> Room {
+    let open_segments = log.map_or(0, |log| log.stats().segments as u64);
+    let own = platform::open_descriptors()
+        .unwrap_or_else(|| room::expected_descriptors(config).saturating_add(open_segments));
+    let segments = log.map_or(0, |_| room::segments(config));
+    let room = Room::of(descriptors, own, segments.saturating_sub(open_segments));
+    for complaint in room.complaints(config.limits.connections) {
+        tracing::warn!("{complaint}");
     }
+    room
 }

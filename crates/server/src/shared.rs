@@ -16,13 +16,12 @@ use crate::access::Access;
 use crate::broker::disk::DiskLog;
 use crate::budget::Budget;
 use crate::config::Config;
-use crate::listener::{Door, Socket};
+use crate::listener::{Door, Role, Socket};
 use crate::metrics::Metrics;
+use crate::room::Room;
 use crate::static_files::StaticFiles;
 
-/// Connections beyond the limits that are taken nevertheless, for as long as one request lasts: only who has read it can
-/// refuse it in words that its client obeys. A browser's EventSource gives up for ever after a 503.
-pub const SURPLUS: usize = 32;
+pub use crate::room::SURPLUS;
 
 /// The configuration in force and what was made of it. A reload replaces it as a whole.
 #[derive(Debug)]
@@ -181,6 +180,8 @@ pub struct Shared {
     pub static_files: StaticFiles,
     /// All connections.
     pub connections: AtomicUsize,
+    /// How many the host has room for.
+    pub room: Room,
     /// Those of them that are there only to be refused.
     surplus: AtomicUsize,
     /// Connections per address, where that is bounded.
@@ -269,6 +270,8 @@ pub struct Start {
     pub log: Option<Arc<DiskLog>>,
     /// See [`Shared::trouble`].
     pub trouble: Arc<Trouble>,
+    /// See [`Shared::room`].
+    pub room: Room,
 }
 
 /// Longer than a busy disk takes, shorter than what front web servers and clients wait for.
@@ -298,6 +301,7 @@ impl Shared {
             held: [const { AtomicUsize::new(0) }; 4],
             gateways: Budget::default(),
             connections: AtomicUsize::new(0),
+            room: start.room,
             surplus: AtomicUsize::new(0),
             addresses: Mutex::new(HashMap::new()),
             sessions: Mutex::new(HashMap::new()),
@@ -429,11 +433,8 @@ impl Shared {
     ) -> Result<(), (Socket, &'static str)> {
         let (counted, refusal) = match self.find_room(door, address) {
             Ok(counted) => (counted, None),
-            Err(why) if self.surplus.fetch_add(1, Ordering::Relaxed) < SURPLUS => (None, Some(why)),
-            Err(why) => {
-                self.surplus.fetch_sub(1, Ordering::Relaxed);
-                return Err((socket, why));
-            }
+            Err(why) if self.is_surplus(door) => (None, Some(why)),
+            Err(why) => return Err((socket, why)),
         };
         self.connections.fetch_add(1, Ordering::Relaxed);
         let least = self
@@ -446,14 +447,36 @@ impl Shared {
         Ok(())
     }
 
+    /// Takes a place among those that are there only to be refused, if there is one: for visitors, where the host has room.
+    fn is_surplus(&self, door: usize) -> bool {
+        let is_public = self.doors[door].role == Role::Public;
+        if !is_public
+            || !self
+                .room
+                .has_for_surplus(self.connections.load(Ordering::Relaxed))
+        {
+            return false;
+        }
+        let is_free = self.surplus.fetch_add(1, Ordering::Relaxed) < SURPLUS;
+        if !is_free {
+            self.surplus.fetch_sub(1, Ordering::Relaxed);
+        }
+        is_free
+    }
+
     /// Counts a connection of an address, if that is bounded for this door: then it is returned.
     fn find_room(&self, door: usize, address: Option<IpAddr>) -> Result<Option<IpAddr>, &'static str> {
         let settings = self.settings();
         let limits = &settings.config.limits;
         // The site's own code, and monitoring, get in however many visitors there are.
-        let is_public = self.doors[door].role == crate::listener::Role::Public;
-        if is_public && self.connections.load(Ordering::Relaxed) >= limits.connections {
+        let role = self.doors[door].role;
+        let is_public = role == Role::Public;
+        let open = self.connections.load(Ordering::Relaxed);
+        if is_public && open >= limits.connections {
             return Err("the server has as many connections as limits.connections allows");
+        }
+        if !self.room.has_for(role, open) {
+            return Err("the server has as many connections as its limit of open files allows");
         }
         // The front web server's own address says nothing; its requests will.
         let is_visitor = is_public && !settings.config.public.proxied;

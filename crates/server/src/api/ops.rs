@@ -39,6 +39,7 @@ pub(super) fn ready(answer: Answer<'_>) {
         body["version"] = env!("CARGO_PKG_VERSION").into();
         body["uptime_ms"] = answer.now.saturating_sub(shared.started).into();
         body["connections"] = shared.connections.load(Ordering::Relaxed).into();
+        body["connections_limit"] = connections_limit(shared).into();
         body["held"] = shared.held().into();
         body["channels"] = stats.channels.into();
         body["publications"] = stats.publications.into();
@@ -71,11 +72,18 @@ pub(super) fn gauges(shared: &Shared) -> Gauges {
             .map(|(realm, count)| (realm_name(realm), count))
             .collect(),
         storage: shared.log.as_ref().map(|log| log.stats()),
+        connections_limit: connections_limit(shared) as u64,
         open_fds: platform::open_descriptors(),
+        max_fds: Some(shared.room.descriptors).filter(|most| *most < u64::MAX),
         resident_bytes: platform::process_usage(std::process::id())
             .ok()
             .map(|usage| usage.resident),
     }
+}
+
+/// The number of connections at which visitors are turned away: what the settings allow and the host has room for.
+fn connections_limit(shared: &Shared) -> usize {
+    shared.room.visitors(shared.settings().config.limits.connections)
 }
 
 /// Realms get names with the dialects that make them; until then there is one.

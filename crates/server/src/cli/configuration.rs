@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::config;
+use crate::platform;
+use crate::room::Room;
 
 use super::Outcome;
 use super::settings::Settings;
@@ -43,19 +45,33 @@ fn check(settings: &Settings) -> Outcome {
     };
     let paint = Paint::for_stdout();
     let text = format!(
-        "{}: {read}\ndata folder {}\nsocket {}\n",
+        "{}: {read}\ndata folder {}\nsocket {}\n{}",
         paint.green("the configuration is right"),
         loaded.config.data_dir.display(),
         loaded.config.socket.display(),
+        room(&loaded.config),
     );
     super::print(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// How many connections a server that is started here has room for, and what the settings want in vain.
+fn room(config: &crate::config::Config) -> String {
+    let room = Room::expected(config, platform::descriptor_limit().raised());
+    let mut text = format!(
+        "connections at most {}\n",
+        room.visitors(config.limits.connections)
+    );
+    for complaint in room.complaints(config.limits.connections) {
+        text.push_str(&format!("  {complaint}\n"));
+    }
+    text
 }
 
 /// Says what is odd but harmless.
 pub(super) fn warn(loaded: &config::Loaded) {
     let paint = Paint::for_stderr();
     for warning in &loaded.warnings {
-        eprintln!("{} {warning}", paint.yellow("comet: warning:"));
+        super::note(&format!("{} {warning}", paint.yellow("comet: warning:")));
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::{Address, ClientError, Path};
+use crate::client::{Address, Client, ClientError, Path};
 use crate::config::Config;
 use crate::data_folder::{self, Holder};
 use crate::platform;
@@ -58,9 +58,10 @@ impl Status {
                 let ready = if self.ready { ", ready" } else { "" };
                 let pid = pid_text(&held, client.address());
                 let text = format!(
-                    "{}{pid}{ready}\n  at {}\n",
+                    "{}{pid}{ready}\n  at {}\n{}",
                     paint.green("running"),
-                    client.address()
+                    client.address(),
+                    connections(&client)
                 );
                 super::print(text.as_bytes())
             }
@@ -76,12 +77,23 @@ impl Status {
                 Held::By(holder) => Err(silent(holder.as_ref())),
                 Held::Free | Held::Unknown => {
                     super::print(format!("{}\n", paint.yellow("not running")).as_bytes())?;
-                    eprintln!("comet: nobody listens at {}", client.address());
+                    super::note(&format!("comet: nobody listens at {}", client.address()));
                     Ok(ExitCode::from(STOPPED))
                 }
             },
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// How many connections there are, and at how many visitors are turned away; empty where that is not shown.
+fn connections(client: &Client) -> String {
+    let health = client.get(&Path::new("/health/ready")).ok();
+    let health = health.and_then(|answer| answer.json().ok());
+    let figure = |name: &str| health.as_ref().and_then(|health| health[name].as_u64());
+    match (figure("connections"), figure("connections_limit")) {
+        (Some(now), Some(most)) => format!("  connections {now} of {most}\n"),
+        _ => String::new(),
     }
 }
 

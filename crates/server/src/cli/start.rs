@@ -128,7 +128,7 @@ fn report(pipe: ChildStdout) -> Report {
     loop {
         match receiver.recv_timeout(START_LIMIT) {
             Ok(line) => match line.strip_prefix("progress ") {
-                Some(progress) if is_terminal => eprintln!("{progress}"),
+                Some(progress) if is_terminal => super::note(progress),
                 Some(_) => {}
                 None => report = Some(Report::Line(line)),
             },

@@ -162,7 +162,8 @@ section! {
         channel_name "channel_name": usize = "8KiB" => values::size(1, MAX_CHANNEL_NAME);
         /// The largest head of a request: its first line and its headers.
         head "head": usize = "16KiB" => values::size(1 << 10, MAX_HEAD);
-        /// The most connections at a time.
+        /// The most connections at a time. Where the limit of open files (ulimit -n, LimitNOFILE) leaves room for fewer visitors,
+        /// that holds: the site's own code, monitoring and the log have room of their own.
         connections "connections": usize = "100000" => values::count_from(1);
         /// The most connections at a time from one address on public TCP listeners; 0: no bound.
         connections_per_address "connections_per_address": Option<usize> = "0" => values::count_or_zero;

@@ -27,8 +27,12 @@ pub struct Gauges {
     pub trimmed: Vec<(String, u64)>,
     /// The log on disk, if there is one.
     pub storage: Option<DiskStats>,
+    /// The number of connections at which visitors are turned away.
+    pub connections_limit: u64,
     /// Open file descriptors, where the system tells.
     pub open_fds: Option<u64>,
+    /// The most file descriptors that may be open, where there is a limit.
+    pub max_fds: Option<u64>,
     /// Memory in RAM, in bytes, where the system tells.
     pub resident_bytes: Option<u64>,
 }
@@ -82,6 +86,11 @@ impl Metrics {
                 self.by("transport", |s| &s.connections),
             ),
             gauge(
+                "connections_limit",
+                "Connections at which visitors are turned away.",
+                plain(gauges.connections_limit),
+            ),
+            gauge(
                 "subscriptions",
                 "Subscriptions that stand.",
                 self.by("kind", |s| &s.subscriptions),
@@ -107,6 +116,7 @@ impl Metrics {
         // Without our prefix: Prometheus' own names, the same for every program.
         let process = [
             ("process_open_fds", "Open file descriptors.", gauges.open_fds),
+            ("process_max_fds", "Most open file descriptors.", gauges.max_fds),
             (
                 "process_resident_memory_bytes",
                 "Memory in RAM.",

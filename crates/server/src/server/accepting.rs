@@ -16,16 +16,22 @@ pub(super) enum Next {
     Pause,
 }
 
+/// How many connections are accepted at a listener before others have their turn: a flood at one must not shut out another.
+const BATCH: usize = 128;
+
+/// How often it is said, at most, that connections cannot be accepted.
+const SAID_EVERY: Duration = Duration::from_secs(60);
+
 /// How long accepting pauses when the system has nothing left for another connection: descriptors, memory.
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 impl Server {
-    /// Takes every connection that waits at a listener, and deals it out.
+    /// Takes the connections that wait at a listener, and deals them out; some for now, if there are many.
     pub(super) fn accept(&mut self, index: usize) {
         let Some(Some(listener)) = self.listeners.get(index) else {
             return;
         };
-        loop {
+        for _ in 0..BATCH {
             match listener.accept() {
                 Ok((socket, address)) => {
                     self.idle.came(Instant::now());
@@ -43,19 +49,48 @@ impl Server {
                     Next::Return => return,
                     Next::GoOn => tracing::debug!(%error, "a connection was gone before it was accepted"),
                     Next::Pause => {
-                        if is_out_of_descriptors(&error) {
-                            tracing::error!(
-                                "no file descriptors left: raise the limit (ulimit -n, LimitNOFILE) or lower limits.connections"
-                            );
-                        } else {
-                            tracing::error!(%error, "connections cannot be accepted");
+                        let now = Instant::now();
+                        self.paused = Some(now + PAUSE);
+                        if let Some(failures) = self.failures.count(now) {
+                            say(&error, failures);
                         }
-                        self.paused = Some(Instant::now() + PAUSE);
                         return;
                     }
                 },
             }
         }
+        self.more.push(index);
+    }
+}
+
+/// Failures to accept, of which there can be many a second, and which of them are said.
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    said: Option<Instant>,
+    since: u64,
+}
+
+impl Failures {
+    /// Counts one. Returns how many there were since they were said last, if they are to be said now.
+    fn count(&mut self, now: Instant) -> Option<u64> {
+        self.since += 1;
+        let is_due = self.said.is_none_or(|said| now >= said + SAID_EVERY);
+        is_due.then(|| {
+            self.said = Some(now);
+            std::mem::take(&mut self.since)
+        })
+    }
+}
+
+fn say(error: &io::Error, failures: u64) {
+    if is_out_of_descriptors(error) {
+        tracing::error!(
+            %error,
+            failures,
+            "no file descriptors left: connections wait; raise the limit (ulimit -n, LimitNOFILE, fs.file-max) or lower limits.connections"
+        );
+    } else {
+        tracing::error!(%error, failures, "connections cannot be accepted: they wait");
     }
 }
 
@@ -113,6 +148,16 @@ pub(super) fn is_out_of_descriptors(error: &io::Error) -> bool {
 mod tests {
     use super::*;
     use rustix::io::Errno;
+
+    #[test]
+    fn of_many_failures_one_a_minute_is_said_with_their_number() {
+        let start = Instant::now();
+        let mut failures = Failures::default();
+        let said: Vec<u64> = (0..1800)
+            .filter_map(|tenth| failures.count(start + PAUSE * tenth))
+            .collect();
+        assert_eq!(said, [1, 600, 600]);
+    }
 
     #[test]
     fn accepting_pauses_where_it_would_fail_again_at_once() {

@@ -175,7 +175,9 @@ fn gauges() -> Gauges {
             syncs: 7,
             ..DiskStats::default()
         }),
+        connections_limit: 900,
         open_fds: Some(12),
+        max_fds: Some(1024),
         resident_bytes: Some(5 << 40),
     }
 }
@@ -191,6 +193,7 @@ fn every_family_comes_once_with_help_and_type() {
         "build_info",
         "start_time_seconds",
         "connections",
+        "connections_limit",
         "connections_total",
         "subscriptions",
         "publications_total",
@@ -224,6 +227,7 @@ fn every_family_comes_once_with_help_and_type() {
         "storage_trimmed_total",
         "storage_copied_bytes_total",
         "storage_removed_segments_total",
+        "process_max_fds",
         "process_open_fds",
         "process_resident_memory_bytes",
     ];
@@ -247,6 +251,7 @@ fn every_family_comes_once_with_help_and_type() {
 fn what_the_system_does_not_tell_is_left_out() {
     let silent = Gauges {
         open_fds: None,
+        max_fds: None,
         resident_bytes: None,
         ..gauges()
     };
