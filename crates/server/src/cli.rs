@@ -213,7 +213,7 @@ pub fn run(invocation: Invocation) -> Result<ExitCode, Failure> {
 
 /// Writes a line to standard error. What nobody reads any more need not be said, and ends nothing.
 fn note(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    crate::logging::say(line);
 }
 
 /// Writes to standard output: all of it, or an error that says why not.

@@ -47,7 +47,7 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The web server's log. Nobody else is there to be told; that the visitor has left is no error.
-            eprintln!("comet cgi: {error}");
+            crate::logging::say(&format!("comet cgi: {error}"));
             ExitCode::FAILURE
         }
     }

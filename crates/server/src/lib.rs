@@ -12,6 +12,9 @@
 //! - [`gateway`]: a browser's request on its way through a web server that only runs programs;
 //! - [`cli`], [`client`], [`mod@bench`]: the commands.
 
+// They panic where nobody reads: a line that is not read must not end anything.
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod access;
 pub mod api;
 pub mod bench;

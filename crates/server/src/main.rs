@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
-use cometserver::{cli, gateway};
+use cometserver::{cli, gateway, logging, platform};
 
 fn main() -> ExitCode {
+    platform::ignore_file_size_signal();
     if let Some(code) = gateway::take_over() {
         return code;
     }
@@ -13,8 +14,10 @@ fn main() -> ExitCode {
         // Usage errors exit with 2, help and version with 0.
         Err(error) => error.exit(),
     };
-    match cli::run(invocation) {
+    let code = match cli::run(invocation) {
         Ok(code) => code,
         Err(failure) => failure.report(),
-    }
+    };
+    logging::flush();
+    code
 }

@@ -77,6 +77,12 @@ pub fn raise_descriptor_limit() -> io::Result<DescriptorLimit> {
     Ok(limit)
 }
 
+/// Has a file that would grow beyond `ulimit -f` fail with EFBIG, as on a full disk, instead of ending the process (SIGXFSZ).
+pub fn ignore_file_size_signal() {
+    // SAFETY: no pointer but a constant of the system is passed, and no code of ours runs when the signal comes.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// The longest queue of connections not yet accepted that the system grants a listener.
 pub fn max_backlog() -> u32 {
     let told = std::fs::read_to_string(Path::new("/proc/sys/net/core/somaxconn"));

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::logging;
 use crate::metrics::Gauges;
 use crate::platform;
 use crate::shared::Shared;
@@ -73,6 +74,7 @@ pub(super) fn gauges(shared: &Shared) -> Gauges {
             .collect(),
         storage: shared.log.as_ref().map(|log| log.stats()),
         connections_limit: connections_limit(shared) as u64,
+        log_lines_lost: logging::lines_lost(),
         open_fds: platform::open_descriptors(),
         max_fds: Some(shared.room.descriptors).filter(|most| *most < u64::MAX),
         resident_bytes: platform::process_usage(std::process::id())

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use crate::client::ClientError;
 use crate::config::ConfigError;
+use crate::logging;
 
 use super::show::Paint;
 
@@ -85,7 +86,7 @@ impl Failure {
         }
         if let Some(message) = self.message {
             let paint = Paint::for_stderr();
-            let _ = writeln!(io::stderr(), "{} {message}", paint.red("comet:"));
+            logging::say(&format!("{} {message}", paint.red("comet:")));
         }
         ExitCode::from(self.code)
     }

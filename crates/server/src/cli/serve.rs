@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::config::Config;
 use crate::data_folder::DataFolder;
+use crate::logging;
 use crate::platform;
 use crate::server::{self, Addresses, Options, Reading};
 
@@ -57,6 +58,7 @@ fn reload(settings: Settings) -> server::Reload {
 
 /// Runs a server to its end.
 pub(super) fn serve(config: Config, options: Options) -> Outcome {
+    logging::log_panics();
     match server::run(config, options) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => Err(Failure::new(chain(&error))),
@@ -65,10 +67,9 @@ pub(super) fn serve(config: Config, options: Options) -> Outcome {
 
 /// Shows somebody who watches that the log is still being read; others have it in the log.
 pub(super) fn on_terminal() -> Option<server::Progress> {
-    std::io::stderr().is_terminal().then(|| -> server::Progress {
-        // Nothing is lost with a line that cannot be shown.
-        Box::new(|progress| drop(writeln!(std::io::stderr(), "{}", reading(progress))))
-    })
+    std::io::stderr()
+        .is_terminal()
+        .then(|| -> server::Progress { Box::new(|progress| logging::say(&reading(progress))) })
 }
 
 /// The log of a server in the background.

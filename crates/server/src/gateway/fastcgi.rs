@@ -93,7 +93,7 @@ pub(super) fn serve(place: Place) -> io::Result<()> {
         };
         let thread = std::thread::Builder::new().stack_size(STACK);
         if let Err(error) = thread.spawn(visit) {
-            eprintln!("comet cgi: no thread for another visitor: {error}");
+            crate::logging::say(&format!("comet cgi: no thread for another visitor: {error}"));
         }
     }
 }

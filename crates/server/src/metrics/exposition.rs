@@ -29,6 +29,8 @@ pub struct Gauges {
     pub storage: Option<DiskStats>,
     /// The number of connections at which visitors are turned away.
     pub connections_limit: u64,
+    /// Lines of the log that could not be written, since the start.
+    pub log_lines_lost: u64,
     /// Open file descriptors, where the system tells.
     pub open_fds: Option<u64>,
     /// The most file descriptors that may be open, where there is a limit.
@@ -176,6 +178,11 @@ impl Metrics {
                 "trimmed_total",
                 "Publications a ceiling took out before their time.",
                 trimmed,
+            ),
+            counter(
+                "log_lines_lost_total",
+                "Lines of the log that could not be written.",
+                plain(gauges.log_lines_lost),
             ),
             counter(
                 "cold_reads_total",

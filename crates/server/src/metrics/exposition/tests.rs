@@ -176,6 +176,7 @@ fn gauges() -> Gauges {
             ..DiskStats::default()
         }),
         connections_limit: 900,
+        log_lines_lost: 3,
         open_fds: Some(12),
         max_fds: Some(1024),
         resident_bytes: Some(5 << 40),
@@ -209,6 +210,7 @@ fn every_family_comes_once_with_help_and_type() {
         "publish_to_write_seconds",
         "channels",
         "log_bytes",
+        "log_lines_lost_total",
         "window_bytes",
         "trimmed_total",
         "cold_reads_total",
