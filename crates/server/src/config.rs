@@ -23,7 +23,7 @@ pub use settings::{
     Backend, Config, Held, Limits, Log, Namespace, NamespaceRule, Ops, Presence, Public, Shutdown,
     StaticFiles, Storage,
 };
-pub use values::{Action, Durability, LogFormat, LogLevel};
+pub use values::{Action, Durability, LogFormat, LogLevel, Proxied};
 
 /// What a reload takes over without a restart, whole sections or single settings; everything else is bound, opened or sized
 /// at start.
@@ -399,7 +399,13 @@ fn setting_error(setting: &str, problem: Problem) -> ConfigError {
 
 /// Joins what is given twice: lists take comma-separated values, so for them both count; for all else the last does.
 fn merged(flags: Vec<(String, String)>) -> Vec<(String, String)> {
-    const LISTS: &[&str] = &["public.listen", "public.origins", "backend.listen", "ops.listen"];
+    const LISTS: &[&str] = &[
+        "public.listen",
+        "public.proxied",
+        "public.origins",
+        "backend.listen",
+        "ops.listen",
+    ];
     let mut merged: Vec<(String, String)> = Vec::new();
     for (key, value) in flags {
         match merged.iter_mut().find(|(known, _)| *known == key) {

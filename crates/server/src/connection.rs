@@ -25,6 +25,7 @@ use crate::metrics::Transport;
 use crate::question::Question;
 use crate::round::Share;
 use crate::shared::Route;
+use crate::visitor::Visitor;
 use crate::websocket::Decoder;
 use crate::wire::Format;
 
@@ -252,8 +253,12 @@ pub struct Connection {
     pub generation: u32,
     /// The door it came in through.
     pub door: usize,
-    /// The peer's address, if connections per address are bounded.
-    pub address: Option<IpAddr>,
+    /// Who connected; not known of a Unix socket. On a proxied door that is the front web server.
+    pub peer: Visitor,
+    /// Whose the present request is, or the latest one.
+    pub visitor: Visitor,
+    /// Is it counted for that visitor's address?
+    pub is_counted: bool,
     /// Why its request is to be refused: there are too many connections.
     pub refusal: Option<&'static str>,
     /// Why its present request is to be refused: its visitor has too many connections.
@@ -299,12 +304,14 @@ pub enum Sent {
 
 impl Connection {
     /// A socket that was just accepted.
-    pub fn new(socket: Socket, generation: u32, door: usize, address: Option<IpAddr>) -> Self {
+    pub fn new(socket: Socket, generation: u32, door: usize, peer: Visitor, is_counted: bool) -> Self {
         Self {
             socket,
             generation,
             door,
-            address,
+            peer,
+            visitor: peer,
+            is_counted,
             refusal: None,
             crowded: None,
             state: State::Fresh,
@@ -327,6 +334,11 @@ impl Connection {
             counted: Transport::Http,
             bucket: Bucket::default(),
         }
+    }
+
+    /// The address for which it is counted.
+    pub fn counted_address(&self) -> Option<IpAddr> {
+        self.visitor.address().filter(|_| self.is_counted)
     }
 
     /// Why its request is to be refused, if so.

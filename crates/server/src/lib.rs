@@ -3,7 +3,8 @@
 //! `comet` is a thin program over this library; the tests start servers from it. In reading order:
 //!
 //! - [`server`]: the composition root; [`shared`]: what its threads share; [`listener`]: doors with roles;
-//! - [`room`]: how many connections the host allows; [`budget`]: who may wait behind a gateway; [`static_files`]: what a web server answers by itself;
+//! - [`room`]: how many connections the host allows; [`visitor`]: who sends a request; [`budget`]: who may wait behind a
+//!   gateway; [`static_files`]: what a web server answers by itself;
 //! - [`shard`]: one core's connections, THE loop; [`connection`], [`round`], [`wire`], [`timer`]: what it works with;
 //! - [`endpoint`]: path to what answers; [`api`]: the answers; [`question`]: those that may have to come from the store;
 //!   [`access`]: who may ask;
@@ -42,5 +43,6 @@ pub mod shard;
 pub mod shared;
 pub mod static_files;
 pub mod timer;
+pub mod visitor;
 pub mod websocket;
 pub mod wire;

@@ -31,6 +31,8 @@ pub struct Door {
     pub role: Role,
     /// Are health in detail and metrics shown here?
     pub ops: bool,
+    /// A front web server stands before it, and says whose a request is.
+    pub proxied: bool,
     /// Where it is, as it was really bound.
     pub address: DoorAddress,
 }

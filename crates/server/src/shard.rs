@@ -19,6 +19,7 @@ mod sending;
 mod sessions;
 mod socket_commands;
 mod subscribing;
+mod visitors;
 mod waiting;
 mod wish;
 
@@ -34,10 +35,10 @@ use mio::{Events, Poll, Token};
 use slab::Slab;
 
 use crate::connection::{Connection, State};
-use crate::listener::{Role, Socket};
+use crate::listener::Role;
 use crate::metrics::{DropReason, Label, ShardMetrics, Subscription, Transport};
 use crate::round::RoundFrames;
-use crate::shared::{ConnectionId, Mail, Settings, Shared, wall_clock};
+use crate::shared::{Accepted, ConnectionId, Mail, Settings, Shared, wall_clock};
 use crate::timer::{self, Wheel};
 use crate::wire::Encoder;
 
@@ -211,9 +212,7 @@ impl Shard {
         self.shared.mailboxes[self.id as usize].take(&mut mail);
         for letter in mail.drain(..) {
             match letter {
-                Mail::Accepted(socket, door, address, refusal) => {
-                    self.accepted(socket, door, address, refusal);
-                }
+                Mail::Accepted(accepted) => self.accepted(accepted),
                 Mail::Answered(id, number, part) => self.answered(id, number, part),
                 Mail::Fetched(id, page) => self.fetched(id, page),
                 Mail::Superseded(id) => self.superseded(id),
@@ -224,20 +223,21 @@ impl Shard {
         self.mail = mail;
     }
 
-    fn accepted(
-        &mut self,
-        mut socket: Socket,
-        door: usize,
-        address: Option<std::net::IpAddr>,
-        refusal: Option<&'static str>,
-    ) {
+    fn accepted(&mut self, accepted: Accepted) {
+        let Accepted {
+            mut socket,
+            door,
+            peer,
+            is_counted,
+            refusal,
+        } = accepted;
         self.generation = self.generation.wrapping_add(1);
         let entry = self.connections.vacant_entry();
         let slot = entry.key();
         let prepared = socket
             .prepare(self.settings.config.limits.pending_bytes)
             .and_then(|()| socket.register(self.poll.registry(), Token(slot)));
-        let connection = entry.insert(Connection::new(socket, self.generation, door, address));
+        let connection = entry.insert(Connection::new(socket, self.generation, door, peer, is_counted));
         connection.refusal = refusal;
         let metrics = self.shared.metrics.shard(self.id as usize);
         if refusal.is_some() {

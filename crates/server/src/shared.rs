@@ -20,6 +20,7 @@ use crate::listener::{Door, Role, Socket};
 use crate::metrics::Metrics;
 use crate::room::Room;
 use crate::static_files::StaticFiles;
+use crate::visitor::Visitor;
 
 pub use crate::room::SURPLUS;
 
@@ -34,8 +35,8 @@ pub struct Settings {
 
 /// What a shard is told by others.
 pub enum Mail {
-    /// A socket was accepted at this door, from this address if that is counted; why its request is to be refused, if so.
-    Accepted(Socket, usize, Option<IpAddr>, Option<&'static str>),
+    /// A socket was accepted.
+    Accepted(Accepted),
     /// Part of the answer to a connection's question of this number came from the store.
     Answered(ConnectionId, u64, Part),
     /// What a reader needs came from the store.
@@ -46,6 +47,20 @@ pub enum Mail {
     Reloaded,
     /// Tell everybody when to come back, and take nothing new.
     Drain,
+}
+
+/// A connection that was accepted.
+pub struct Accepted {
+    /// Its socket.
+    pub socket: Socket,
+    /// The number of the door through which it came.
+    pub door: usize,
+    /// Who connected.
+    pub peer: Visitor,
+    /// Is it counted for the peer's address?
+    pub is_counted: bool,
+    /// Why its request is to be refused, if so.
+    pub refusal: Option<&'static str>,
 }
 
 /// Part of an answer, as the store gave it.
@@ -431,9 +446,10 @@ impl Shared {
         door: usize,
         address: Option<IpAddr>,
     ) -> Result<(), (Socket, &'static str)> {
-        let (counted, refusal) = match self.find_room(door, address) {
-            Ok(counted) => (counted, None),
-            Err(why) if self.is_surplus(door) => (None, Some(why)),
+        let peer = address.map_or(Visitor::Unknown, Visitor::at);
+        let (is_counted, refusal) = match self.find_room(door, peer) {
+            Ok(is_counted) => (is_counted, None),
+            Err(why) if self.is_surplus(door) => (false, Some(why)),
             Err(why) => return Err((socket, why)),
         };
         self.connections.fetch_add(1, Ordering::Relaxed);
@@ -443,7 +459,13 @@ impl Shared {
             .min_by_key(|mailbox| mailbox.load.load(Ordering::Relaxed));
         let Some(mailbox) = least else { return Ok(()) };
         mailbox.load.fetch_add(1, Ordering::Relaxed);
-        mailbox.send(Mail::Accepted(socket, door, counted, refusal));
+        mailbox.send(Mail::Accepted(Accepted {
+            socket,
+            door,
+            peer,
+            is_counted,
+            refusal,
+        }));
         Ok(())
     }
 
@@ -464,27 +486,26 @@ impl Shared {
         is_free
     }
 
-    /// Counts a connection of an address, if that is bounded for this door: then it is returned.
-    fn find_room(&self, door: usize, address: Option<IpAddr>) -> Result<Option<IpAddr>, &'static str> {
+    /// Counts a connection for its peer's address, if that is bounded for this door: then it says so.
+    fn find_room(&self, door: usize, peer: Visitor) -> Result<bool, &'static str> {
         let settings = self.settings();
         let limits = &settings.config.limits;
         // The site's own code, and monitoring, get in however many visitors there are.
-        let role = self.doors[door].role;
-        let is_public = role == Role::Public;
+        let door = &self.doors[door];
+        let is_public = door.role == Role::Public;
         let open = self.connections.load(Ordering::Relaxed);
         if is_public && open >= limits.connections {
             return Err("the server has as many connections as limits.connections allows");
         }
-        if !self.room.has_for(role, open) {
+        if !self.room.has_for(door.role, open) {
             return Err("the server has as many connections as its limit of open files allows");
         }
         // The front web server's own address says nothing; its requests will.
-        let is_visitor = is_public && !settings.config.public.proxied;
-        let counted = address.filter(|_| limits.connections_per_address.is_some() && is_visitor);
-        if let (Some(_), Some(max)) = (counted, limits.connections_per_address) {
-            self.recount(None, counted, max)?;
+        let address = peer.address().filter(|_| is_public && !door.proxied);
+        match (address, limits.connections_per_address) {
+            (Some(_), Some(max)) => self.recount(None, address, max).map(|()| true),
+            _ => Ok(false),
         }
-        Ok(counted)
     }
 
     /// A connection counts for another address from now on.
@@ -508,7 +529,8 @@ impl Shared {
         Ok(())
     }
 
-    fn uncount(&self, address: IpAddr) {
+    /// One connection less counts for this address.
+    pub fn uncount(&self, address: IpAddr) {
         let mut addresses = lock(&self.addresses);
         if let Some(count) = addresses.get_mut(&address) {
             *count -= 1;

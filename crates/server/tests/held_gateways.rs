@@ -294,33 +294,3 @@ fn thirty_visitors_that_obey_all_get_a_place_now_and_then() {
     });
     assert!(held.iter().all(|held| *held), "{held:?}");
 }
-
-#[test]
-fn behind_a_front_web_server_the_last_forwarded_address_is_the_visitors() {
-    let server = TestServer::with(|config| {
-        config.public.proxied = true;
-        config.limits.connections_per_address = Some(2);
-    });
-    let open = |forwarded: &str| {
-        let mut http = server.place(Door::Unix).connect();
-        let target = "/v1/poll?channel=news";
-        http.ask("GET", target, &[("X-Forwarded-For", forwarded)], b"");
-        http
-    };
-    let counted = || server.shared.addresses.lock().unwrap().values().sum::<usize>();
-    let mut held = vec![open("10.0.0.1, 192.0.2.7"), open("192.0.2.7")];
-    server.until("both are counted", || counted() == 2);
-    let mut third = open("192.0.2.9, 192.0.2.7");
-    assert!(third.answer().json()["retry_ms"].is_u64(), "one too many");
-    let mut other = server.place(Door::Unix).connect();
-    let refused = other.request("GET", "/v1/now", &[("X-Forwarded-For", "192.0.2.7:4711")], b"");
-    assert_eq!(refused.status, 503);
-    // A connection of the front server is whoever's request came last on it.
-    let mut kept = server.place(Door::Unix).connect();
-    for visitor in ["192.0.2.8", "[2001:db8::1]", "[2001:db8::1]:80", "unknown", ""] {
-        let answer = kept.request("GET", "/health/live", &[("X-Forwarded-For", visitor)], b"");
-        assert_eq!(answer.status, 200, "{visitor}");
-    }
-    held.clear();
-    server.until("nobody is counted any more", || counted() == 0);
-}

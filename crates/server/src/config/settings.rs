@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::access::{self, Key, Secret, TokenKey};
 use super::table::section;
-use super::values::{self, Action, Durability, LogFormat, LogLevel};
+use super::values::{self, Action, Durability, LogFormat, LogLevel, Proxied};
 
 /// The longest channel name that the core takes, in bytes; the setting can only be lower.
 const MAX_CHANNEL_NAME: usize = 8 << 10;
@@ -87,9 +87,11 @@ section! {
         ops "ops": bool = "false" => values::switch;
         /// Origins whose pages may connect here besides those of the server's own host; "*": all.
         origins "origins": Vec<String> = "[]" => values::origins, example "https://example.org";
-        /// Whether a front web server stands before every public door: then the last entry of its X-Forwarded-For is the
-        /// address that limits.connections_per_address counts.
-        proxied "proxied": bool = "false" => values::switch;
+        /// The public listeners before which a front web server stands, such as ["socket", "127.0.0.1:8080"]: "socket" is
+        /// the socket above, the others are addresses out of listen; true: all, false: none. There a visitor's address is
+        /// the last entry of X-Forwarded-For, which the front web server must set, and nobody else may reach the listener.
+        /// Everywhere else that header is never believed.
+        proxied "proxied": Proxied = "socket" => values::proxied;
         /// What a front web server puts before our paths.
         base_path "base_path": String = "" => values::base_path, example "/push";
     }
@@ -165,7 +167,8 @@ section! {
         /// The most connections at a time. Where the limit of open files (ulimit -n, LimitNOFILE) leaves room for fewer visitors,
         /// that holds: the site's own code, monitoring and the log have room of their own.
         connections "connections": usize = "100000" => values::count_from(1);
-        /// The most connections at a time from one address on public TCP listeners; 0: no bound.
+        /// The most connections at a time of one visitor's address on public listeners; 0: no bound. An IPv6 address counts
+        /// by its first 64 bits. Behind a front web server see public.proxied; who has no address there is not bounded.
         connections_per_address "connections_per_address": Option<usize> = "0" => values::count_or_zero;
         /// The most channels that one connection may listen to.
         subscriptions "subscriptions": usize = "1000" => values::count_from(1);

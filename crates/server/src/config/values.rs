@@ -104,6 +104,34 @@ impl fmt::Display for Raw {
     }
 }
 
+/// The public listeners before which a front web server stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proxied {
+    /// All of them.
+    All,
+    /// These: `None` is the Unix socket, `Some` an address as it stands in `public.listen`.
+    Listed(Vec<Option<SocketAddr>>),
+}
+
+impl Proxied {
+    /// Whether the listener at this TCP address, or the Unix socket for `None`, is one of them.
+    pub fn has(&self, listener: Option<SocketAddr>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Listed(listed) => listed.contains(&listener),
+        }
+    }
+
+    /// The TCP addresses that are named.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        let listed = match self {
+            Self::All => &[][..],
+            Self::Listed(listed) => listed,
+        };
+        listed.iter().flatten().copied()
+    }
+}
+
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -291,6 +319,24 @@ pub(super) fn addresses(raw: &Raw) -> Result<Vec<SocketAddr>, Problem> {
         "addresses and ports such as 127.0.0.1:8080 or [::]:8080",
         |item| SocketAddr::from_str(item).ok(),
     )
+}
+
+/// See [`Proxied`].
+pub(super) fn proxied(raw: &Raw) -> Result<Proxied, Problem> {
+    match raw.as_text() {
+        Some("true") => return Ok(Proxied::All),
+        Some("false") => return Ok(Proxied::Listed(Vec::new())),
+        _ => {}
+    }
+    let listed = items(
+        raw,
+        "\"socket\" and addresses of public.listen, such as [\"socket\", \"127.0.0.1:8080\"]; or true for all, false for none",
+        |item| match item {
+            "socket" => Some(None),
+            address => SocketAddr::from_str(address).ok().map(Some),
+        },
+    );
+    listed.map(Proxied::Listed)
 }
 
 /// TCP addresses that only this machine can reach.

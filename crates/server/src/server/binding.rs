@@ -1,5 +1,6 @@
 //! The doors of a configuration: bound, and removed again.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::config::Config;
@@ -44,7 +45,11 @@ pub(super) fn bind_all(
             "ops" => Role::Ops,
             _ => Role::Public,
         };
-        bound.push((door(config, role, address), listener));
+        let configured = match address {
+            DoorAddress::Tcp(address) => Some(address),
+            DoorAddress::Unix(_) => None,
+        };
+        bound.push((door(config, role, configured, address), listener));
     }
     let has = |bound: &[(Door, Listener)], path: &std::path::Path| {
         bound
@@ -68,7 +73,10 @@ pub(super) fn bind_all(
         lock.remove_stale_socket(path)?;
         sockets.0.push(path.clone());
         let listener = Listener::unix(path, mode, group).map_err(StartError::Listen)?;
-        bound.push((door(config, role, DoorAddress::Unix(path.clone())), listener));
+        bound.push((
+            door(config, role, None, DoorAddress::Unix(path.clone())),
+            listener,
+        ));
     }
     let tcp = [
         (&config.public.listen, Role::Public),
@@ -76,20 +84,52 @@ pub(super) fn bind_all(
         (&config.ops.listen, Role::Ops),
     ];
     for (addresses, role) in tcp {
-        for address in addresses {
-            let (listener, address) = Listener::tcp(*address).map_err(StartError::Listen)?;
-            bound.push((door(config, role, DoorAddress::Tcp(address)), listener));
+        for configured in addresses {
+            let (listener, address) = Listener::tcp(*configured).map_err(StartError::Listen)?;
+            let door = door(config, role, Some(*configured), DoorAddress::Tcp(address));
+            bound.push((door, listener));
         }
     }
+    check_proxied(config, &bound)?;
     Ok(bound)
 }
 
-pub(super) fn door(config: &Config, role: Role, address: DoorAddress) -> Door {
-    let ops = match role {
-        Role::Backend | Role::Ops => true,
-        Role::Public => config.public.ops,
+/// A door; `configured` is its TCP address as the configuration names it, where the port may be 0.
+pub(super) fn door(
+    config: &Config,
+    role: Role,
+    configured: Option<SocketAddr>,
+    address: DoorAddress,
+) -> Door {
+    let is_public = role == Role::Public;
+    Door {
+        role,
+        ops: !is_public || config.public.ops,
+        proxied: is_public && config.public.proxied.has(configured),
+        address,
+    }
+}
+
+/// Refuses a name in `public.proxied` that is no listener's: all visitors of the one that was meant would count as one.
+fn check_proxied(config: &Config, bound: &[(Door, Listener)]) -> Result<(), StartError> {
+    let is_there = |address: &SocketAddr| {
+        let inherited = DoorAddress::Tcp(*address);
+        config.public.listen.contains(address)
+            || bound
+                .iter()
+                .any(|(door, _)| door.role == Role::Public && door.address == inherited)
     };
-    Door { role, ops, address }
+    match config
+        .public
+        .proxied
+        .addresses()
+        .find(|address| !is_there(address))
+    {
+        None => Ok(()),
+        Some(address) => Err(StartError::Config(format!(
+            "public.proxied \"{address}\": no public listener has this address: write it as in public.listen"
+        ))),
+    }
 }
 
 pub(super) fn addresses(config: &Config, doors: &[Door]) -> Addresses {

@@ -255,11 +255,15 @@ impl Shard {
         if !self.connections[slot].closing {
             self.write_opening(slot, &mut out);
         }
+        if matches!(self.connections[slot].state, State::Http) {
+            self.part_from_visitor(slot);
+        }
         let there = out.is_empty() || self.send(slot, &out);
         self.out = out;
         if !there {
             return;
         }
+        self.stay_with_visitor(slot);
         if self.connections[slot].closing {
             self.close_if_sent(slot);
         } else if matches!(self.connections[slot].state, State::Reading(_)) {

@@ -1,7 +1,5 @@
 //! Reading from a connection, and answering requests.
 
-use std::net::{IpAddr, SocketAddr};
-
 use cometserver_core::grant::Grant;
 
 use super::Shard;
@@ -23,7 +21,7 @@ impl Shard {
     pub(super) fn handle(&mut self, slot: usize, request: &Request<'_>, out: &mut Vec<u8>) {
         let settings = self.settings.clone();
         let mut terms = Terms::from(request);
-        self.count_visitor(slot, request);
+        self.meet_visitor(slot, request);
         if self.draining || self.connections[slot].refused().is_some() {
             terms = terms.closing();
         }
@@ -127,24 +125,6 @@ impl Shard {
         }
     }
 
-    /// Behind a front web server a connection belongs to whose request came last on it: that is who it counts for.
-    fn count_visitor(&mut self, slot: usize, request: &Request<'_>) {
-        let is_proxied = self.settings.config.public.proxied && self.role(slot) == Role::Public;
-        let max = self.settings.config.limits.connections_per_address;
-        let (true, Some(max)) = (is_proxied, max) else {
-            return;
-        };
-        // What a client has claimed itself stands before what the front server has seen.
-        let forwarded = request.headers_all("x-forwarded-for").last();
-        let visitor = forwarded.and_then(forwarded_address);
-        let connection = &mut self.connections[slot];
-        let counted = self.shared.recount(connection.address, visitor, max);
-        (connection.address, connection.crowded) = match counted {
-            Ok(()) => (visitor, None),
-            Err(why) => (None, Some(why)),
-        };
-    }
-
     /// Where no key is asked for, who can connect is all that protects us, and a browser on this machine can: a page whose
     /// name its owner lets point here is of our own host to it. Nobody owns an address.
     fn refuse_rebound_names(&self, slot: usize, request: &Request<'_>) -> Result<(), Refused> {
@@ -240,10 +220,13 @@ impl Shard {
 
     /// Answers out of turn, for requests that were held.
     pub(super) fn send_answer(&mut self, slot: usize, bytes: &[u8], terms: Terms) -> Option<Sent> {
-        let connection = self.connections.get_mut(slot)?;
+        self.connections.get(slot)?;
+        self.part_from_visitor(slot);
+        let connection = &mut self.connections[slot];
         match connection.send(bytes, &mut self.bytes_sent) {
             Ok(sent) => {
                 self.sent(slot, sent);
+                self.stay_with_visitor(slot);
                 self.next_request(slot, terms);
                 Some(sent)
             }
@@ -253,14 +236,4 @@ impl Shard {
             }
         }
     }
-}
-
-/// The last address of an `X-Forwarded-For`, as different front servers write it.
-fn forwarded_address(value: &[u8]) -> Option<IpAddr> {
-    let last = std::str::from_utf8(value).ok()?.rsplit(',').next()?.trim();
-    let bare = last.trim_start_matches('[').trim_end_matches(']');
-    let address = bare.parse::<IpAddr>();
-    address
-        .or_else(|_| last.parse::<SocketAddr>().map(|with_port| with_port.ip()))
-        .ok()
 }

@@ -78,8 +78,8 @@ impl Shard {
         let metrics = self.shared.metrics.shard(self.id as usize);
         metrics.connections.of(connection.counted).sub(1);
         metrics.pending_bytes.sub(connection.counted_pending as u64);
-        self.shared
-            .left(self.id, connection.address, connection.refusal.is_some());
+        let address = connection.counted_address();
+        self.shared.left(self.id, address, connection.refusal.is_some());
     }
 
     /// Counts a connection as of another transport.
@@ -167,6 +167,9 @@ impl Shard {
                 if connection.closing {
                     self.close_if_sent(slot);
                     return;
+                }
+                if matches!(connection.state, State::Http) {
+                    self.part_from_visitor(slot);
                 }
                 self.taken(slot);
                 self.read_on_soon(slot);

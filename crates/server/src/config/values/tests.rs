@@ -133,3 +133,30 @@ fn a_pattern_does_not_end_in_half_an_escape() {
         assert!(pattern(&Raw::text(text)).is_err(), "{text}");
     }
 }
+
+#[test]
+fn which_listeners_are_proxied_is_a_list_or_one_word_for_all_of_them() {
+    let tcp: SocketAddr = "127.0.0.1:8080".parse().unwrap();
+    let listed = |raw: &Raw| {
+        let proxied = proxied(raw).unwrap();
+        (proxied.has(None), proxied.has(Some(tcp)))
+    };
+    assert_eq!(listed(&Raw::text("socket")), (true, false));
+    assert_eq!(listed(&Raw::text("127.0.0.1:8080")), (false, true));
+    assert_eq!(listed(&Raw::text("socket, 127.0.0.1:8080")), (true, true));
+    assert_eq!(
+        listed(&Raw::list(vec!["socket".into(), "127.0.0.1:8081".into()])),
+        (true, false)
+    );
+    assert_eq!(listed(&Raw::list(Vec::new())), (false, false));
+    // As it was written when there was one switch for all.
+    assert_eq!(listed(&Raw::text("true")), (true, true));
+    assert_eq!(listed(&Raw::text("false")), (false, false));
+    for wrong in ["yes", "127.0.0.1", "socket, true", "comet.sock"] {
+        let problem = proxied(&Raw::text(wrong)).unwrap_err();
+        assert!(
+            problem.contains("\"socket\"") && problem.contains("public.listen"),
+            "{problem}"
+        );
+    }
+}
