@@ -4,8 +4,8 @@
  *
  * Upload this file, and beside it `comet-config.php` that says where the data folder is. It passes on what a visitor
  * may ask for anyway (poll, sse, now, history, presence, publish), with the visitor's own token, to the server's public
- * socket: that a request came through PHP proves nothing. Every waiting visitor occupies a PHP worker, so the server
- * gives out a small number of places and tells the others when to come back.
+ * socket: that a request came through PHP proves nothing about who asks. Every waiting visitor occupies a PHP worker, so
+ * the server gives out a small number of places and tells the others when to come back.
  *
  * PHP 5.6 to 8.x, no extension. README.md beside it has the rest.
  */
@@ -355,6 +355,11 @@ final class CometBridge
         if (isset($_SERVER['REMOTE_ADDR']) && filter_var($_SERVER['REMOTE_ADDR'], FILTER_VALIDATE_IP)) {
             $head .= 'X-Forwarded-For: ' . $_SERVER['REMOTE_ADDR'] . "\r\n";
         }
+        // Proves that the site's own bridge asks: what visitors wait for elsewhere, and say to be it, is not for it to bear.
+        $key = $this->key();
+        if ($key !== null) {
+            $head .= 'Comet-Gateway: ' . $key . "\r\n";
+        }
         if ($method === 'POST') {
             $head .= 'Content-Length: ' . strlen($body) . "\r\n";
         }
@@ -517,6 +522,19 @@ final class CometBridge
         return true;
     }
 
+    /**
+     * The server's key, which it leaves beside its public socket; read each time, since another server may have another.
+     * `gateway_key` in comet-config.php, where PHP may connect there but not read there.
+     */
+    private function key()
+    {
+        $key = empty($this->config['gateway_key'])
+            ? @file_get_contents($this->config['public_socket'] . '.key', false, null, 0, 200)
+            : $this->config['gateway_key'];
+        $key = is_string($key) ? trim($key) : '';
+        return preg_match('~^[0-9a-f]{64}$~D', $key) ? $key : null;
+    }
+
     private function connect()
     {
         $until = microtime(true) + self::CONNECT_TIME;
@@ -665,7 +683,7 @@ final class CometBridge
         $config = is_array($config) ? $config : array();
         $folder = self::variable('COMETSERVER_DATA_DIR');
         if ($folder !== null) {
-            $config = array('data_dir' => $folder, 'socket' => self::variable('COMETSERVER_SOCKET')) + array_diff_key($config, array('public_socket' => 0, 'public_url' => 0));
+            $config = array('data_dir' => $folder, 'socket' => self::variable('COMETSERVER_SOCKET')) + array_diff_key($config, array('public_socket' => 0, 'public_url' => 0, 'gateway_key' => 0));
         }
         if (empty($config['data_dir'])) {
             $config['data_dir'] = self::defaultDataDir();
@@ -674,8 +692,10 @@ final class CometBridge
         if (empty($config['socket'])) {
             $config['socket'] = $config['data_dir'] . '/comet.sock';
         }
-        $socket = empty($config['public_socket']) ? $config['data_dir'] . '/public/comet.sock' : $config['public_socket'];
-        $config['target'] = 'unix://' . $socket;
+        if (empty($config['public_socket'])) {
+            $config['public_socket'] = $config['data_dir'] . '/public/comet.sock';
+        }
+        $config['target'] = 'unix://' . $config['public_socket'];
         if (!empty($config['public_url']) && preg_match('~^http://([^/?#@]+)/?$~D', $config['public_url'], $match)) {
             $config['target'] = 'tcp://' . $match[1];
         }

@@ -74,19 +74,32 @@ impl Gateway {
             },
         }
     }
+}
 
+/// A place behind a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The gateway that the request names.
+    pub gateway: Gateway,
+    /// Did that gateway prove that it is the site's own? Anybody can name one: those who do not prove it have places of
+    /// their own, as many, and take none of the others'.
+    pub is_proved: bool,
+}
+
+impl Place {
     /// Bridge and drop-in wait in the same PHP workers.
     fn pool(self) -> usize {
-        match self {
-            Self::Bridge | Self::DropIn => 0,
-            Self::Cgi => 1,
-        }
+        let workers = match self.gateway {
+            Gateway::Bridge | Gateway::DropIn => 0,
+            Gateway::Cgi => 1,
+        };
+        2 * workers + usize::from(self.is_proved)
     }
 }
 
 /// The places that are taken, of one server.
 #[derive(Debug, Default)]
-pub struct Budget([Pool; 2]);
+pub struct Budget([Pool; 4]);
 
 #[derive(Debug, Default)]
 struct Pool {
@@ -97,10 +110,10 @@ struct Pool {
 
 impl Budget {
     /// Takes a place, if there is one.
-    pub fn take(&self, gateway: Gateway, held: &Held) -> bool {
-        let places = &self.0[gateway.pool()].held;
+    pub fn take(&self, place: Place, held: &Held) -> bool {
+        let places = &self.0[place.pool()].held;
         let taken = places.fetch_add(1, Ordering::Relaxed);
-        if gateway.terms(held).max.is_some_and(|max| taken >= max) {
+        if place.gateway.terms(held).max.is_some_and(|max| taken >= max) {
             places.fetch_sub(1, Ordering::Relaxed);
             return false;
         }
@@ -108,8 +121,8 @@ impl Budget {
     }
 
     /// Gives it back.
-    pub fn release(&self, gateway: Gateway) {
-        self.0[gateway.pool()].held.fetch_sub(1, Ordering::Relaxed);
+    pub fn release(&self, place: Place) {
+        self.0[place.pool()].held.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// How many wait.
@@ -121,10 +134,10 @@ impl Budget {
     ///
     /// They come back one behind the other, so the more there are, the longer each stays away, and whoever comes just when
     /// a place has become free takes it: all have the same chance of that.
-    pub fn retry_after(&self, gateway: Gateway, retry: Duration, now: u64) -> u64 {
+    pub fn retry_after(&self, place: Place, retry: Duration, now: u64) -> u64 {
         let least = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX).max(1);
         let most = least.saturating_mul(MOST_RETRIES);
-        let back = &self.0[gateway.pool()].back;
+        let back = &self.0[place.pool()].back;
         let next = |last: u64| {
             last.saturating_add(SPACING)
                 .clamp(now + least, now.saturating_add(most))
@@ -148,25 +161,56 @@ mod tests {
         }
     }
 
+    fn proved(gateway: Gateway) -> Place {
+        Place {
+            gateway,
+            is_proved: true,
+        }
+    }
+
     #[test]
     fn what_waits_in_php_shares_its_workers_and_what_waits_elsewhere_does_not() {
         let (budget, held) = (Budget::default(), held());
-        assert!(budget.take(Gateway::Bridge, &held));
-        assert!(budget.take(Gateway::DropIn, &held));
-        assert!(!budget.take(Gateway::Bridge, &held), "two wait in PHP already");
-        assert!(budget.take(Gateway::Cgi, &held));
-        assert!(budget.take(Gateway::DropIn, &held), "its own bound is three");
-        assert!(!budget.take(Gateway::DropIn, &held));
-        budget.release(Gateway::DropIn);
-        budget.release(Gateway::DropIn);
-        assert!(budget.take(Gateway::Bridge, &held));
+        assert!(budget.take(proved(Gateway::Bridge), &held));
+        assert!(budget.take(proved(Gateway::DropIn), &held));
+        assert!(
+            !budget.take(proved(Gateway::Bridge), &held),
+            "two wait in PHP already"
+        );
+        assert!(budget.take(proved(Gateway::Cgi), &held));
+        assert!(
+            budget.take(proved(Gateway::DropIn), &held),
+            "its own bound is three"
+        );
+        assert!(!budget.take(proved(Gateway::DropIn), &held));
+        budget.release(proved(Gateway::DropIn));
+        budget.release(proved(Gateway::DropIn));
+        assert!(budget.take(proved(Gateway::Bridge), &held));
         assert_eq!(budget.held(), 3);
+    }
+
+    #[test]
+    fn who_only_says_to_be_a_gateway_takes_none_of_the_places_of_those_who_prove_it() {
+        let (budget, held) = (Budget::default(), held());
+        let said = |gateway| Place {
+            gateway,
+            is_proved: false,
+        };
+        for gateway in [Gateway::Bridge, Gateway::DropIn] {
+            while budget.take(said(gateway), &held) {}
+            budget.retry_after(said(gateway), Duration::from_secs(3), 1_000_000);
+        }
+        assert_eq!(budget.held(), 3, "their own bound is the same");
+        assert!(budget.take(proved(Gateway::Bridge), &held));
+        assert!(budget.take(proved(Gateway::DropIn), &held));
+        budget.release(said(Gateway::DropIn));
+        assert!(!budget.take(proved(Gateway::Bridge), &held));
     }
 
     #[test]
     fn the_more_are_turned_away_the_longer_each_stays_away_up_to_a_bound() {
         let (budget, retry) = (Budget::default(), Duration::from_secs(3));
-        let after = |now| budget.retry_after(Gateway::Bridge, retry, now);
+        let after = |now| budget.retry_after(proved(Gateway::Bridge), retry, now);
         let jitter = 3000 / 4;
         let first = after(1_000_000);
         assert!((3000..=3000 + jitter).contains(&first), "{first}");
@@ -178,6 +222,6 @@ mod tests {
         // Once they are all through, it is as it was.
         let calm = after(2_000_000);
         assert!(calm <= 3000 + jitter, "{calm}");
-        assert!(budget.retry_after(Gateway::Cgi, retry, 1_000_000) <= 3000 + jitter);
+        assert!(budget.retry_after(proved(Gateway::Cgi), retry, 1_000_000) <= 3000 + jitter);
     }
 }

@@ -16,7 +16,7 @@ mod bucket;
 
 pub use bucket::Bucket;
 
-use crate::budget::Gateway;
+use crate::budget::Place;
 use crate::http::Progress;
 use crate::http::cors::Cors;
 use crate::http::response::Terms;
@@ -73,7 +73,7 @@ pub struct Subscriber {
     /// The place it takes in a budget.
     pub route: Option<Route>,
     /// The place it takes behind a gateway.
-    pub gateway: Option<Gateway>,
+    pub place: Option<Place>,
     /// What it may do.
     pub grant: Grant,
     /// How its request wants to be answered.

@@ -1,7 +1,8 @@
 //! `comet cgi`: connects a browser's request to the public socket, as a CGI program or a FastCGI responder.
 //!
 //! For hosts where a web server runs programs but proxies nowhere. A waiting visitor costs a small process here (CGI) or a
-//! small thread (FastCGI), not an interpreter. It proves nothing about who asks: the visitor's own token goes along.
+//! small thread (FastCGI), not an interpreter. It proves nothing about who asks: the visitor's own token
+//! goes along. It does prove, by the server's key, that the site's own gateway asks: its places are its own then.
 
 mod answer;
 mod cgi;

@@ -3,8 +3,8 @@
 //! `comet` is a thin program over this library; the tests start servers from it. In reading order:
 //!
 //! - [`server`]: the composition root; [`shared`]: what its threads share; [`listener`]: doors with roles;
-//! - [`room`]: how many connections the host allows; [`visitor`]: who sends a request; [`budget`]: who may wait behind a
-//!   gateway; [`static_files`]: what a web server answers by itself;
+//! - [`room`]: how many connections the host allows; [`visitor`]: who sends a request; [`gateway_key`]: how a gateway proves
+//!   itself; [`budget`]: who may wait behind one; [`static_files`]: what a web server answers by itself;
 //! - [`shard`]: one core's connections, THE loop; [`connection`], [`round`], [`wire`], [`timer`]: what it works with;
 //! - [`endpoint`]: path to what answers; [`api`]: the answers; [`question`]: those that may have to come from the store;
 //!   [`access`]: who may ask;
@@ -28,6 +28,7 @@ pub mod connection;
 pub mod data_folder;
 pub mod endpoint;
 pub mod gateway;
+pub mod gateway_key;
 pub mod http;
 pub mod listener;
 pub mod logging;

@@ -31,7 +31,7 @@ mod opening;
 mod signals;
 
 use accepting::Failures;
-use binding::{Sockets, addresses, bind_all};
+use binding::{Sockets, addresses, bind_all, gateway_key};
 pub use building::namespaces as namespaces_of;
 use building::{hub_options, reload_with, settings};
 use idle::Idle;
@@ -182,6 +182,7 @@ impl Server {
         let mut sockets = Sockets::default();
         let bound = bind_all(&config, &lock, &mut sockets)?;
         lock.write_pid()?;
+        let gateway_key = gateway_key(&config);
         let (doors, mut listeners): (Vec<Door>, Vec<Listener>) = bound.into_iter().unzip();
         for (index, listener) in listeners.iter_mut().enumerate() {
             let token = Token(FIRST_LISTENER + index);
@@ -233,6 +234,7 @@ impl Server {
                 log,
                 trouble,
                 room,
+                gateway_key,
             },
         ));
         if let Some(log) = &shared.log {

@@ -16,6 +16,7 @@ use crate::access::Access;
 use crate::broker::disk::DiskLog;
 use crate::budget::Budget;
 use crate::config::Config;
+use crate::gateway_key::GatewayKey;
 use crate::listener::{Door, Role, Socket};
 use crate::metrics::Metrics;
 use crate::room::Room;
@@ -191,6 +192,8 @@ pub struct Shared {
     held: [AtomicUsize; 4],
     /// Requests that wait behind gateways, whichever door they came in through.
     pub gateways: Budget,
+    /// By what those prove themselves.
+    pub gateway_key: GatewayKey,
     /// Which channels are followed by a file.
     pub static_files: StaticFiles,
     /// All connections.
@@ -287,6 +290,8 @@ pub struct Start {
     pub trouble: Arc<Trouble>,
     /// See [`Shared::room`].
     pub room: Room,
+    /// See [`Shared::gateway_key`].
+    pub gateway_key: GatewayKey,
 }
 
 /// Longer than a busy disk takes, shorter than what front web servers and clients wait for.
@@ -315,6 +320,7 @@ impl Shared {
             mailboxes,
             held: [const { AtomicUsize::new(0) }; 4],
             gateways: Budget::default(),
+            gateway_key: start.gateway_key,
             connections: AtomicUsize::new(0),
             room: start.room,
             surplus: AtomicUsize::new(0),

@@ -181,6 +181,48 @@ fn publishing_takes_a_key_and_a_body() {
 }
 
 #[test]
+fn visitors_who_only_say_route_take_no_place_of_the_programs() {
+    let home = Home::new();
+    let _server = home.serve(OPEN);
+    let held = || holds(&home);
+    let public = home.data().join("public/comet.sock");
+    // More than there are places; those beyond are answered at once.
+    let mut pretenders: Vec<UnixStream> = Vec::new();
+    for _ in 0..6 {
+        let mut stream = UnixStream::connect(&public).unwrap();
+        let request = "GET /v1/poll?channel=news&route=cgi HTTP/1.1\r\nHost: comet\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        pretenders.push(stream);
+    }
+    until("they have all of theirs", || (held() == 3).then_some(()));
+    let _waiting: Vec<Waiting> = (0..3)
+        .map(|_| Waiting::of(cgi(&home, "GET", "/v1/poll", "channel=news")))
+        .collect();
+    until("the program has all of its own", || (held() == 6).then_some(()));
+    let full = answer(&mut cgi(&home, "GET", "/v1/poll", "channel=news")).json();
+    assert!(full["retry_ms"].is_u64(), "{full}");
+}
+
+#[test]
+fn two_visitors_are_told_apart_and_a_claimed_address_is_not_believed() {
+    let home = Home::new();
+    let per_address = [OPEN, &["limits.connections_per_address=1"]].concat();
+    let _server = home.serve(&per_address);
+    let ask = |address: &str, claimed: &str| {
+        let mut command = cgi(&home, "GET", "/v1/poll", "channel=news");
+        command.env("REMOTE_ADDR", address);
+        command.env("HTTP_X_FORWARDED_FOR", claimed);
+        command
+    };
+    let _one = Waiting::of(ask("192.0.2.7", "192.0.2.9"));
+    until("one waits", || (holds(&home) == 1).then_some(()));
+    let again = answer(&mut ask("192.0.2.7", "192.0.2.10")).json();
+    assert!(again["retry_ms"].is_u64(), "{again}");
+    let _two = Waiting::of(ask("192.0.2.8", "192.0.2.7"));
+    until("another visitor waits", || (holds(&home) == 2).then_some(()));
+}
+
+#[test]
 fn the_body_of_a_visitor_who_leaves_publishes_nothing() {
     let home = Home::new();
     let _server = home.serve(&[

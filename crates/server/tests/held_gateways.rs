@@ -26,13 +26,19 @@ fn few_places() -> TestServer {
 fn waiting(server: &TestServer, door: Door, target: &str) -> Http {
     let before = server.shared.gateways.held();
     let mut http = server.place(door).connect();
-    http.ask("GET", target, &[], b"");
+    http.ask("GET", target, &[("Comet-Gateway", &server.gateway_key())], b"");
     server.until("it is held", || server.shared.gateways.held() == before + 1);
     http
 }
 
 fn get(server: &TestServer, target: &str) -> Answer {
-    server.request(Door::Tcp, "GET", target, "")
+    get_at(server, Door::Tcp, target)
+}
+
+fn get_at(server: &TestServer, door: Door, target: &str) -> Answer {
+    let key = server.gateway_key();
+    let mut http = server.place(door).connect();
+    http.request("GET", target, &[("Comet-Gateway", &key)], b"")
 }
 
 fn release(server: &TestServer, query: &str) -> Answer {
@@ -82,7 +88,7 @@ fn a_poll_with_an_etag_that_finds_no_place_is_told_when_to_come_back_too() {
     let answer = http.request(
         "GET",
         "/v1/poll?channel=a&route=cgi",
-        &[("If-None-Match", &tag)],
+        &[("If-None-Match", &tag), ("Comet-Gateway", &server.gateway_key())],
         b"",
     );
     assert_eq!(answer.status, 200, "a 304 could not say it");
@@ -97,7 +103,7 @@ fn the_budget_of_gateways_holds_on_every_door_and_others_have_their_own() {
         .into();
     for door in DOORS {
         let target = "/v1/poll?channel=news&route=bridge&wait_ms=60000";
-        let answer = server.request(door, "GET", target, "").json();
+        let answer = get_at(&server, door, target).json();
         assert!(answer["retry_ms"].is_u64(), "{door:?}: {answer}");
     }
     all.push(waiting(&server, Door::Tcp, "/v1/poll?channel=news&route=cgi"));
@@ -128,6 +134,52 @@ fn a_place_comes_back_however_a_request_ends() {
         assert_eq!(server.shared.gateways.held(), 0, "{refused}");
     }
     waiting(&server, Door::Tcp, "/v1/poll?channel=news&route=cgi");
+}
+
+#[test]
+fn who_only_says_to_be_a_gateway_takes_no_place_of_a_true_ones() {
+    let server = few_places();
+    let target = "/v1/poll?channel=news&route=bridge";
+    let pretend = |key: Option<&str>| {
+        let mut http = server.place(Door::Tcp).connect();
+        let shown: Vec<_> = key.map(|key| ("Comet-Gateway", key)).into_iter().collect();
+        http.ask("GET", target, &shown, b"");
+        http
+    };
+    let key = server.gateway_key();
+    let wrong = format!("{}0", &key[1..]);
+    let mut pretenders: Vec<Http> = vec![pretend(None), pretend(Some(&wrong))];
+    server.until("they have all of theirs", || server.shared.gateways.held() == 2);
+    for shown in [None, Some(""), Some(&key[..63]), Some("no key of ours")] {
+        let answer = pretend(shown).answer().json();
+        assert!(answer["retry_ms"].is_u64(), "{shown:?}: the same bound: {answer}");
+    }
+    // The site's own code needs no key: it came through its own door.
+    let mut http = server.place(Door::Backend).connect();
+    http.ask("GET", "/v1/poll?channel=news&route=drop-in", &[], b"");
+    server.until("it is held", || server.shared.gateways.held() == 3);
+    pretenders.extend([waiting(&server, Door::Unix, target), http]);
+    assert!(
+        get(&server, target).json()["retry_ms"].is_u64(),
+        "those have a bound, too"
+    );
+    server.publish("news", 1);
+    for poll in &mut pretenders {
+        assert_eq!(poll.answer().json()["publications"][0]["data"], 1);
+    }
+    server.until("all places are free", || server.shared.gateways.held() == 0);
+}
+
+#[test]
+fn a_gateways_key_survives_a_restart() {
+    let server = few_places();
+    let key = server.gateway_key();
+    let server = server.restart(|config| config.held.bridge_max = Some(1));
+    assert_eq!(server.gateway_key(), key);
+    let _true_one = waiting(&server, Door::Tcp, "/v1/poll?channel=news&route=bridge");
+    let mut pretender = server.place(Door::Tcp).connect();
+    pretender.ask("GET", "/v1/poll?channel=news&route=bridge", &[], b"");
+    server.until("both wait", || server.shared.gateways.held() == 2);
 }
 
 #[test]

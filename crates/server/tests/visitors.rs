@@ -186,6 +186,45 @@ fn who_takes_no_answer_through_a_front_web_server_keeps_their_place() {
 }
 
 #[test]
+fn a_gateway_that_proves_itself_names_its_visitor_on_every_listener() {
+    let server = at_most(1, |_| {});
+    let key = server.gateway_key();
+    let named =
+        |key: &'static str, visitor: &'static str| [("Comet-Gateway", key), ("X-Forwarded-For", visitor)];
+    let key: &'static str = key.leak();
+    // A gateway keeps no connection, but one that did would be the next request's.
+    let mut http = server.place(Door::Tcp).connect();
+    server.until("it counts for whoever connected", || counted(&server) == 1);
+    http.ask("GET", POLL, &named(key, "192.0.2.1, 192.0.2.7"), b"");
+    server.until("it is held", || server.shared.held() == 1);
+    assert!(is_turned_away(poll(
+        &server,
+        Door::Unix,
+        &named(key, "192.0.2.7")
+    )));
+    let mut other = poll(&server, Door::Tcp, &named(key, "192.0.2.8"));
+    server.until("another visitor is", || server.shared.held() == 2);
+    assert!(
+        is_turned_away(poll(&server, Door::Unix, &named("no-key", "192.0.2.8"))),
+        "the socket is believed anyway"
+    );
+    let mut claims = poll(&server, Door::Tcp, &named("no-key", "192.0.2.9"));
+    server.until("a visitor of its own is", || server.shared.held() == 3);
+    assert!(
+        is_turned_away(poll(&server, Door::Tcp, &named("no-key", "192.0.2.10"))),
+        "it came from the same address"
+    );
+    server.publish("news", 1);
+    for http in [&mut http, &mut other, &mut claims] {
+        assert_eq!(http.answer().status, 200);
+    }
+    let again = http.request("GET", "/v1/now", &[], b"");
+    assert_eq!(again.status, 503, "without the key it is whose connection it is");
+    drop((http, other, claims));
+    server.until("nobody is counted any more", || counted(&server) == 0);
+}
+
+#[test]
 fn a_front_web_server_before_a_listener_that_does_not_exist_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = support::config(folder.path());

@@ -79,7 +79,7 @@ function recorder(string $answer, bool $waits = false): array
     }
     register_shutdown_function(static fn () => posix_kill($pid, SIGKILL));
     fclose($listener);
-    return [new Web(open_site(['data_dir' => folder(), 'public_socket' => $socket, 'sse' => $waits])), $file];
+    return [new Web(open_site(['data_dir' => folder(), 'public_socket' => $socket, 'sse' => $waits])), $file, $socket];
 }
 
 test('a poll, a publication, the history, now and presence pass, in whatever way the call is named', function () use ($web): void {
@@ -145,6 +145,40 @@ test('what is passed on is made anew, so that nothing can be slipped in', functi
     same('GET /v1/poll?channel=a%0D%0AX%3A%20y%26route%3Dnone%20b&channel=c&presence=join&join=c&watch=d&watch=e&wait_ms=10000&route=bridge HTTP/1.0', array_shift($lines));
     sort($lines);
     same(['Authorization: Bearer aaa.bbb.ccc', 'Host: site.example:8080', 'If-None-Match: "abc"', 'Origin: http://localhost', 'X-Forwarded-For: 192.0.2.1'], $lines);
+});
+
+test('the bridge shows the key beside the socket, as it is at that moment, and none that a visitor brings', function (): void {
+    [$web, $file, $socket] = recorder("HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}");
+    $shown = static function () use ($web, $file): ?string {
+        same(200, $web->get(bridge('poll', ['channel' => 'a']), ['Comet-Gateway' => str_repeat('d', 64)])['status']);
+        return preg_match('~^Comet-Gateway: (.*)\r$~m', file_get_contents($file), $match) ? $match[1] : null;
+    };
+    same(null, $shown());
+    foreach ([str_repeat('a', 64) . "\n" => str_repeat('a', 64), str_repeat('b', 64) => str_repeat('b', 64), "evil\r\nX: y" => null, '' => null] as $text => $key) {
+        file_put_contents("$socket.key", $text);
+        same($key, $shown(), $text);
+    }
+});
+
+test('visitors who only say that they come by the bridge take no place of those who do', function () use ($toml): void {
+    $server = new Server(['--config', $toml, '--set', 'held.bridge.hold=25s']);
+    $web = new Web(open_site(['data_dir' => $server->data]));
+    $pretenders = [];
+    for ($n = 0; $n < 6; $n++) {
+        $pretenders[] = $stream = stream_socket_client("unix://$server->public");
+        fwrite($stream, "GET /v1/poll?channel=open/a&route=bridge HTTP/1.1\r\nHost: x\r\n\r\n");
+    }
+    until('they have all of theirs', static fn (): bool => $server->held() === 3);
+    $visitors = [];
+    for ($n = 0; $n < 3; $n++) {
+        $visitors[] = $web->begin(bridge('poll', ['channel' => 'open/a', 'cursor' => 'now']));
+    }
+    until('the bridge has all of its own', static fn (): bool => $server->held() === 6);
+    yes(isset(json($web->get(bridge('poll', ['channel' => 'open/a', 'cursor' => 'now'])))['retry_ms']), 'and no more');
+    http("unix://$server->socket", 'POST', '/v1/publish?channel=open/a', ['Content-Type' => 'text/plain'], 'for all');
+    foreach ($visitors as $visitor) {
+        same(['for all'], array_column(json($visitor->answer())['publications'], 'data'));
+    }
 });
 
 test('headers that could not be passed on are refused', function () use ($web): void {

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::default_data_dir;
+use crate::gateway_key;
 
 /// The file beside the program that names the data folder: web servers clear the environment.
 const FILE: &str = "comet-data";
@@ -100,6 +101,11 @@ impl Place {
             (false, _) if error.kind() == io::ErrorKind::WouldBlock => Err("the server is busy".into()),
             (false, _) => Err(format!("the server cannot be reached: {}", error.kind())),
         }
+    }
+
+    /// The key beside that socket, if there is one; see [`crate::gateway_key`].
+    pub(super) fn key(&self) -> Option<[u8; gateway_key::LENGTH]> {
+        gateway_key::of(&self.socket)
     }
 
     /// The first who comes starts it; the others wait for that.

@@ -43,7 +43,7 @@ pub(super) trait Visitor {
 /// # Errors
 /// The visitor has left, mostly.
 pub(super) fn serve(visitor: &mut impl Visitor, variables: &impl Variables, place: &Place) -> io::Result<()> {
-    let asked = match Asked::new(variables) {
+    let mut asked = match Asked::new(variables) {
         Ok(asked) => asked,
         Err(refusal) => return visitor.write(&answer::refused(&refusal)),
     };
@@ -52,6 +52,10 @@ pub(super) fn serve(visitor: &mut impl Visitor, variables: &impl Variables, plac
         Err(why) => return visitor.write(&answer::unavailable(asked.is_sse, &why)),
     };
     server.set_write_timeout(Some(PATIENCE))?;
+    // Each time anew: this process may live longer than the server, whose key may be another by then.
+    if let Some(key) = place.key() {
+        asked.prove(&key);
+    }
     let sent = match ask(visitor, &asked, &mut server) {
         Ok(sent) => sent,
         // It may have answered before it had read all.

@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
+use crate::gateway_key;
+
 /// The largest body that is passed on; the server has its own, mostly smaller, bound.
 const MAX_BODY: u64 = 64 << 20;
 
@@ -137,6 +139,15 @@ impl Asked {
     }
 }
 
+impl Asked {
+    /// Shows the server with its key (see [`crate::gateway_key`]) that the site's own gateway asks.
+    pub fn prove(&mut self, key: &[u8]) {
+        let end = self.head.len() - b"\r\n".len();
+        let line = [gateway_key::HEADER.as_bytes(), b": ", key, b"\r\n"].concat();
+        self.head.splice(end..end, line);
+    }
+}
+
 /// As it was written: a front server decodes paths, but not queries.
 fn query(variables: &impl Variables) -> Result<Vec<u8>, Refusal> {
     let query = variables.get("QUERY_STRING").unwrap_or_default();
@@ -198,13 +209,14 @@ fn body_length(variables: &impl Variables, method: &[u8]) -> Result<u64, Refusal
     }
 }
 
-/// Who asks, as the web server sees it, behind what others have claimed.
+/// Who asks, as the web server sees it, behind what others have claimed. The server believes the last: without an address
+/// of the web server's nothing is passed on.
 fn forwarded_for(variables: &impl Variables) -> Option<Vec<u8>> {
-    let claimed = variables.get("HTTP_X_FORWARDED_FOR");
-    match (claimed, variables.get("REMOTE_ADDR")) {
-        (Some(claimed), Some(address)) => Some([&claimed[..], b", ", &address].concat()),
-        (claimed, address) => address.or(claimed),
-    }
+    let address = variables.get("REMOTE_ADDR")?;
+    Some(match variables.get("HTTP_X_FORWARDED_FOR") {
+        Some(claimed) => [&claimed[..], b", ", &address].concat(),
+        None => address,
+    })
 }
 
 fn header(head: &mut Vec<u8>, name: &str, value: Option<Vec<u8>>) -> Result<(), Refusal> {
@@ -278,6 +290,22 @@ mod tests {
             assert!(head.contains(&format!("\r\n{line}\r\n")), "{line} in {head}");
         }
         assert!(!head.contains("Upgrade") && !head.contains("/etc"), "{head}");
+    }
+
+    #[test]
+    fn an_address_that_only_the_visitor_claims_is_not_passed_on() {
+        let head = head(&[("HTTP_X_FORWARDED_FOR", b"10.0.0.1")]);
+        assert!(!head.contains("10.0.0.1"), "{head}");
+    }
+
+    #[test]
+    fn a_gateway_shows_the_servers_key_and_never_one_of_the_visitors() {
+        let mut asked = asked(&[("HTTP_COMET_GATEWAY", b"guessed"), ("HTTP_HOST", b"example.org")]).unwrap();
+        asked.prove(b"c0ffee");
+        assert_eq!(
+            String::from_utf8(asked.head).unwrap(),
+            "GET /v1/poll?route=cgi HTTP/1.0\r\nHost: example.org\r\ncomet-gateway: c0ffee\r\n\r\n"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::config::Config;
 use crate::data_folder::Lock;
+use crate::gateway_key::{self, GatewayKey};
 use crate::listener::{Door, DoorAddress, Listener, Role};
 use crate::platform;
 
@@ -145,4 +146,19 @@ pub(super) fn addresses(config: &Config, doors: &[Door]) -> Addresses {
         public: config.public.socket.clone(),
         tcp: tcp.collect(),
     }
+}
+
+/// The key of this site's gateways, beside the public socket, or where that is by itself if there is none.
+///
+/// A server without one still serves: it only cannot tell the site's gateways from visitors who pretend to be one.
+pub(super) fn gateway_key(config: &Config) -> GatewayKey {
+    let usual = || config.data_dir.join("public/comet.sock");
+    let socket = config.public.socket.clone().unwrap_or_else(usual);
+    GatewayKey::beside(&socket).unwrap_or_else(|error| {
+        tracing::warn!(
+            "{}: {error}: let the server's user write there, or visitors can take the places of PHP and CGI",
+            gateway_key::path(&socket).display()
+        );
+        GatewayKey::default()
+    })
 }

@@ -96,7 +96,7 @@ impl Shard {
                 self.hub.leave(*channel, &member.user, self.wall);
             }
         }
-        self.release_hold(subscriber.route, subscriber.gateway);
+        self.release_hold(subscriber.route, subscriber.place);
         if let Some((held_as, holder)) = &subscriber.held_as {
             let own = ConnectionId {
                 shard: self.id,

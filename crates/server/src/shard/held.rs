@@ -12,7 +12,7 @@ use super::polls::come_back_later;
 use super::requests::Parameters;
 use super::wish::Wish;
 use crate::api::{self, Refused};
-use crate::budget::Gateway;
+use crate::budget::{Gateway, Place};
 use crate::connection::{State, Subscriber, WebSocketState};
 use crate::endpoint::Endpoint;
 use crate::http::Request;
@@ -66,21 +66,24 @@ impl Shard {
         let immediate = endpoint == Endpoint::Poll && ends <= self.now;
         let mut route = route(endpoint).filter(|_| self.role(slot) == Role::Public && !immediate);
         // A worker of the web host waits, whoever's it is.
-        let mut gateway = gateway.filter(|_| !immediate);
+        let mut place = gateway.filter(|_| !immediate).map(|gateway| Place {
+            gateway,
+            is_proved: self.is_gateway(slot, request),
+        });
         let mut retry = None;
         if self.draining || self.connections[slot].refused().is_some() {
             let after = self.retry_after();
             return self.turn_away(slot, endpoint, &wish, accept, after, terms, cors, out);
         }
-        if let Err(after) = self.take_places(route, gateway) {
+        if let Err(after) = self.take_places(route, place) {
             if endpoint != Endpoint::Poll {
                 return self.turn_away(slot, endpoint, &wish, accept, after, terms, cors, out);
             }
             // It is here already: it takes along what there is, and comes back later for the rest.
-            (route, gateway, ends, retry) = (None, None, self.now, Some(after));
+            (route, place, ends, retry) = (None, None, self.now, Some(after));
         }
-        let min_hold = match gateway.filter(|_| endpoint == Endpoint::Poll) {
-            Some(gateway) => self.millis(gateway.terms(&self.settings.config.held).min_hold),
+        let min_hold = match place.filter(|_| endpoint == Endpoint::Poll) {
+            Some(place) => self.millis(place.gateway.terms(&self.settings.config.held).min_hold),
             None => 0,
         };
         let format = if wish.binary {
@@ -92,7 +95,7 @@ impl Shard {
         let subscribed = self.subscribe_all(reader, &wish, &grant);
         if let Err(full) = subscribed {
             self.fanout.close(reader, self.wall);
-            self.release_hold(route, gateway);
+            self.release_hold(route, place);
             let refused = Refused::from(full);
             if endpoint == Endpoint::Sse {
                 // A browser gives up for ever after anything but a stream, and the server may have room again soon.
@@ -137,7 +140,7 @@ impl Shard {
             reader,
             format,
             route,
-            gateway,
+            place,
             grant,
             terms,
             cors: cors.clone(),
@@ -192,7 +195,7 @@ impl Shard {
             let id = self.id_of(slot);
             lock(&self.shared.holders).entry(holder).or_default().push(id);
             // Of two streams that are not in anybody's way none has to go.
-            self.supersede(slot, held_as, endpoint == Endpoint::Poll || gateway.is_some());
+            self.supersede(slot, held_as, endpoint == Endpoint::Poll || place.is_some());
         }
         Ok(())
     }
@@ -219,11 +222,11 @@ impl Shard {
     }
 
     /// Takes the places that a held request needs; or none, and says when to come back, in milliseconds.
-    fn take_places(&self, route: Option<Route>, gateway: Option<Gateway>) -> Result<(), u64> {
+    fn take_places(&self, route: Option<Route>, place: Option<Place>) -> Result<(), u64> {
         if !self.take_hold(route) {
             return Err(self.retry_after());
         }
-        if let Some(full) = gateway.filter(|gateway| !self.take_gateway(*gateway)) {
+        if let Some(full) = place.filter(|place| !self.take_gateway(*place)) {
             self.release_hold(route, None);
             return Err(self.gateway_retry(full));
         }
@@ -246,23 +249,23 @@ impl Shard {
         taken
     }
 
-    pub(super) fn release_hold(&self, route: Option<Route>, gateway: Option<Gateway>) {
+    pub(super) fn release_hold(&self, route: Option<Route>, place: Option<Place>) {
         if let Some(route) = route {
             self.shared.release(route);
             self.metrics().holds.sub(1);
         }
-        if let Some(gateway) = gateway {
-            self.shared.gateways.release(gateway);
+        if let Some(place) = place {
+            self.shared.gateways.release(place);
         }
     }
 
-    fn take_gateway(&self, gateway: Gateway) -> bool {
-        self.shared.gateways.take(gateway, &self.settings.config.held)
+    fn take_gateway(&self, place: Place) -> bool {
+        self.shared.gateways.take(place, &self.settings.config.held)
     }
 
-    fn gateway_retry(&self, gateway: Gateway) -> u64 {
+    fn gateway_retry(&self, place: Place) -> u64 {
         let retry = self.settings.config.held.retry;
-        self.shared.gateways.retry_after(gateway, retry, self.wall)
+        self.shared.gateways.retry_after(place, retry, self.wall)
     }
 
     /// There is no place: the client is told when to try again, in a way that its kind does not take for the end.

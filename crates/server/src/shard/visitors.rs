@@ -1,6 +1,7 @@
 //! Whose requests come in, for the limits that hold for each visitor.
 
 use super::Shard;
+use crate::gateway_key;
 use crate::http::Request;
 use crate::listener::Role;
 use crate::visitor::Visitor;
@@ -11,6 +12,16 @@ impl Shard {
         self.connections[slot].visitor
     }
 
+    /// A gateway of the site's own passes this request on: it came through the door of the site's code, or shows the key.
+    pub(super) fn is_gateway(&self, slot: usize, request: &Request<'_>) -> bool {
+        match self.role(slot) {
+            Role::Backend => true,
+            Role::Public | Role::Ops => request
+                .header(gateway_key::HEADER)
+                .is_some_and(|shown| self.shared.gateway_key.is(shown)),
+        }
+    }
+
     /// A request has come: from now on its connection is its visitor's, and counts for them. A front web server sends the
     /// requests of many over one.
     pub(super) fn meet_visitor(&mut self, slot: usize, request: &Request<'_>) {
@@ -18,7 +29,7 @@ impl Shard {
         if door.role != Role::Public {
             return;
         }
-        let is_named = door.proxied;
+        let is_named = door.proxied || self.is_gateway(slot, request);
         let max = self.settings.config.limits.connections_per_address;
         let connection = &mut self.connections[slot];
         let before = connection.counted_address();

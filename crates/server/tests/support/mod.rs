@@ -145,6 +145,12 @@ impl TestServer {
         }
     }
 
+    /// The key by which a gateway of this server's proves itself.
+    pub fn gateway_key(&self) -> String {
+        let path = cometserver::gateway_key::path(self.addresses.public.as_ref().unwrap());
+        std::fs::read_to_string(path).unwrap().trim_end().to_owned()
+    }
+
     /// One request on a connection of its own.
     pub fn request(&self, door: Door, method: &str, target: &str, body: &str) -> Answer {
         self.place(door)
