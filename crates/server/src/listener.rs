@@ -33,6 +33,8 @@ pub struct Door {
     pub ops: bool,
     /// A front web server stands before it, and says whose a request is.
     pub proxied: bool,
+    /// Of a gateway that proves itself it is believed whose a request is.
+    pub hears_gateways: bool,
     /// Where it is, as it was really bound.
     pub address: DoorAddress,
 }

@@ -225,6 +225,18 @@ fn a_gateway_that_proves_itself_names_its_visitor_on_every_listener() {
 }
 
 #[test]
+fn where_nobody_is_believed_no_gateway_is() {
+    let server = at_most(1, |config| config.public.proxied = Proxied::Listed(Vec::new()));
+    let key = server.gateway_key();
+    let named = |visitor: &'static str| [("Comet-Gateway", key.as_str()), ("X-Forwarded-For", visitor)];
+    let _one = poll(&server, Door::Tcp, &named("192.0.2.7"));
+    server.until("it is held", || server.shared.held() == 1);
+    assert!(is_turned_away(poll(&server, Door::Tcp, &named("192.0.2.8"))));
+    let _unknown = [(); 2].map(|()| poll(&server, Door::Unix, &named("192.0.2.7")));
+    server.until("those have no address", || server.shared.held() == 3);
+}
+
+#[test]
 fn a_front_web_server_before_a_listener_that_does_not_exist_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = support::config(folder.path());

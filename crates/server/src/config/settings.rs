@@ -90,7 +90,7 @@ section! {
         /// The public listeners before which a front web server stands, such as ["socket", "127.0.0.1:8080"]: "socket" is
         /// the socket above, the others are addresses out of listen; true: all, false: none. There a visitor's address is
         /// the last entry of X-Forwarded-For, which the front web server must set, and nobody else may reach the listener.
-        /// Everywhere else that header is never believed.
+        /// Everywhere else that header is believed of the PHP bridge and comet cgi only; with false of nobody.
         proxied "proxied": Proxied = "socket" => values::proxied;
         /// What a front web server puts before our paths.
         base_path "base_path": String = "" => values::base_path, example "/push";

@@ -122,6 +122,11 @@ impl Proxied {
         }
     }
 
+    /// Whether it is none: then nobody is believed about a visitor's address, no gateway either.
+    pub fn is_off(&self) -> bool {
+        *self == Self::Listed(Vec::new())
+    }
+
     /// The TCP addresses that are named.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         let listed = match self {

@@ -107,6 +107,7 @@ pub(super) fn door(
         role,
         ops: !is_public || config.public.ops,
         proxied: is_public && config.public.proxied.has(configured),
+        hears_gateways: is_public && !config.public.proxied.is_off(),
         address,
     }
 }

@@ -29,7 +29,7 @@ impl Shard {
         if door.role != Role::Public {
             return;
         }
-        let is_named = door.proxied || self.is_gateway(slot, request);
+        let is_named = door.proxied || door.hears_gateways && self.is_gateway(slot, request);
         let max = self.settings.config.limits.connections_per_address;
         let connection = &mut self.connections[slot];
         let before = connection.counted_address();
