@@ -95,11 +95,15 @@ export const recipes = [
     async front(t, site) {
       await htaccess(site);
       const where = { port: await freePort() };
-      const apache = await fronts.apache(site, { ...(await sharedHost(t, site)), where });
+      const host = await sharedHost(t, site);
+      // What hosting panels write on both sides, no more.
+      const modules = [...host.modules, "remoteip"];
+      const lines = `RemoteIPHeader X-Forwarded-For\nRemoteIPInternalProxy 127.0.0.1\n${host.lines}`;
+      const apache = await fronts.apache(site, { modules, lines, where });
       await apache.start();
       t.after(() => apache.stop());
-      // What hosting panels write, no more.
-      return fronts.nginx(site, `location / { proxy_pass http://127.0.0.1:${where.port}; proxy_set_header Host $http_host; }`);
+      const headers = "proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;";
+      return fronts.nginx(site, `location / { proxy_pass http://127.0.0.1:${where.port}; ${headers} }`);
     },
   },
   {

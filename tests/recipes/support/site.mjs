@@ -61,12 +61,15 @@ export class Site {
   #comet;
   #front;
 
-  /** Everything a recipe needs, up and running; gone after the test. `asIs`: with the recipe's own times and bounds. */
-  static async open(t, recipe, { asIs = false } = {}) {
+  /**
+   * Everything a recipe needs, up and running; gone after the test. `asIs`: with the recipe's own times and bounds;
+   * `settings`: more of the server's.
+   */
+  static async open(t, recipe, { asIs = false, settings = [] } = {}) {
     const site = new Site();
     site.recipe = recipe;
     site.phpWorkers = asIs ? USUAL_PHP_WORKERS : ROOMIER.phpWorkers;
-    site.#settings = asIs ? [] : [...SHORTER, ...ROOMIER.settings];
+    site.#settings = [...(asIs ? [] : [...SHORTER, ...ROOMIER.settings]), ...settings];
     site.base = recipe.base ?? "/comet";
     site.dir = await folder();
     await mkdir(site.temp);
