@@ -27,6 +27,7 @@ use crate::namespace::Namespace;
 use crate::pattern::Pattern;
 use crate::position::Position;
 use crate::publication::{Body, Publication};
+use crate::quota::Payer;
 
 /// A reader's handle within its shard.
 pub type ReaderId = u32;
@@ -104,12 +105,16 @@ struct Slot {
     /// Reader, and index of its subscription.
     readers: Few<(ReaderId, u32)>,
     idle: bool,
+    /// The site's own code has named it.
+    is_sites: bool,
 }
 
 struct PatternSlot {
     pattern: Arc<Pattern>,
     since: Position,
     readers: Vec<ReaderId>,
+    /// The site's own code has named it.
+    is_sites: bool,
 }
 
 struct Subscription {
@@ -189,6 +194,8 @@ struct Reader {
     rare: Option<Box<Rare>>,
     subscriptions: Vec<Subscription>,
     patterns: Vec<PatternSubscription>,
+    /// Who answers for what it names first.
+    payer: Payer,
 }
 
 impl Reader {
@@ -263,8 +270,15 @@ impl Fanout {
             live: false,
             subscriptions: Vec::new(),
             patterns: Vec::new(),
+            payer: Payer::SITE,
             rare,
         }) as ReaderId
+    }
+
+    /// Who answers for the channels and patterns that a reader is the first to name, from now on. If nothing is said, that is
+    /// the site's own code.
+    pub fn charge(&mut self, reader: ReaderId, payer: Payer) {
+        self.readers[reader as usize].payer = payer;
     }
 
     /// Adds a channel before the reader begins.
@@ -278,7 +292,7 @@ impl Fanout {
         wants: Wants,
         now: Time,
     ) -> Result<(), ListenError> {
-        let slot = self.slot(name, now)?;
+        let slot = self.slot(reader, name, now)?;
         self.attach(reader, slot, wants.presence, true);
         Ok(())
     }
@@ -293,7 +307,7 @@ impl Fanout {
         pattern: &Arc<Pattern>,
         wants: Wants,
     ) -> Result<(), ListenError> {
-        let id = self.pattern_slot(pattern)?;
+        let id = self.pattern_slot(reader, pattern)?;
         self.attach_pattern(reader, id, wants, true);
         Ok(())
     }

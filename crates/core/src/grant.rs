@@ -69,6 +69,11 @@ impl Grant {
             && self.actions == Actions::NONE
     }
 
+    /// Is it the site's own code: a key, or the backend's door? Tokens are for visitors.
+    pub fn is_sites(&self) -> bool {
+        self.everywhere != Actions::NONE
+    }
+
     /// Is it over?
     pub fn is_expired(&self, now: Time) -> bool {
         self.expires.is_some_and(|at| at <= now)

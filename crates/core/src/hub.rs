@@ -27,10 +27,12 @@ use crate::namespace::{Durability, Namespaces};
 use crate::pattern::Pattern;
 use crate::position::{Position, Source};
 use crate::publication::{Message, Publication};
+use crate::quota::{OverQuota, Parts, Payer};
 
 pub use crate::broker::Delete;
 pub use answers::{
     Collected, Completion, ListenError, Listening, Members, PublishError, Published, Receipt, Start, Stats,
+    VisitorStats,
 };
 pub use ask::{Answer, ChannelSummary, Later};
 pub(crate) use ask::{VALUES, Value};
@@ -71,6 +73,8 @@ pub struct Options {
     pub buffered: usize,
     /// The bounds of presence.
     pub presence: crate::presence::Limits,
+    /// What visitors may take of `channels`, of the names' part of `log_memory`, of `patterns`, `idempotency_keys` and members.
+    pub parts: Parts,
     /// The incarnation of memory: random, new at each start.
     pub incarnation: u32,
 }
@@ -89,6 +93,7 @@ impl Default for Options {
             idempotency_keys: 100_000,
             buffered: 1 << 20,
             presence: crate::presence::Limits::default(),
+            parts: Parts::default(),
             incarnation: 0,
         }
     }
@@ -251,7 +256,7 @@ impl Hub {
         let now = state.clock(now);
         let claim = state.claim_of(&message);
         if let Some(claim) = &claim {
-            match state.keys.claim(claim, now) {
+            match state.keys.claim(claim, message.payer, now) {
                 Known::New => {}
                 Known::Done(receipt) => return Ok(Published::Visible(receipt)),
                 Known::Remembered(position, places) => {
@@ -267,10 +272,14 @@ impl Hub {
         }
         let scope = claim.map(|claim| claim.scope);
         // Opened first, so that a refusal is told before anything is stored.
-        let opened = state.open_all(&message.channels, now);
-        let result = opened.and_then(|ids| match state.durability(&ids) {
-            Durability::Memory => Ok(state.publish_memory(message, &ids, now)),
-            durability => state.submit(message, &ids, scope.as_ref(), durability, now, later),
+        let opened = state.open_all(&message.channels, message.payer, now);
+        let result = opened.and_then(|ids| {
+            let published = match state.durability(&ids) {
+                Durability::Memory => Ok(state.publish_memory(message, &ids, now)),
+                durability => state.submit(message, &ids, scope.as_ref(), durability, now, later),
+            };
+            ids.iter().for_each(|id| state.maybe_idle(*id, now));
+            published
         });
         if let Some(scope) = &scope {
             // Nobody can wait while the lock was held.
@@ -289,16 +298,28 @@ impl Hub {
         Ok(published)
     }
 
-    /// A shard has its first listener on a channel, which is made if need be.
+    /// A shard has its first listener on a channel, which is made if need be: the site's own code.
     ///
     /// # Errors
     /// [`ListenError::TooManyChannels`].
     pub fn listen(&self, shard: u8, name: &ChannelName, now: Time) -> Result<Listening, ListenError> {
+        self.listen_for(Payer::SITE, shard, name, now)
+    }
+
+    /// The same for whoever answers for the channel as long as nobody else does.
+    ///
+    /// # Errors
+    /// [`ListenError::TooManyChannels`], [`ListenError::Quota`].
+    pub fn listen_for(
+        &self,
+        payer: Payer,
+        shard: u8,
+        name: &ChannelName,
+        now: Time,
+    ) -> Result<Listening, ListenError> {
         let mut state = self.state();
         let now = state.clock(now);
-        let id = state
-            .open(name, now)
-            .map_err(|full| ListenError::TooManyChannels(full.0))?;
+        let id = state.open(name, payer, now)?;
         let since = state.visible;
         let entry = state.channel_mut(id).expect("just opened");
         entry.shards |= 1 << shard;
@@ -323,17 +344,27 @@ impl Hub {
         self.due(deadline);
     }
 
-    /// A shard has its first listener on a pattern. Returns the pattern's number, and since when it concerns the shard.
+    /// A shard has its first listener on a pattern: the site's own code. Returns the pattern's number, and since when it
+    /// concerns the shard.
     ///
     /// # Errors
     /// [`ListenError::TooManyPatterns`].
     pub fn listen_pattern(&self, shard: u8, pattern: &Arc<Pattern>) -> Result<(u32, Position), ListenError> {
+        self.listen_pattern_for(Payer::SITE, shard, pattern)
+    }
+
+    /// The same for whoever answers for the pattern as long as nobody else does.
+    ///
+    /// # Errors
+    /// [`ListenError::TooManyPatterns`], [`ListenError::Quota`].
+    pub fn listen_pattern_for(
+        &self,
+        payer: Payer,
+        shard: u8,
+        pattern: &Arc<Pattern>,
+    ) -> Result<(u32, Position), ListenError> {
         let mut state = self.state();
-        let (trimmed, limit) = ((state.trimmed, state.trimmed_news), state.options.patterns);
-        let id = state
-            .patterns
-            .listen(pattern, shard, trimmed, limit)
-            .ok_or(ListenError::TooManyPatterns(limit))?;
+        let id = state.listen_pattern(payer, shard, pattern)?;
         let (visible, deadline) = (state.visible, state.deadline());
         drop(state);
         // Where there are many, those without listeners linger shorter.
@@ -345,7 +376,7 @@ impl Hub {
     pub fn unlisten_pattern(&self, shard: u8, id: u32, now: Time) {
         let mut state = self.state();
         let now = state.clock(now);
-        state.patterns.unlisten(id, shard, now);
+        state.unlisten_pattern(id, shard, now);
         let deadline = state.deadline();
         drop(state);
         self.due(deadline);
@@ -446,16 +477,37 @@ impl Hub {
         self.state().channel(channel).map_or(0, |entry| entry.offset)
     }
 
-    /// A connection of a user became a member of a channel that is listened to. Returns the number of members.
+    /// Has the site's own code published in this channel? Where visitors may publish as well, only as far as memory knows.
+    pub fn is_published(&self, name: &ChannelName) -> bool {
+        self.state().is_published(name)
+    }
+
+    /// A connection of a user became a member of a channel that is listened to: the site's own code. Returns the number of
+    /// members.
     pub fn join(&self, channel: ChannelId, user: &str, info: Option<Bytes>, now: Time) -> usize {
+        self.join_for((user, Payer::SITE), channel, info, now)
+            .unwrap_or_default()
+    }
+
+    /// The same for whoever answers for the member for as long as it is kept.
+    ///
+    /// # Errors
+    /// [`OverQuota`]: the payer has as many as it may have; nothing changed.
+    pub fn join_for(
+        &self,
+        who: (&str, Payer),
+        channel: ChannelId,
+        info: Option<Bytes>,
+        now: Time,
+    ) -> Result<usize, OverQuota> {
         let mut state = self.state();
         let now = state.clock(now);
-        let (count, audience) = state.join(channel, user, info, now);
+        let (count, audience) = state.join(channel, who, info, now)?;
         let deadline = state.deadline();
         drop(state);
         self.due(deadline);
         self.wake(audience);
-        count
+        Ok(count)
     }
 
     /// A connection of a user is a member no longer.

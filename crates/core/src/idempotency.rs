@@ -1,11 +1,14 @@
 //! Repeated requests: the second one under the same key publishes nothing and gets the first one's result.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use rustc_hash::FxHashMap;
 
 use crate::Time;
 use crate::broker::Remembered;
 use crate::channel::ChannelName;
 use crate::hub::{Completion, Receipt};
+use crate::quota::{Part, Payer, Usage};
 
 /// A large odd number without a pattern: the fraction of the golden ratio.
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -41,11 +44,19 @@ enum State {
 }
 
 struct Entry {
-    /// When it was first used; a line in `ages` with another time is of an earlier use that failed.
-    since: Time,
+    /// Counts the keys in the order in which they were first used.
+    number: u64,
     /// Of payload and channels: another message under the same key is a conflict.
     digest: u64,
+    /// Who used it first.
+    payer: Payer,
     state: State,
+}
+
+impl Entry {
+    fn is_settled(&self) -> bool {
+        !matches!(self.state, State::Pending(_) | State::Accepted)
+    }
 }
 
 /// A request under a key.
@@ -92,20 +103,33 @@ pub enum Known {
 /// The keys of the last few minutes.
 pub struct Keys {
     entries: HashMap<Scope, Entry>,
-    /// Keys with the time they were first used, oldest first.
-    ages: VecDeque<(Time, Scope)>,
+    /// Keys with the time they were first used, by their numbers: oldest first.
+    ages: BTreeMap<u64, (Time, Scope)>,
+    /// The numbers of those that visitors use, and of those that each of them does.
+    of_visitors: BTreeSet<u64>,
+    by_visitor: FxHashMap<Payer, BTreeSet<u64>>,
+    next: u64,
     window: Time,
     limit: usize,
+    part: Part,
+    /// Keys of visitors that were forgotten before their time.
+    early: u64,
 }
 
 impl Keys {
-    /// Keys are known for `window` milliseconds, at most `limit` of them.
-    pub fn new(window: Time, limit: usize) -> Self {
+    /// Keys are known for `window` milliseconds, at most `limit` of them, of which visitors may take a part: a flood of
+    /// theirs makes the server forget their own keys.
+    pub fn new(window: Time, limit: usize, part: Part) -> Self {
         Self {
             entries: HashMap::new(),
-            ages: VecDeque::new(),
+            ages: BTreeMap::new(),
+            of_visitors: BTreeSet::new(),
+            by_visitor: FxHashMap::default(),
+            next: 0,
             window,
             limit,
+            part,
+            early: 0,
         }
     }
 
@@ -116,23 +140,80 @@ impl Keys {
             let Some(claim) = Claim::new(&one.key, one.digest, channels) else {
                 continue;
             };
-            self.insert(claim, one.time, State::Remembered(one.position, one.places));
+            self.insert(
+                claim,
+                Payer::SITE,
+                one.time,
+                State::Remembered(one.position, one.places),
+            );
         }
     }
 
-    fn insert(&mut self, claim: Claim, since: Time, state: State) {
-        self.ages.push_back((since, claim.scope.clone()));
-        let digest = claim.digest;
-        let entry = Entry { since, digest, state };
+    fn insert(&mut self, claim: Claim, payer: Payer, since: Time, state: State) {
+        // A log may tell of two uses of a key that was free in between.
+        self.remove(&claim.scope);
+        let number = self.next;
+        self.next += 1;
+        self.ages.insert(number, (since, claim.scope.clone()));
+        if payer.is_visitor() {
+            self.of_visitors.insert(number);
+            self.by_visitor.entry(payer).or_default().insert(number);
+        }
+        let entry = Entry {
+            number,
+            digest: claim.digest,
+            payer,
+            state,
+        };
         self.entries.insert(claim.scope, entry);
     }
 
+    /// Forgets a key with all that is noted of it.
+    fn remove(&mut self, scope: &Scope) -> Option<Entry> {
+        let entry = self.entries.remove(scope)?;
+        self.ages.remove(&entry.number);
+        if entry.payer.is_visitor() {
+            self.of_visitors.remove(&entry.number);
+            if let Some(own) = self.by_visitor.get_mut(&entry.payer) {
+                own.remove(&entry.number);
+                if own.is_empty() {
+                    self.by_visitor.remove(&entry.payer);
+                }
+            }
+        }
+        Some(entry)
+    }
+
+    /// Makes room for another key of a visitor, if its part or that of all visitors is used up: the oldest of them goes
+    /// that is settled.
+    fn make_room(&mut self, payer: Payer) {
+        if !payer.is_visitor() {
+            return;
+        }
+        let own = self.by_visitor.get(&payer);
+        let crowded = match own.filter(|own| own.len() >= self.part.one) {
+            Some(own) => Some(own),
+            None if self.of_visitors.len() >= self.part.visitors => Some(&self.of_visitors),
+            None => None,
+        };
+        let Some(crowded) = crowded else { return };
+        let settled = |number: &u64| {
+            let (_, scope) = self.ages.get(number)?;
+            self.entries.get(scope)?.is_settled().then(|| scope.clone())
+        };
+        if let Some(scope) = crowded.iter().find_map(settled) {
+            self.remove(&scope);
+            self.early += 1;
+        }
+    }
+
     /// What is known about a key; a new one is now pending.
-    pub fn claim(&mut self, claim: &Claim, now: Time) -> Known {
+    pub fn claim(&mut self, claim: &Claim, payer: Payer, now: Time) -> Known {
         self.forget(now);
         match self.entries.get(&claim.scope) {
             None => {
-                self.insert(claim.clone(), now, State::Pending(Vec::new()));
+                self.make_room(payer);
+                self.insert(claim.clone(), payer, now, State::Pending(Vec::new()));
                 Known::New
             }
             Some(entry) if entry.digest != claim.digest => Known::Conflict,
@@ -176,7 +257,7 @@ impl Keys {
 
     /// The first request failed: the key is free again. Returns who waited for it.
     pub fn failed(&mut self, scope: &Scope) -> Vec<Completion> {
-        match self.entries.remove(scope) {
+        match self.remove(scope) {
             Some(Entry {
                 state: State::Pending(waiting),
                 ..
@@ -187,38 +268,31 @@ impl Keys {
 
     /// Forgets what is older than the window, and the oldest above the limit; a pending one is never forgotten.
     pub fn forget(&mut self, now: Time) {
-        let mut pending = 0;
-        while self.ages.len() > pending {
-            let (since, scope) = &self.ages[0];
+        let mut from = 0;
+        while let Some((number, (since, scope))) = self.ages.range(from..).next() {
             if since.saturating_add(self.window) > now && self.ages.len() <= self.limit {
                 break;
             }
-            match self.entries.get(scope) {
-                Some(Entry {
-                    state: State::Pending(_) | State::Accepted,
-                    since: own,
-                    ..
-                }) if own == since => {
-                    // Goes to the end of the line, under its old time.
-                    self.ages.rotate_left(1);
-                    pending += 1;
-                }
-                Some(entry) if entry.since == *since => {
-                    self.entries.remove(scope);
-                    self.ages.pop_front();
-                }
-                _ => {
-                    self.ages.pop_front();
-                }
+            from = number + 1;
+            if self.entries.get(scope).is_some_and(Entry::is_settled) {
+                let scope = scope.clone();
+                self.remove(&scope);
             }
         }
     }
 
     /// When the oldest key will be forgotten.
     pub fn deadline(&self) -> Option<Time> {
-        self.ages
-            .front()
-            .map(|(since, _)| since.saturating_add(self.window))
+        let (_, (since, _)) = self.ages.first_key_value()?;
+        Some(since.saturating_add(self.window))
+    }
+
+    /// How many of them visitors use, and how many of theirs were forgotten before their time.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            taken: self.of_visitors.len(),
+            refused: self.early,
+        }
     }
 
     /// How many keys are known.

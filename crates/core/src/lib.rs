@@ -9,6 +9,7 @@
 //! - [`log`], [`order`], [`shares`]: where publications wait, in which order, and who gives way at a ceiling;
 //! - [`broker`]: who orders and keeps what must survive a restart;
 //! - [`action`], [`token`], [`grant`]: what a client may do, until when;
+//! - [`quota`]: what visitors may take of the tables that all share;
 //! - [`idempotency`], [`presence`], [`registry`]: repeated requests, members, who listens to what;
 //! - `names`, `few`: tables by name and short lists, for what many idle things cost;
 //! - [`hub`]: the door to all of it;
@@ -47,6 +48,7 @@ pub mod position;
 pub mod presence;
 pub mod protocol;
 pub mod publication;
+pub mod quota;
 pub mod registry;
 pub mod shares;
 pub mod token;

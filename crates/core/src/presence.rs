@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::Time;
 use crate::log::{Log, Trimmed};
 use crate::publication::Body;
+use crate::quota::Payer;
 
 /// The node that a member is connected to; one until there is a cluster.
 pub const LOCAL_NODE: u16 = 0;
@@ -20,6 +21,8 @@ pub struct Member {
     pub connections: u32,
     /// Which node answers for it.
     pub node: u16,
+    /// Who answers for it: whoever it came with first.
+    payer: Payer,
     /// The end of the grace, if it has no connection.
     leaving: Option<Time>,
 }
@@ -47,6 +50,9 @@ pub struct Limits {
     pub grace: Time,
     /// Above so many members only their number is announced, at most once a second.
     pub announce: usize,
+    /// So many members may be kept, of all channels together, of which visitors may take a part. Those of the site's own
+    /// code are not counted.
+    pub members: usize,
 }
 
 impl Default for Limits {
@@ -54,6 +60,7 @@ impl Default for Limits {
         Self {
             grace: 5_000,
             announce: 100,
+            members: 100_000,
         }
     }
 }
@@ -71,7 +78,13 @@ impl Presence {
     }
 
     /// A connection of `user` came. Returns what to announce.
-    pub fn join(&mut self, user: &str, info: Option<Bytes>, now: Time, limits: &Limits) -> Option<Body> {
+    pub fn join(
+        &mut self,
+        (user, payer): (&str, Payer),
+        info: Option<Bytes>,
+        now: Time,
+        limits: &Limits,
+    ) -> Option<Body> {
         if let Some(member) = self.members.get_mut(user) {
             member.connections += 1;
             member.leaving = None;
@@ -84,6 +97,7 @@ impl Presence {
             info: info.clone(),
             connections: 1,
             node: LOCAL_NODE,
+            payer,
             leaving: None,
         };
         self.members.insert(user.into(), member);
@@ -109,12 +123,12 @@ impl Presence {
         }
     }
 
-    /// What has to be announced now; the hub had been told to ask at `asked`.
-    pub fn due(&mut self, asked: Time, now: Time, limits: &Limits) -> Vec<Body> {
+    /// What has to be announced now, and who answered for those who are gone; the hub had been told to ask at `asked`.
+    pub fn due(&mut self, asked: Time, now: Time, limits: &Limits) -> (Vec<Body>, Vec<Payer>) {
         if self.asked == Some(asked) {
             self.asked = None;
         }
-        let mut bodies = Vec::new();
+        let (mut bodies, mut gone) = (Vec::new(), Vec::new());
         while self.leaving.front().is_some_and(|(at, _)| *at <= now) {
             let Some((at, user)) = self.leaving.pop_front() else {
                 break;
@@ -124,7 +138,7 @@ impl Presence {
                 .get(&user)
                 .is_some_and(|member| member.leaving == Some(at))
             {
-                self.members.remove(&user);
+                gone.extend(self.members.remove(&user).map(|member| member.payer));
                 bodies.extend(self.announce(Body::Leave { user }, now, limits));
             }
         }
@@ -136,7 +150,7 @@ impl Presence {
                 bodies.push(Body::Members { count });
             }
         }
-        bodies
+        (bodies, gone)
     }
 
     fn announce(&mut self, body: Body, now: Time, limits: &Limits) -> Option<Body> {
@@ -178,6 +192,11 @@ impl Presence {
             .collect()
     }
 
+    /// Is this user a member, be it within its grace?
+    pub fn has(&self, user: &str) -> bool {
+        self.members.contains_key(user)
+    }
+
     /// How many members there are.
     pub fn count(&self) -> usize {
         self.members.len()
@@ -193,29 +212,32 @@ impl Presence {
 mod tests {
     use super::*;
 
+    const ANN: (&str, Payer) = ("ann", Payer::SITE);
+
     const LIMITS: Limits = Limits {
         grace: 5_000,
         announce: 2,
+        members: 100,
     };
 
     #[test]
     fn a_return_within_the_grace_announces_nothing() {
         let mut presence = Presence::default();
-        assert!(presence.join("ann", None, 0, &LIMITS).is_some());
+        assert!(presence.join(ANN, None, 0, &LIMITS).is_some());
         assert!(
-            presence.join("ann", None, 0, &LIMITS).is_none(),
+            presence.join(ANN, None, 0, &LIMITS).is_none(),
             "a second connection of the same user"
         );
         presence.leave("ann", 10, &LIMITS);
         presence.leave("ann", 10, &LIMITS);
         assert_eq!(presence.ask(), Some(5_010));
         assert_eq!(presence.ask(), None, "agreed once");
-        assert_eq!(presence.due(5_010, 5_009, &LIMITS), vec![]);
-        assert!(presence.join("ann", None, 5_009, &LIMITS).is_none());
-        assert_eq!(presence.due(5_010, 9_999, &LIMITS), vec![]);
+        assert_eq!(presence.due(5_010, 5_009, &LIMITS).0, vec![]);
+        assert!(presence.join(ANN, None, 5_009, &LIMITS).is_none());
+        assert_eq!(presence.due(5_010, 9_999, &LIMITS).0, vec![]);
         presence.leave("ann", 10_000, &LIMITS);
         assert_eq!(
-            presence.due(15_000, 15_000, &LIMITS),
+            presence.due(15_000, 15_000, &LIMITS).0,
             vec![Body::Leave { user: "ann".into() }]
         );
     }
@@ -224,15 +246,19 @@ mod tests {
     fn a_crowd_is_only_counted_once_a_second() {
         let mut presence = Presence::default();
         for user in ["a", "b"] {
-            assert!(presence.join(user, None, 0, &LIMITS).is_some());
+            assert!(presence.join((user, Payer::SITE), None, 0, &LIMITS).is_some());
         }
         for user in 0..1_000 {
-            assert!(presence.join(&user.to_string(), None, 100, &LIMITS).is_none());
+            assert!(
+                presence
+                    .join((&user.to_string(), Payer::SITE), None, 100, &LIMITS)
+                    .is_none()
+            );
         }
         assert_eq!(presence.ask(), Some(1_100));
-        assert_eq!(presence.due(1_099, 1_099, &LIMITS), vec![]);
+        assert_eq!(presence.due(1_099, 1_099, &LIMITS).0, vec![]);
         assert_eq!(
-            presence.due(1_100, 1_100, &LIMITS),
+            presence.due(1_100, 1_100, &LIMITS).0,
             vec![Body::Members { count: 1_002 }]
         );
     }

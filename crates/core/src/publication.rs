@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::Time;
 use crate::channel::{Channel, ChannelId, ChannelName};
 use crate::position::{Position, Source};
+use crate::quota::Payer;
 
 /// What a payload is, decided once at the door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +94,8 @@ pub struct Message {
     pub attributes: Option<Box<Attributes>>,
     /// When the door took it, in microseconds since 1970; 0: not known. For measuring only: it never orders anything.
     pub accepted: u64,
+    /// Who answers for what is kept because of it: channels that nobody else named, its idempotency key.
+    pub payer: Payer,
 }
 
 /// What few messages carry.
@@ -154,6 +157,7 @@ impl Message {
             idempotency_key: None,
             attributes: None,
             accepted: 0,
+            payer: Payer::SITE,
         }
     }
 

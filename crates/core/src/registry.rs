@@ -9,6 +9,7 @@ use crate::Time;
 use crate::channel::{ChannelName, Realm};
 use crate::log::Trimmed;
 use crate::pattern::Pattern;
+use crate::quota::Payer;
 
 /// How long a pattern without listeners stays: whoever returns within this time is told of gaps exactly.
 const LINGER: Time = 60_000;
@@ -30,6 +31,8 @@ pub struct Listened {
     pub trimmed: Trimmed,
     /// The same of the news about members.
     pub trimmed_news: Trimmed,
+    /// Who answers for it.
+    pub payer: Payer,
     /// Since when nobody listens.
     idle: Option<Time>,
 }
@@ -128,6 +131,11 @@ impl Patterns {
         self.entries.is_empty()
     }
 
+    /// A pattern by its text.
+    pub fn find(&self, pattern: &Pattern) -> Option<&Listened> {
+        self.entries.get(self.by_text.get(pattern)?)
+    }
+
     /// A pattern by its number.
     pub fn get(&self, id: u32) -> Option<&Listened> {
         self.entries.get(&id)
@@ -168,6 +176,7 @@ impl Patterns {
                         shards: 0,
                         trimmed,
                         trimmed_news,
+                        payer: Payer::NOBODY,
                         idle: None,
                     },
                 );

@@ -33,7 +33,11 @@ fn watched(options: Options) -> (Arc<Hub>, Fanout, ChannelId) {
 
 fn limits(announce: usize) -> Options {
     Options {
-        presence: Limits { grace: 20, announce },
+        presence: Limits {
+            grace: 20,
+            announce,
+            ..Limits::default()
+        },
         ..options()
     }
 }

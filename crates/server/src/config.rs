@@ -47,6 +47,8 @@ const BUILT_IN: &[&str] = &[
     "limits.window_bytes",
     "limits.idempotency_keys",
     "limits.idempotency_window",
+    "limits.one_visitor",
+    "limits.all_visitors",
 ];
 
 /// A log has at least so many files at its ceiling: the newest is being written, and only others can leave.

@@ -7,6 +7,7 @@ mod clock;
 mod ending;
 mod held;
 mod membership;
+mod payer;
 mod polls;
 mod publishing;
 mod reading;

@@ -202,7 +202,7 @@ pub struct Shared {
     pub room: Room,
     /// Those of them that are there only to be refused.
     surplus: AtomicUsize,
-    /// Connections per address, where that is bounded.
+    /// Connections per address.
     pub addresses: Mutex<HashMap<IpAddr, usize>>,
     /// Held polls and streams by the [`Shared::secret_hash`] of whose they are, what they listen to, and their session: a
     /// session's name alone can be anybody's.

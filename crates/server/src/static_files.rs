@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use cometserver_core::broker::BrokerError;
 use cometserver_core::channel::{Channel, ChannelId};
 use cometserver_core::hub::{Answer, History, HistoryQuery, Later};
 use cometserver_core::pattern::Pattern;
+use cometserver_core::quota::{LEAST_ENTRIES, Parts, Payer, Quota, Usage};
 use cometserver_core::{ChannelName, Position};
 
 use crate::config::Config;
@@ -42,6 +43,9 @@ const STORE_TIME: Duration = Duration::from_millis(500);
 /// The store is asked for so many channels at once: others want to read as well.
 const ASKED: usize = 64;
 
+/// So many channels may be asked about before the thread that writes looks: visitors have their parts of that as well.
+const ASKED_AT_ONCE: usize = 4096;
+
 /// Publications looked at under one lock of the hub.
 const ROUND: usize = 256;
 
@@ -49,6 +53,10 @@ const ROUND: usize = 256;
 pub struct StaticFiles {
     /// Is there a folder at all?
     is_on: AtomicBool,
+    parts: Parts,
+    /// Files of channels that only visitors name, and how often one was refused.
+    taken: AtomicUsize,
+    refused: AtomicU64,
     rules: RwLock<Rules>,
     news: Mutex<News>,
     wake: Condvar,
@@ -56,7 +64,9 @@ pub struct StaticFiles {
 
 #[derive(Default)]
 struct News {
-    asked: HashMap<ChannelName, ()>,
+    /// Channels with who asked first.
+    asked: HashMap<ChannelName, Payer>,
+    asking: Quota,
     told: Vec<(ChannelId, Result<Option<History>, BrokerError>)>,
     woken: bool,
     reloaded: bool,
@@ -94,6 +104,12 @@ impl StaticFiles {
     pub fn new(config: &Config) -> Self {
         Self {
             is_on: AtomicBool::new(config.static_files.dir.is_some()),
+            parts: Parts {
+                one: config.limits.one_visitor,
+                all: config.limits.all_visitors,
+            },
+            taken: AtomicUsize::new(0),
+            refused: AtomicU64::new(0),
             rules: RwLock::new(Rules::new(config)),
             news: Mutex::default(),
             wake: Condvar::new(),
@@ -101,14 +117,25 @@ impl StaticFiles {
     }
 
     /// Somebody asks about a channel: it has a file from now on, if it may.
-    pub fn follow(&self, name: &ChannelName) {
+    pub fn follow(&self, name: &ChannelName, payer: Payer) {
         if !self.is_on.load(Ordering::Relaxed) || !self.allow(name) {
             return;
         }
+        let part = self.parts.of(ASKED_AT_ONCE, LEAST_ENTRIES);
         let mut news = lock(&self.news);
-        if news.asked.insert(name.clone(), ()).is_none() {
+        // Whoever is not noted now is the next time.
+        if !news.asked.contains_key(name) && news.asking.take(payer, 1, part).is_ok() {
+            news.asked.insert(name.clone(), payer);
             news.woken = true;
             self.wake.notify_one();
+        }
+    }
+
+    /// What visitors have of the files.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            taken: self.taken.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
         }
     }
 
@@ -199,6 +226,7 @@ impl Writing {
             keep: config.keep,
             files: HashMap::new(),
             names: HashMap::new(),
+            quota: Quota::default(),
             asked: 0,
             full: false,
         };
@@ -228,6 +256,8 @@ struct Writer {
     keep: Duration,
     files: HashMap<ChannelId, File>,
     names: HashMap<ChannelName, ChannelId>,
+    /// Files of channels that only visitors name.
+    quota: Quota,
     /// So many answers of the store are to come.
     asked: usize,
     full: bool,
@@ -235,6 +265,8 @@ struct Writer {
 
 struct File {
     channel: Arc<Channel>,
+    /// Whoever asked first, until the site publishes there.
+    payer: Payer,
     asked: Instant,
     /// Versions written.
     versions: u64,
@@ -257,8 +289,8 @@ impl Writer {
             if news.stopped {
                 break;
             }
-            for name in news.asked.into_keys() {
-                self.follow(name);
+            for (name, payer) in news.asked {
+                self.follow(name, payer);
             }
             if news.reloaded {
                 self.forget(|writer, file| !writer.shared.static_files.allow(&file.channel.name));
@@ -270,25 +302,35 @@ impl Writer {
             self.write_stale();
             let now = Instant::now();
             self.forget(|writer, file| now.duration_since(file.asked) >= writer.keep);
+            let (usage, told) = (self.quota.usage(), &shared.static_files);
+            told.taken.store(usage.taken, Ordering::Relaxed);
+            told.refused.store(usage.refused, Ordering::Relaxed);
         }
         self.forget(|_, _| true);
     }
 
-    fn follow(&mut self, name: ChannelName) {
+    fn follow(&mut self, name: ChannelName, payer: Payer) {
         if let Some(file) = self.names.get(&name).and_then(|id| self.files.get_mut(id)) {
             file.asked = Instant::now();
             // The store may be well again.
             file.is_stale |= !file.is_there && file.waits.is_none();
             return;
         }
-        if self.files.len() >= self.max {
-            if !std::mem::replace(&mut self.full, true) {
+        // Names that anybody may have made up give way to those in which the site has published.
+        let payer = match self.shared.hub.is_published(&name) {
+            true => Payer::SITE,
+            false => payer,
+        };
+        if !self.make_room(payer) {
+            if self.files.len() >= self.max && !std::mem::replace(&mut self.full, true) {
                 tracing::warn!("more channels are followed than static.max allows: the others have no file");
             }
             return;
         }
         // Full of channels: who asks is told so by the server itself.
-        let Ok(listening) = self.shared.hub.listen(self.id, &name, wall_clock()) else {
+        let listening = self.shared.hub.listen_for(payer, self.id, &name, wall_clock());
+        let Ok(listening) = listening else {
+            self.quota.give_back(payer, 1);
             return;
         };
         let channel = listening.channel;
@@ -301,8 +343,24 @@ impl Writer {
             is_there: false,
             waits: None,
             channel: channel.clone(),
+            payer,
         };
         self.files.insert(channel.id, file);
+    }
+
+    /// Is there room for one more file of this payer's? Those of visitors make it for the site's.
+    fn make_room(&mut self, payer: Payer) -> bool {
+        let part = self.shared.static_files.parts.of(self.max, LEAST_ENTRIES);
+        if payer != Payer::SITE {
+            return self.files.len() < self.max && self.quota.take(payer, 1, part).is_ok();
+        }
+        let of_visitors = self.files.iter().filter(|(_, file)| file.payer != Payer::SITE);
+        if self.files.len() >= self.max
+            && let Some((id, _)) = of_visitors.min_by_key(|(_, file)| file.asked)
+        {
+            self.remove(*id);
+        }
+        self.files.len() < self.max
     }
 
     fn collect(&mut self) {
@@ -315,6 +373,10 @@ impl Writer {
             for place in channels {
                 if let Some(file) = self.files.get_mut(&place.channel.id) {
                     file.is_stale = true;
+                    if file.payer != Payer::SITE && self.shared.hub.is_published(&file.channel.name) {
+                        self.quota.give_back(file.payer, 1);
+                        file.payer = Payer::SITE;
+                    }
                 }
             }
             if collected.lagged {
@@ -401,15 +463,20 @@ impl Writer {
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
-            let Some(file) = self.files.remove(&id) else {
-                continue;
-            };
-            self.names.remove(&file.channel.name);
-            self.full = false;
-            // Gone already is as good.
-            let _ = fs::remove_file(self.folder.join(file_name(&file.channel.name)));
-            self.shared.hub.unlisten(self.id, id, wall_clock());
+            self.remove(id);
         }
+    }
+
+    fn remove(&mut self, id: ChannelId) {
+        let Some(file) = self.files.remove(&id) else {
+            return;
+        };
+        self.names.remove(&file.channel.name);
+        self.quota.give_back(file.payer, 1);
+        self.full = false;
+        // Gone already is as good.
+        let _ = fs::remove_file(self.folder.join(file_name(&file.channel.name)));
+        self.shared.hub.unlisten(self.id, id, wall_clock());
     }
 }
 

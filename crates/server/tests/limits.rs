@@ -224,7 +224,12 @@ fn a_connection_listens_to_so_many_channels_and_patterns() {
 
 #[test]
 fn the_server_has_so_many_patterns_and_a_pattern_so_many_bytes() {
-    let server = limited(&[("limits.patterns_total", "2"), ("limits.pattern_length", "4B")]);
+    let server = limited(&[
+        ("limits.patterns_total", "2"),
+        ("limits.pattern_length", "4B"),
+        ("limits.one_visitor", "100%"),
+        ("limits.all_visitors", "100%"),
+    ]);
     let bystander = Bystander::new(&server);
     let mut first = server.public().stream("/v1/stream?pattern=a*&pattern=b*");
     first.object();
@@ -372,7 +377,11 @@ fn so_many_idempotency_keys_are_known_for_so_long() {
         let request = json!({"channel": "a", "data": 1, "idempotency_key": key});
         server.public().post_json("/v1/publish", &request).json()["duplicate"] == true
     };
-    let server = limited(&[("limits.idempotency_keys", "2")]);
+    let server = limited(&[
+        ("limits.idempotency_keys", "2"),
+        ("limits.one_visitor", "100%"),
+        ("limits.all_visitors", "100%"),
+    ]);
     let told: Vec<bool> = ["1", "2", "1", "3", "4", "1"]
         .iter()
         .map(|key| publish(&server, key))

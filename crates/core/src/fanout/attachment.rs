@@ -8,6 +8,7 @@ use crate::channel::ChannelName;
 use crate::few::Few;
 use crate::hub::ListenError;
 use crate::pattern::Pattern;
+use crate::quota::Payer;
 
 /// A channel without readers is listened to for so long: the next long poll then finds everything in place.
 const LINGER: Time = 5_000;
@@ -18,11 +19,21 @@ impl Fanout {
             .find(name, |slot| self.slots[slot as usize].channel.name == *name)
     }
 
-    pub(super) fn slot(&mut self, name: &ChannelName, now: Time) -> Result<u32, ListenError> {
+    pub(super) fn slot(
+        &mut self,
+        reader: ReaderId,
+        name: &ChannelName,
+        now: Time,
+    ) -> Result<u32, ListenError> {
+        let payer = self.readers[reader as usize].payer;
         if let Some(slot) = self.slot_of(name) {
+            let known = &mut self.slots[slot as usize];
+            if payer == Payer::SITE && !std::mem::replace(&mut known.is_sites, true) {
+                self.hub.listen_for(payer, self.shard, name, now)?;
+            }
             return Ok(slot);
         }
-        let listening = self.hub.listen(self.shard, name, now)?;
+        let listening = self.hub.listen_for(payer, self.shard, name, now)?;
         let channel = listening.channel;
         let slot = self.slots.insert(Slot {
             channel: channel.clone(),
@@ -30,6 +41,7 @@ impl Fanout {
             last: listening.last,
             readers: Few::default(),
             idle: false,
+            is_sites: payer == Payer::SITE,
         }) as u32;
         self.by_name.insert(name, slot);
         self.by_place.insert(channel.id.slot, slot);
@@ -78,11 +90,22 @@ impl Fanout {
         }
     }
 
-    pub(super) fn pattern_slot(&mut self, pattern: &Arc<Pattern>) -> Result<u32, ListenError> {
-        if let Some(id) = self.by_pattern.get(pattern) {
-            return Ok(*id);
+    pub(super) fn pattern_slot(
+        &mut self,
+        reader: ReaderId,
+        pattern: &Arc<Pattern>,
+    ) -> Result<u32, ListenError> {
+        let payer = self.readers[reader as usize].payer;
+        if let Some(id) = self.by_pattern.get(pattern).copied() {
+            let known = self.patterns.get_mut(&id);
+            let is_news = known
+                .is_some_and(|known| payer == Payer::SITE && !std::mem::replace(&mut known.is_sites, true));
+            if is_news {
+                self.hub.listen_pattern_for(payer, self.shard, pattern)?;
+            }
+            return Ok(id);
         }
-        let (id, since) = self.hub.listen_pattern(self.shard, pattern)?;
+        let (id, since) = self.hub.listen_pattern_for(payer, self.shard, pattern)?;
         self.by_pattern.insert(pattern.clone(), id);
         self.patterns.insert(
             id,
@@ -90,6 +113,7 @@ impl Fanout {
                 pattern: pattern.clone(),
                 since,
                 readers: Vec::new(),
+                is_sites: payer == Payer::SITE,
             },
         );
         Ok(id)

@@ -24,7 +24,7 @@ impl Fanout {
         wants: Wants,
         now: Time,
     ) -> Result<(), ListenError> {
-        let slot = self.slot(name, now)?;
+        let slot = self.slot(reader, name, now)?;
         let channel = self.slots[slot as usize].channel.id;
         let known = self.readers[reader as usize]
             .subscriptions
@@ -66,7 +66,7 @@ impl Fanout {
         begin: Begin,
         wants: Wants,
     ) -> Result<(), ListenError> {
-        let id = self.pattern_slot(pattern)?;
+        let id = self.pattern_slot(reader, pattern)?;
         let known = self.readers[reader as usize].patterns.iter().any(|p| p.id == id);
         if !known {
             self.attach_pattern(reader, id, wants, false);

@@ -9,6 +9,7 @@ use crate::channel::Channel;
 use crate::position::Position;
 use crate::presence::Member;
 use crate::publication::Places;
+use crate::quota::{OverQuota, Usage};
 
 /// Why something was not published.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -25,6 +26,9 @@ pub enum PublishError {
         "there are {0} channels already: raise limits.channels or limits.log_memory, or let histories expire sooner"
     )]
     TooManyChannels(usize),
+    /// The publisher may have no more channels.
+    #[error(transparent)]
+    Quota(#[from] OverQuota),
     /// The store did not take it.
     #[error(transparent)]
     Broker(#[from] BrokerError),
@@ -42,6 +46,9 @@ pub enum ListenError {
     /// See [`Options::patterns`](super::Options::patterns).
     #[error("there are {0} patterns already: raise limits.patterns_total, or use fewer different ones")]
     TooManyPatterns(usize),
+    /// The listener may have no more, see [`Options::parts`](super::Options::parts).
+    #[error(transparent)]
+    Quota(#[from] OverQuota),
 }
 
 /// What a publisher is told.
@@ -145,4 +152,21 @@ pub struct Stats {
     pub keys: usize,
     /// Messages that were answered when the store took them ([`Published::Accepted`]), and which it then failed to store.
     pub lost: u64,
+    /// What visitors have of the tables that all share.
+    pub visitors: VisitorStats,
+}
+
+/// What visitors have of the hub's tables, and how often they were refused more.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct VisitorStats {
+    /// Channels that the site's own code has not named.
+    pub channels: Usage,
+    /// Bytes of their names.
+    pub name_bytes: Usage,
+    /// Patterns that the site's own code does not listen to.
+    pub patterns: Usage,
+    /// Members.
+    pub members: Usage,
+    /// Idempotency keys; refused is what was forgotten before its time.
+    pub keys: Usage,
 }

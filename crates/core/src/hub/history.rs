@@ -9,6 +9,7 @@ use crate::broker::{BrokerError, Fetch, Page, Want};
 use crate::channel::{Channel, ChannelName};
 use crate::position::Position;
 use crate::publication::Publication;
+use crate::quota::Payer;
 
 /// The default, and the largest, number of publications in an answer about history.
 const LIMIT: (usize, usize) = (100, 1000);
@@ -148,7 +149,7 @@ impl State {
             _ if known => self.open_stored(name, now),
             // Whether something of it was forgotten is known when it is made.
             Some(_) => {
-                let id = self.open(name, now).map_err(|_| None)?;
+                let id = self.open(name, Payer::NOBODY, now).map_err(|_| None)?;
                 self.maybe_idle(id, now);
                 id
             }

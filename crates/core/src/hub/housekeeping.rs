@@ -41,9 +41,10 @@ impl State {
             let Some(presence) = self.channel_mut(id).and_then(|entry| entry.presence.as_mut()) else {
                 continue;
             };
-            let bodies = presence.due(at, now, &limits);
+            let (bodies, gone) = presence.due(at, now, &limits);
             let next = presence.ask();
             self.presence_due.extend(next.map(|at| Reverse((at, id))));
+            self.release_members(gone);
             for body in bodies {
                 audience |= self.append_memory(&[id], body, 0, now).1;
             }

@@ -1,6 +1,7 @@
 //! What the hub's lock guards: the channels, and what is made of them; who is forgotten, what time it is.
 
 mod append;
+mod charges;
 mod trim;
 
 use std::cmp::Reverse;
@@ -11,8 +12,9 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
+use self::charges::Charges;
 use super::submit::Submitted;
-use super::{Options, PublishError, Stats};
+use super::{ListenError, Options, PublishError, Stats};
 use crate::Time;
 use crate::broker::{Broker, Page};
 use crate::channel::{Channel, ChannelId, ChannelName};
@@ -24,6 +26,7 @@ use crate::namespace::{Namespace, Namespaces};
 use crate::order::Order;
 use crate::position::Position;
 use crate::presence::Presence;
+use crate::quota::{LEAST_ENTRIES, OverQuota, Payer};
 use crate::registry::{Matches, Patterns};
 use crate::shares::{Share, Shares};
 
@@ -61,6 +64,8 @@ pub(super) struct Entry {
     pub(super) retained: u64,
     /// Its number in the order in which channels were made.
     made: u64,
+    /// Who answers for it.
+    payer: Payer,
     /// Since when it is idle; [`BUSY`]: it is not.
     pub(super) idle: Time,
 }
@@ -75,12 +80,29 @@ struct EntryShares {
 /// The time since when a channel is idle that is not.
 pub(super) const BUSY: Time = Time::MAX;
 
-/// There are too many channels, this many.
-pub(super) struct Full(pub(super) usize);
+/// There is no room for one more channel.
+pub(super) enum Full {
+    /// There are too many, this many.
+    Channels(usize),
+    /// Its payer may have no more.
+    Quota(OverQuota),
+}
 
 impl From<Full> for PublishError {
     fn from(full: Full) -> Self {
-        PublishError::TooManyChannels(full.0)
+        match full {
+            Full::Channels(number) => PublishError::TooManyChannels(number),
+            Full::Quota(over) => PublishError::Quota(over),
+        }
+    }
+}
+
+impl From<Full> for ListenError {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::Channels(number) => ListenError::TooManyChannels(number),
+            Full::Quota(over) => ListenError::Quota(over),
+        }
     }
 }
 
@@ -123,6 +145,7 @@ pub(super) struct State {
     memory: Shares,
     /// What the names of all channels keep in memory, in bytes; part of the same ceiling.
     names_bytes: usize,
+    charges: Charges,
     /// When the oldest entry of a channel grows too old.
     expiring: BinaryHeap<Reverse<(Time, ChannelId)>>,
     /// Channels that nobody needs, by the time since when; looked at lazily.
@@ -141,7 +164,8 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(options: Options, broker: Option<Arc<dyn Broker>>) -> Self {
         let durable = broker.as_ref().map_or(0, |broker| broker.position());
-        let mut keys = Keys::new(options.idempotency_window, options.idempotency_keys);
+        let part = options.parts.of(options.idempotency_keys, LEAST_ENTRIES);
+        let mut keys = Keys::new(options.idempotency_window, options.idempotency_keys, part);
         if let Some(broker) = &broker {
             keys.remember(broker.remembered());
         }
@@ -171,6 +195,7 @@ impl State {
             window: Shares::default(),
             memory: Shares::default(),
             names_bytes: 0,
+            charges: Charges::default(),
             expiring: BinaryHeap::new(),
             idle: VecDeque::new(),
             presence_due: BinaryHeap::new(),
@@ -284,24 +309,35 @@ impl State {
         self.expire_next(id, now);
     }
 
-    /// Finds a channel, or makes it.
-    pub(super) fn open(&mut self, name: &ChannelName, now: Time) -> Result<ChannelId, Full> {
+    /// Finds a channel, or makes it, for whoever pays. It is not forgotten before [`State::maybe_idle`] is asked.
+    pub(super) fn open(&mut self, name: &ChannelName, payer: Payer, now: Time) -> Result<ChannelId, Full> {
         if let Some(id) = self.find_id(name) {
+            self.charge(id, payer)?;
+            self.entries[id.slot as usize].idle = BUSY;
             return Ok(id);
         }
+        self.charge_name(payer, name_cost(name))?;
         if !self.has_room(name) {
             self.forget_idle(now, true);
-            if !self.has_room(name) {
-                return Err(Full(self.entries.len()));
-            }
         }
-        Ok(self.make(name))
+        if !self.has_room(name) {
+            self.forget_charge(payer, name_cost(name));
+            return Err(Full::Channels(self.entries.len()));
+        }
+        let id = self.make(name);
+        self.entries[id.slot as usize].payer = payer;
+        Ok(id)
     }
 
     /// May there be one more channel, of this name?
     fn has_room(&self, name: &ChannelName) -> bool {
         let names = self.names_bytes + name_cost(name);
-        self.entries.len() < self.options.channels && names <= self.options.log_memory / NAMES_PART
+        self.entries.len() < self.options.channels && names <= self.names_room()
+    }
+
+    /// What all names together may take, in bytes.
+    fn names_room(&self) -> usize {
+        self.options.log_memory / NAMES_PART
     }
 
     /// Finds a channel, or makes it, be there too many or not: what is stored has to be shown.
@@ -364,6 +400,7 @@ impl State {
             expiring: None,
             retained: stored.map_or(0, |stored| stored.retained),
             made: self.made_next,
+            payer: Payer::NOBODY,
             idle: BUSY,
         });
         self.names_bytes += name_cost(name);
@@ -372,23 +409,23 @@ impl State {
         id
     }
 
-    /// All or none of the channels of a message.
+    /// All or none of the channels of a message, each once; whether they are idle has to be asked afterwards.
     pub(super) fn open_all(
         &mut self,
         names: &[ChannelName],
+        payer: Payer,
         now: Time,
     ) -> Result<Few<ChannelId>, PublishError> {
         let mut ids = Few::default();
         for name in names {
-            let id = self.open(name, now)?;
-            self.maybe_idle(id, now);
-            if !ids.contains(&id) {
-                ids.push(id);
+            match self.open(name, payer, now) {
+                Ok(id) if ids.contains(&id) => {}
+                Ok(id) => ids.push(id),
+                Err(full) => {
+                    ids.iter().for_each(|id| self.maybe_idle(*id, now));
+                    return Err(full.into());
+                }
             }
-        }
-        // To make room for the last, the first may have been forgotten: nobody needed them yet.
-        if ids.iter().any(|id| self.channel(*id).is_none()) {
-            return Err(Full(self.entries.len()).into());
         }
         Ok(ids)
     }
@@ -406,6 +443,7 @@ impl State {
         } else if entry.idle == BUSY {
             entry.idle = now;
             self.idle.push_back((now, id));
+            self.release(id);
         }
     }
 
@@ -440,6 +478,7 @@ impl State {
     fn forget(&mut self, id: ChannelId) {
         let entry = self.entries.remove(id.slot as usize);
         self.names_bytes -= name_cost(&entry.channel.name);
+        self.release_forgotten(&entry);
         self.names.remove(&entry.channel.name, id.slot);
         self.forgotten = self.forgotten.max(entry.log.trimmed);
         if let Some(presence) = &entry.presence {
@@ -472,17 +511,31 @@ impl State {
         }
     }
 
-    pub(super) fn join(&mut self, id: ChannelId, user: &str, info: Option<Bytes>, now: Time) -> (usize, u64) {
+    /// Returns the number of members, and the shards that have something to deliver.
+    pub(super) fn join(
+        &mut self,
+        id: ChannelId,
+        (user, payer): (&str, Payer),
+        info: Option<Bytes>,
+        now: Time,
+    ) -> Result<(usize, u64), OverQuota> {
         let limits = self.options.presence;
+        let Some(entry) = self.channel(id) else {
+            return Ok((0, 0));
+        };
+        let is_new = entry.presence.as_ref().is_none_or(|presence| !presence.has(user));
+        if is_new {
+            self.charge_member(payer)?;
+        }
         let Some(entry) = self.channel_mut(id) else {
-            return (0, 0);
+            return Ok((0, 0));
         };
         let presence = entry.presence.get_or_insert_default();
-        let news = presence.join(user, info, now, &limits);
+        let news = presence.join((user, payer), info, now, &limits);
         let (count, due) = (presence.count(), presence.ask());
         self.presence_due.extend(due.map(|at| Reverse((at, id))));
         let audience = news.map_or(0, |body| self.append_memory(&[id], body, 0, now).1);
-        (count, audience)
+        Ok((count, audience))
     }
 
     pub(super) fn leave(&mut self, id: ChannelId, user: &str, now: Time) {
@@ -506,6 +559,7 @@ impl State {
             trimmed_early: self.trimmed_early.values().sum(),
             keys: self.keys.len(),
             lost: self.lost,
+            visitors: self.visitor_stats(),
         }
     }
 }

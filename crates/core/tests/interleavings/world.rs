@@ -105,6 +105,7 @@ fn start(broker: &Arc<TestBroker>, incarnation: u32) -> Arc<Hub> {
         presence: presence::Limits {
             grace: 20,
             announce: 2,
+            ..presence::Limits::default()
         },
         incarnation,
         ..Options::default()

@@ -68,6 +68,14 @@ pub(super) fn gauges(shared: &Shared) -> Gauges {
         channels: stats.channels as u64,
         log_bytes: stats.log_bytes as u64,
         window_bytes: stats.window_bytes as u64,
+        visitors: vec![
+            ("channels", stats.visitors.channels),
+            ("name_bytes", stats.visitors.name_bytes),
+            ("patterns", stats.visitors.patterns),
+            ("members", stats.visitors.members),
+            ("idempotency_keys", stats.visitors.keys),
+            ("static_files", shared.static_files.usage()),
+        ],
         trimmed: realms
             .into_iter()
             .map(|(realm, count)| (realm_name(realm), count))

@@ -9,6 +9,7 @@ use cometserver_core::grant::Grant;
 use cometserver_core::hub::{ListenError, PublishError};
 use cometserver_core::protocol::native::command::RequestError;
 use cometserver_core::protocol::native::{self};
+use cometserver_core::quota::OverQuota;
 
 use super::Text;
 use crate::http::cors::Cors;
@@ -99,7 +100,9 @@ impl From<PublishError> for Refused {
     fn from(error: PublishError) -> Self {
         match error {
             PublishError::Conflict => Self::new(409, "conflict", error.to_string()),
-            PublishError::TooManyChannels(_) => Self::new(429, "limit_reached", error.to_string()),
+            PublishError::TooManyChannels(_) | PublishError::Quota(_) => {
+                Self::new(429, "limit_reached", error.to_string())
+            }
             PublishError::NoChannel => Self::bad(error.to_string()),
             PublishError::Broker(error) => Self::from(error),
             _ => Self::unavailable(error.to_string()),
@@ -114,6 +117,12 @@ impl From<BrokerError> for Refused {
             BrokerError::Unknown(_) => Self::new(503, "unknown_outcome", error.to_string()),
             _ => Self::unavailable(error.to_string()),
         }
+    }
+}
+
+impl From<OverQuota> for Refused {
+    fn from(error: OverQuota) -> Self {
+        Self::new(429, "limit_reached", error.to_string())
     }
 }
 

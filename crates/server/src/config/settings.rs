@@ -181,6 +181,14 @@ section! {
         /// The most channels at a time. Beyond it the quietest of those are forgotten that nobody listens to and that keep
         /// nothing; if all are in use, a new one is refused.
         channels "channels": usize = "1000000" => values::count_from(1);
+        /// What one visitor may take of each table that all share: channels that the site has not published in (channels, and
+        /// the names' part of log_memory), patterns_total, idempotency_keys, presence.members, static.max. A visitor is an
+        /// address, or the user that a token names, or a connection where no address is known. At least 16 entries, where
+        /// those are no more than a quarter of the table.
+        one_visitor "one_visitor": usize = "2%" => values::percent;
+        /// What all visitors without a token or key may take of each of these together; with those who have a token they may
+        /// take half of the rest as well. What is left is for the site's own code alone.
+        all_visitors "all_visitors": usize = "50%" => values::percent;
         /// What the kernel may hold for one slow reader.
         pending_bytes "pending_bytes": usize = "64KiB" => values::size(4 << 10, 1 << 30);
         /// How long a client may take to send the head of a request, and then its body.
@@ -277,6 +285,9 @@ section! {
         grace "grace": Duration = "5s" => values::duration;
         /// Above so many members only their number is told, at most once a second.
         announce_limit "announce_limit": usize = "100" => values::count_from(0);
+        /// The most members of all channels together, of which visitors may have the parts that limits.one_visitor and
+        /// limits.all_visitors say. Members of the site's own code are not counted.
+        members "members": usize = "100000" => values::count_from(1);
         /// The most a member may tell about itself.
         member_info "member_info": usize = "1KiB" => values::size(0, 1 << 20);
     }
@@ -288,7 +299,8 @@ section! {
     pub struct StaticFiles {
         /// The folder: one that a web server serves. Without it there are none.
         dir "dir": Option<PathBuf> = "" => values::optional_path, example "/var/www/html/comet/live";
-        /// The most files.
+        /// The most files. Channels that nobody has published in may have the parts of limits.one_visitor and
+        /// limits.all_visitors, and give way to the others.
         max "max": usize = "1000" => values::count_from(0);
         /// How long a file stays when nobody asks the server about its channel.
         keep "keep": Duration = "10m" => values::duration_from(1);

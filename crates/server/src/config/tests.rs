@@ -192,6 +192,14 @@ fn mistakes_are_named_with_their_place_and_the_way_out() {
             "comet.toml:2: limits.publish_rate \"5\": expected a rate such as 100/s",
         ),
         (
+            "[limits]\none_visitor = 5",
+            "comet.toml:2: limits.one_visitor \"5\": expected a part from 1% to 100%",
+        ),
+        (
+            "[limits]\nall_visitors = \"101%\"",
+            "comet.toml:2: limits.all_visitors \"101%\": expected a part from 1% to 100%",
+        ),
+        (
             "[limits]\nbatsh = 1",
             "comet.toml:2: unknown key limits.batsh: did you mean limits.batch?",
         ),
@@ -524,8 +532,9 @@ fn a_reload_takes_over_what_is_looked_up_when_it_is_needed_and_names_the_rest() 
         "threads = 2\nexit_when_idle = \"1h\"\n\
          [public]\nlisten = [\"127.0.0.1:1\"]\nops = true\norigins = [\"https://a.example\"]\nbase_path = \"/push\"\n\
          [limits]\nbatch = 1\nconnections = 5\npatterns = 5\npatterns_total = 5\nchannels = 5\nlog_memory = \"128MiB\"\n\
-         window = \"1s\"\nwindow_bytes = \"32MiB\"\nidempotency_keys = 5\nidempotency_window = \"1s\"\n\
-         [held]\npoll.max = 5\nheartbeat = \"9s\"\n[presence]\ngrace = \"1s\"\nannounce_limit = 5\nmember_info = \"5B\"\n\
+         window = \"1s\"\nwindow_bytes = \"32MiB\"\nidempotency_keys = 5\nidempotency_window = \"1s\"\none_visitor = \"1%\"\n\
+         all_visitors = \"9%\"\n\
+         [held]\npoll.max = 5\nheartbeat = \"9s\"\n[presence]\ngrace = \"1s\"\nannounce_limit = 5\nmembers = 5\nmember_info = \"5B\"\n\
          [shutdown]\ndrain = \"1s\"\nspread = \"1s\"\n[log]\nlevel = \"warn\"\n[namespace_default]\npublic = true",
     );
     let restart = [
@@ -534,6 +543,8 @@ fn a_reload_takes_over_what_is_looked_up_when_it_is_needed_and_names_the_rest() 
         "public.ops",
         "limits.patterns_total",
         "limits.channels",
+        "limits.one_visitor",
+        "limits.all_visitors",
         "limits.log_memory",
         "limits.window",
         "limits.window_bytes",
@@ -541,6 +552,7 @@ fn a_reload_takes_over_what_is_looked_up_when_it_is_needed_and_names_the_rest() 
         "limits.idempotency_window",
         "presence.grace",
         "presence.announce_limit",
+        "presence.members",
         "log.level",
     ];
     assert_eq!(old.needs_restart(&new), restart);

@@ -262,6 +262,16 @@ pub(super) fn rate(raw: &Raw) -> Result<usize, Problem> {
         .ok_or_else(|| "expected a rate such as 100/s".into())
 }
 
+/// So many per cent, of which there are a hundred.
+pub(super) fn percent(raw: &Raw) -> Result<usize, Problem> {
+    let number = raw
+        .as_text()
+        .and_then(|text| text.strip_suffix('%')?.trim_end().parse().ok());
+    number
+        .filter(|number| (1..=100).contains(number))
+        .ok_or_else(|| "expected a part from 1% to 100%".into())
+}
+
 /// Yes or no.
 pub(super) fn switch(raw: &Raw) -> Result<bool, Problem> {
     match raw.as_text() {

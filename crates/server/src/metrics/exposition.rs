@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use cometserver_core::quota::Usage;
 use serde_json::{Map, Value, json};
 
 use crate::broker::disk::DiskStats;
@@ -23,6 +24,8 @@ pub struct Gauges {
     pub log_bytes: u64,
     /// Bytes of them that the live window protects.
     pub window_bytes: u64,
+    /// By table: what visitors have of it, and how often one was refused more.
+    pub visitors: Vec<(&'static str, Usage)>,
     /// By realm: publications that a ceiling took out of a log before their time, since the start.
     pub trimmed: Vec<(String, u64)>,
     /// The log on disk, if there is one.
@@ -114,6 +117,11 @@ impl Metrics {
                 "Bytes the live window protects.",
                 plain(gauges.window_bytes),
             ),
+            gauge(
+                "visitor_entries",
+                "What visitors have of the tables that all share.",
+                by_table(gauges, |usage| usage.taken as u64),
+            ),
         ];
         // Without our prefix: Prometheus' own names, the same for every program.
         let process = [
@@ -173,6 +181,11 @@ impl Metrics {
                 "refused_total",
                 "Requests answered with an error.",
                 self.by("reason", |s| &s.refused),
+            ),
+            counter(
+                "visitor_refused_total",
+                "Times that a visitor could have no more of a table; idempotency keys: forgotten before their time.",
+                by_table(gauges, |usage| usage.refused),
             ),
             counter(
                 "trimmed_total",
@@ -235,6 +248,11 @@ impl Metrics {
             sum: seconds(self.total(|shard| &pick(shard).sum_micros)),
         }
     }
+}
+
+fn by_table(gauges: &Gauges, pick: impl Fn(&Usage) -> u64) -> Samples {
+    let sample = |(table, usage): &(&'static str, Usage)| ((*table).to_owned(), pick(usage));
+    Samples::By("table", gauges.visitors.iter().map(sample).collect())
 }
 
 /// The log on disk.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use cometserver_core::hub::{self};
 use cometserver_core::namespace::{Bounds, Durability, Namespace, Namespaces};
 use cometserver_core::pattern::Pattern;
+use cometserver_core::quota::Parts;
 
 use crate::access::Access;
 use crate::config::{self, Config};
@@ -56,6 +57,11 @@ pub(super) fn hub_options(config: &Config) -> Result<hub::Options, StartError> {
         presence: cometserver_core::presence::Limits {
             grace: millis(config.presence.grace),
             announce: config.presence.announce_limit,
+            members: config.presence.members,
+        },
+        parts: Parts {
+            one: limits.one_visitor,
+            all: limits.all_visitors,
         },
         incarnation,
         ..hub::Options::default()

@@ -1,10 +1,11 @@
 //! Requests that are held: long polls, streams, WebSockets. How they begin, what they get, how they end.
 
 use cometserver_core::Position;
-use cometserver_core::fanout::{Begin, Wants};
+use cometserver_core::fanout::{Begin, ReaderId, Wants};
 use cometserver_core::grant::Grant;
 use cometserver_core::hub::ListenError;
 use cometserver_core::protocol::native;
+use cometserver_core::quota::Payer;
 use std::collections::VecDeque;
 
 use super::Shard;
@@ -13,7 +14,7 @@ use super::requests::Parameters;
 use super::wish::Wish;
 use crate::api::{self, Refused};
 use crate::budget::{Gateway, Place};
-use crate::connection::{State, Subscriber, WebSocketState};
+use crate::connection::{Membership, State, Subscriber, WebSocketState};
 use crate::endpoint::Endpoint;
 use crate::http::Request;
 use crate::http::cors::Cors;
@@ -50,8 +51,9 @@ impl Shard {
             _ => None,
         };
         self.authorize(&wish, &grant)?;
+        let payer = self.payer(slot, &grant);
         for channel in &wish.channels {
-            self.shared.static_files.follow(&channel.name);
+            self.shared.static_files.follow(&channel.name, payer);
         }
         if terms.head_only {
             self.stream_head(endpoint, terms, cors, out);
@@ -92,11 +94,11 @@ impl Shard {
             endpoint.format(terms.version == crate::http::Version::Http11)
         };
         let reader = self.fanout.open(slot as u32, wish.session.as_deref());
-        let subscribed = self.subscribe_all(reader, &wish, &grant);
-        if let Err(full) = subscribed {
+        self.fanout.charge(reader, payer);
+        let member = self.membership(slot, &wish, &grant);
+        if let Err(refused) = self.begin_reader(reader, &wish, &grant, (payer, member.as_deref())) {
             self.fanout.close(reader, self.wall);
             self.release_hold(route, place);
-            let refused = Refused::from(full);
             if endpoint == Endpoint::Sse {
                 // A browser gives up for ever after anything but a stream, and the server may have room again soon.
                 refused.count(self.metrics());
@@ -105,7 +107,6 @@ impl Shard {
             }
             return Err(refused);
         }
-        self.fanout.begin(reader, wish.begin, wish.retained);
         if min_hold > 0 {
             let at = self.fanout.position(reader);
             self.fanout.stall(reader, at);
@@ -120,7 +121,6 @@ impl Shard {
         } else if endpoint != Endpoint::Poll {
             self.stream_head(endpoint, terms, cors, out);
         }
-        let member = self.membership(slot, &wish, &grant);
         let held_as = match (endpoint, &wish.session) {
             (Endpoint::WebSocket, _) | (_, None) => None,
             (_, Some(session)) => Some((
@@ -144,7 +144,10 @@ impl Shard {
             grant,
             terms,
             cors: cors.clone(),
-            joined: Vec::new(),
+            joined: match member {
+                Some(_) => joined,
+                None => Vec::new(),
+            },
             member,
             session: wish.session,
             held_as,
@@ -188,9 +191,6 @@ impl Shard {
         }
         self.connections[slot].state = State::Reading(Box::new(subscriber));
         self.count_as(slot, transport(endpoint));
-        for channel in joined {
-            self.join(slot, channel);
-        }
         if let Some((held_as, holder)) = held_as {
             let id = self.id_of(slot);
             lock(&self.shared.holders).entry(holder).or_default().push(id);
@@ -200,12 +200,21 @@ impl Shard {
         Ok(())
     }
 
-    fn subscribe_all(
+    /// Subscribes a reader to all that was wished for, begins, and makes it a member where that was wished for.
+    fn begin_reader(
         &mut self,
-        reader: cometserver_core::fanout::ReaderId,
+        reader: ReaderId,
         wish: &Wish,
         grant: &Grant,
-    ) -> Result<(), ListenError> {
+        (payer, member): (Payer, Option<&Membership>),
+    ) -> Result<(), Refused> {
+        self.subscribe_all(reader, wish, grant)?;
+        self.fanout.begin(reader, wish.begin, wish.retained);
+        let joined = self.channels_of(reader, wish.channels.iter().filter(|channel| channel.join));
+        Ok(self.join_all(member, payer, &joined)?)
+    }
+
+    fn subscribe_all(&mut self, reader: ReaderId, wish: &Wish, grant: &Grant) -> Result<(), ListenError> {
         for channel in &wish.channels {
             let wants = Wants {
                 presence: channel.watch,

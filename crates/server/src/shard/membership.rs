@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use cometserver_core::ChannelId;
 use cometserver_core::fanout::ReaderId;
 use cometserver_core::grant::Grant;
+use cometserver_core::quota::{OverQuota, Payer};
 
 use super::Shard;
 use super::wish::{Listening, Wish};
@@ -54,16 +55,47 @@ impl Shard {
         channels.map(|channel| channel.id).collect()
     }
 
-    pub(super) fn join(&mut self, slot: usize, channel: cometserver_core::ChannelId) {
+    /// Makes a connection a member of a channel that it listens to.
+    ///
+    /// # Errors
+    /// Whoever pays for it has as many members as it may have.
+    pub(super) fn join(&mut self, slot: usize, payer: Payer, channel: ChannelId) -> Result<(), OverQuota> {
         let Some(subscriber) = self.connections[slot].subscriber() else {
-            return;
+            return Ok(());
         };
         if subscriber.joined.contains(&channel) {
-            return;
+            return Ok(());
         }
-        let Some(member) = &subscriber.member else { return };
-        self.hub
-            .join(channel, &member.user, member.info.clone(), self.wall);
+        let Some(member) = &subscriber.member else {
+            return Ok(());
+        };
+        let who = (&*member.user, payer);
+        self.hub.join_for(who, channel, member.info.clone(), self.wall)?;
         subscriber.joined.push(channel);
+        Ok(())
+    }
+
+    /// Makes a member of all these channels, or of none.
+    ///
+    /// # Errors
+    /// As [`Shard::join`].
+    pub(super) fn join_all(
+        &self,
+        member: Option<&Membership>,
+        payer: Payer,
+        channels: &[ChannelId],
+    ) -> Result<(), OverQuota> {
+        let Some(member) = member else { return Ok(()) };
+        for (index, channel) in channels.iter().enumerate() {
+            let who = (&*member.user, payer);
+            let joined = self.hub.join_for(who, *channel, member.info.clone(), self.wall);
+            if let Err(over) = joined {
+                for channel in &channels[..index] {
+                    self.hub.leave(*channel, &member.user, self.wall);
+                }
+                return Err(over);
+            }
+        }
+        Ok(())
     }
 }

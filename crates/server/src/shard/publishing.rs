@@ -23,6 +23,7 @@ impl Shard {
         out: &mut Vec<u8>,
     ) -> Result<(), Refused> {
         api::authorize_publish(&self.hub, &mut message, grant)?;
+        message.payer = self.payer(slot, grant);
         self.check_rate(slot, grant)?;
         let progress = question::publish(message, &self.asker(slot))?;
         self.metrics().publications.of(Door::Http).add(1);
@@ -44,6 +45,7 @@ impl Shard {
         let messages = messages.into_iter().map(|message| {
             let mut message = message?;
             api::authorize_publish(&self.hub, &mut message, grant)?;
+            message.payer = self.payer(slot, grant);
             self.check_rate(slot, grant)?;
             Ok(message)
         });

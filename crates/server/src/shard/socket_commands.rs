@@ -220,6 +220,7 @@ impl Shard {
             }
         };
         api::authorize_publish(&self.hub, &mut message, &grant)?;
+        message.payer = self.payer(slot, &grant);
         self.check_rate(slot, &grant)?;
         let progress = question::publish(message, &self.asker(slot))?;
         self.metrics().publications.of(Door::WebSocket).add(1);

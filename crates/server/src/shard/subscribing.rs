@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use cometserver_core::action::Action;
-use cometserver_core::channel::ChannelId;
-use cometserver_core::fanout::{Target, Wants};
+use cometserver_core::channel::{ChannelId, ChannelName};
+use cometserver_core::fanout::{ReaderId, Target, Wants};
 use cometserver_core::pattern::Pattern;
 use cometserver_core::protocol::native::command::{self, Command};
 
@@ -63,6 +63,8 @@ impl Shard {
             self.authorize_channel(name, &grant, watch)?;
         }
         self.authorize_pattern_presence(&patterns, &grant, watch)?;
+        let payer = self.payer(slot, &grant);
+        self.fanout.charge(reader, payer);
         if join {
             let member = self.new_membership(slot, &grant, session.as_deref(), info);
             if let Some(subscriber) = self.connections[slot].subscriber() {
@@ -79,6 +81,7 @@ impl Shard {
             public_only: false,
         };
         for name in names {
+            let is_known = join && self.fanout.channels(reader).any(|known| known.name == name);
             self.fanout.subscribe(reader, &name, begin, wants, self.wall)?;
             self.note_reply(slot, name.as_bytes(), false, id, watch);
             if watch {
@@ -89,8 +92,11 @@ impl Shard {
                     .map(|channel| channel.id);
                 if let Some(channel) = channel {
                     self.note_watched(slot, channel);
-                    if join {
-                        self.join(slot, channel);
+                    if join && let Err(over) = self.join(slot, payer, channel) {
+                        if !is_known {
+                            self.take_back(slot, reader, &name, channel);
+                        }
+                        return Err(over.into());
                     }
                 }
             }
@@ -106,6 +112,16 @@ impl Shard {
         }
         self.read_on_soon(slot);
         Ok(())
+    }
+
+    /// Ends a subscription that was only just begun: its client is told why.
+    fn take_back(&mut self, slot: usize, reader: ReaderId, name: &ChannelName, channel: ChannelId) {
+        self.forget_replies(slot, name.as_bytes(), false);
+        self.fanout.unsubscribe(reader, name, self.wall);
+        let subscriber = self.connections[slot].subscriber();
+        if let Some(socket) = subscriber.and_then(|s| s.socket.as_mut()) {
+            socket.watched.retain(|own| *own != channel);
+        }
     }
 
     /// The answer comes when the subscription has caught up.

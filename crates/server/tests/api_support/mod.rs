@@ -144,6 +144,11 @@ impl TestServer {
         Client::tcp(self.addresses.tcp[0])
     }
 
+    /// A connection to the public port from another address of this machine: the last part of 127.0.0.0/8's.
+    pub(crate) fn public_from(&self, last: u8) -> Client {
+        Client::tcp_from(self.addresses.tcp[0], [127, 0, 0, last])
+    }
+
     /// Publishes through the backend, in the short form.
     pub(crate) fn publish(&self, channel: &str, text: &str) -> Value {
         let target = format!("/v1/publish?channel={}&kind=text", encode(channel));
@@ -213,6 +218,16 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn tcp(address: SocketAddr) -> Self {
         let socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_nodelay(true).unwrap();
+        Self::new(Box::new(socket))
+    }
+
+    fn tcp_from(address: SocketAddr, source: [u8; 4]) -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        let socket = TcpStream::from(socket);
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_nodelay(true).unwrap();
         Self::new(Box::new(socket))

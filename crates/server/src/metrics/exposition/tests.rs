@@ -8,13 +8,14 @@ use super::*;
 use crate::metrics::{Door, DropReason, Recovery, Refusal, Subscription, Transport};
 
 /// The only labels there may be: none of them can hold a channel, a user or an address.
-const LABELS: [&str; 8] = [
+const LABELS: [&str; 9] = [
     "transport",
     "kind",
     "door",
     "result",
     "reason",
     "realm",
+    "table",
     "version",
     "le",
 ];
@@ -169,6 +170,7 @@ fn gauges() -> Gauges {
         channels: 3,
         log_bytes: 4096,
         window_bytes: 2048,
+        visitors: vec![("patterns", Usage { taken: 5, refused: 6 })],
         trimmed: vec![("default".to_owned(), 7), ("we\"ird\\\nrealm".to_owned(), 8)],
         storage: Some(DiskStats {
             bytes: 5000,
@@ -212,6 +214,8 @@ fn every_family_comes_once_with_help_and_type() {
         "log_bytes",
         "log_lines_lost_total",
         "window_bytes",
+        "visitor_entries",
+        "visitor_refused_total",
         "trimmed_total",
         "cold_reads_total",
         "storage_bytes",
@@ -301,6 +305,8 @@ fn shards_are_added_up_under_the_right_names() {
     assert_eq!(labelled("refused_total", "too_large"), 27.0);
     assert_eq!(labelled("subscriptions", "pattern"), 30.0);
     assert_eq!(plain("holds"), 33.0);
+    assert_eq!(labelled("visitor_entries", "patterns"), 5.0);
+    assert_eq!(labelled("visitor_refused_total", "patterns"), 6.0);
     assert_eq!(labelled("trimmed_total", "we\"ird\\\nrealm"), 8.0);
 }
 
