@@ -71,6 +71,8 @@ pub struct Options {
     /// Publishers in [`Durability::Buffered`] namespaces are answered at once while at most so many bytes wait for the store
     /// (payloads, names, attributes, keys): so much may be lost that was answered.
     pub buffered: usize,
+    /// So many bytes of publications may wait for the store, of which visitors may take their parts.
+    pub queue: usize,
     /// The bounds of presence.
     pub presence: crate::presence::Limits,
     /// What visitors may take of `channels`, of the names' part of `log_memory`, of `patterns`, `idempotency_keys` and members.
@@ -92,6 +94,7 @@ impl Default for Options {
             idempotency_window: 300_000,
             idempotency_keys: 100_000,
             buffered: 1 << 20,
+            queue: 64 << 20,
             presence: crate::presence::Limits::default(),
             parts: Parts::default(),
             incarnation: 0,

@@ -210,10 +210,12 @@ fn whoever_named_a_channel_first_answers_for_it_while_others_listen() {
     let (first, made, _) = invent(&mut fanout, visitor(1), 100, 0);
     assert_eq!(made, 100);
     // Another one listens to the same: to leave them to it makes no room for more.
-    let second = reader(&mut fanout, visitor(2));
+    hub.attach(1, Box::new(|| {}));
+    let mut other = Fanout::new(hub.clone(), 1);
+    let second = reader(&mut other, visitor(2));
     for n in 0..100 {
         let same = format!("{:?} {n} ", visitor(1));
-        fanout
+        other
             .subscribe(second, &name(&same), Begin::Now, Wants::default(), 10)
             .unwrap();
     }
@@ -222,8 +224,8 @@ fn whoever_named_a_channel_first_answers_for_it_while_others_listen() {
     let again = reader(&mut fanout, visitor(1));
     let more = fanout.subscribe(again, &name("more"), Begin::Now, Wants::default(), 10);
     assert!(matches!(more, Err(ListenError::Quota(OverQuota::One { .. }))));
-    fanout.close(second, 100_000);
-    fanout.rest(200_000);
+    other.close(second, 100_000);
+    other.rest(200_000);
     fanout
         .subscribe(again, &name("more"), Begin::Now, Wants::default(), 10)
         .unwrap();
@@ -419,4 +421,49 @@ fn visitors_who_may_publish_take_their_part_of_the_channels() {
         Ok(Published::Visible(_))
     ));
     assert!(say(visitor(1), &name("one more"), 10).is_ok());
+}
+
+#[test]
+fn what_visitors_have_waiting_for_the_store_leaves_room_for_the_site() {
+    let broker = broker::TestBroker::new(3);
+    let namespaces = Namespaces::uniform(namespace(3, Durability::Committed));
+    let hub = Arc::new(Hub::with_broker(
+        Options {
+            namespaces,
+            queue: 10 << 20,
+            ..small()
+        },
+        broker.clone(),
+    ));
+    let say = |payer: Payer, size: usize| {
+        let mut message = Message::text(name("a"), &"x".repeat(size));
+        message.payer = payer;
+        hub.publish(message, 10, &mut || Box::new(|_| {})).is_ok()
+    };
+    for round in 0..3 {
+        let taken = |number: u64| (0..200).filter(|_| say(visitor(number), 100_000)).count();
+        assert_eq!((taken(1), taken(2)), (10, 10), "round {round}");
+        let rest: usize = (3..20).map(taken).sum();
+        assert_eq!(rest, 32, "half of all is for visitors");
+        assert!(say(Payer::SITE, 3 << 20), "the site's own code has room");
+        assert!(hub.stats().visitors.queued_bytes.taken <= 5 << 20);
+        // Some of it fails, and counts no longer either.
+        while broker.waiting() > 0 {
+            hub.commit(broker.batch(10, 3), 10);
+        }
+        assert_eq!(hub.stats().visitors.queued_bytes.taken, 0);
+        assert!(say(visitor(1), 2 << 20), "one large message is taken");
+        assert!(!say(visitor(1), 1));
+        while broker.waiting() > 0 {
+            hub.commit(broker.batch(10, 0), 10);
+        }
+        broker.refuse(true);
+        assert!(!say(visitor(1), 1));
+        broker.refuse(false);
+        assert_eq!(
+            hub.stats().visitors.queued_bytes.taken,
+            0,
+            "what was not taken does not count"
+        );
+    }
 }

@@ -10,6 +10,7 @@ use cometserver_core::fanout::{ReaderId, Step, Wants};
 use cometserver_core::grant::Grant;
 use cometserver_core::pattern::Pattern;
 use cometserver_core::protocol::native::command::Command;
+use cometserver_core::quota::Payer;
 use mio::{Registry, Token};
 
 mod bucket;
@@ -70,8 +71,8 @@ pub struct Subscriber {
     pub reader: ReaderId,
     /// How it is written to.
     pub format: Format,
-    /// The place it takes in a budget.
-    pub route: Option<Route>,
+    /// The place it takes in a budget, and for whom.
+    pub route: Option<(Route, Payer)>,
     /// The place it takes behind a gateway.
     pub place: Option<Place>,
     /// What it may do.

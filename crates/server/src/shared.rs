@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cometserver_core::broker::{BrokerError, Page};
 use cometserver_core::hub::{History, Hub, PublishError, Receipt};
+use cometserver_core::quota::{LEAST_ENTRIES, Parts, Payer, Quota, Usage};
 use cometserver_core::{Publication, Time};
 use mio::Waker;
 
@@ -190,6 +191,8 @@ pub struct Shared {
     pub mailboxes: Vec<Mailbox>,
     /// Held requests on public doors, per [`Route`].
     held: [AtomicUsize; 4],
+    /// Where that is bounded: for whom.
+    held_by: Mutex<[Quota; 4]>,
     /// Requests that wait behind gateways, whichever door they came in through.
     pub gateways: Budget,
     /// By what those prove themselves.
@@ -319,6 +322,7 @@ impl Shared {
             doors,
             mailboxes,
             held: [const { AtomicUsize::new(0) }; 4],
+            held_by: Mutex::default(),
             gateways: Budget::default(),
             gateway_key: start.gateway_key,
             connections: AtomicUsize::new(0),
@@ -426,11 +430,18 @@ impl Shared {
         }
     }
 
-    /// Takes a place in a route's budget, if there is one.
-    pub fn hold(&self, route: Route, max: Option<usize>) -> bool {
+    /// Takes a place in a route's budget, if there is one. Of the last half of all places a visitor gets one only who has
+    /// fewer than `one` per cent of all: whoever comes first cannot have them all.
+    pub fn hold(&self, route: Route, payer: Payer, max: Option<usize>, one: usize) -> bool {
         let held = &self.held[route as usize];
         let taken = held.fetch_add(1, Ordering::Relaxed);
-        if max.is_some_and(|max| taken >= max) {
+        let Some(max) = max else { return true };
+        let mut part = Parts { one, all: 100 }.of(max, LEAST_ENTRIES);
+        if taken < max / 2 {
+            part.one = max;
+        }
+        let quota = &mut lock(&self.held_by)[route as usize];
+        if taken >= max || quota.take(payer, 1, part).is_err() {
             held.fetch_sub(1, Ordering::Relaxed);
             return false;
         }
@@ -438,8 +449,20 @@ impl Shared {
     }
 
     /// Gives the place back.
-    pub fn release(&self, route: Route) {
+    pub fn release(&self, route: Route, payer: Payer) {
         self.held[route as usize].fetch_sub(1, Ordering::Relaxed);
+        // It has none there if there was no bound when the place was taken.
+        lock(&self.held_by)[route as usize].give_back(payer, 1);
+    }
+
+    /// What visitors have of the places that are bounded.
+    pub fn held_usage(&self) -> Usage {
+        let all = lock(&self.held_by);
+        let usages = all.iter().map(Quota::usage);
+        usages.fold(Usage::default(), |sum, one| Usage {
+            taken: sum.taken + one.taken,
+            refused: sum.refused + one.refused,
+        })
     }
 
     /// A connection was accepted: deals it to the least loaded shard, or refuses it for the reason given.

@@ -356,3 +356,39 @@ fn questions_leave_nothing_that_counts() {
         server.publish(&format!("site {n}"), "x");
     }
 }
+
+#[test]
+fn one_visitor_cannot_hold_all_places_of_a_budget() {
+    let server = server(&[("held.stream.max", "20")]);
+    let open = |client: Client| {
+        let mut stream = client.stream("/v1/stream?channel=a");
+        let first = stream.object().unwrap();
+        (first["type"] != "reconnect").then_some(stream)
+    };
+    let mut flood: Vec<_> = (0..30).filter_map(|_| open(server.public_from(2))).collect();
+    assert_eq!(flood.len(), 10, "the first half is for whoever comes first");
+    let good: Vec<_> = (0..10).filter_map(|_| open(server.public_from(3))).collect();
+    assert_eq!(good.len(), 5, "a quarter of so few");
+    let rest: Vec<_> = (10..20)
+        .filter_map(|last| open(server.public_from(last)))
+        .collect();
+    assert_eq!((rest.len(), taken(&server, "held")), (5, 20));
+    // A key takes a place as well, but nobody's part.
+    drop(rest);
+    until("the places are free", || taken(&server, "held") == 15);
+    flood.extend((0..5).filter_map(|_| open(server.public_from(2).bearing(PUBLISHER))));
+    assert_eq!((flood.len(), taken(&server, "held")), (15, 15));
+    drop((flood, good));
+    until("all is given back", || taken(&server, "held") == 0);
+}
+
+#[test]
+fn what_one_visitor_has_waiting_for_the_disk_is_counted_and_given_back() {
+    let server = server(&[]);
+    let mut client = server.public_from(2);
+    for n in 0..20 {
+        assert_eq!(client.post("/v1/publish?channel=a", format!("{n}")).status, 200);
+    }
+    assert_eq!(taken(&server, "queued_bytes"), 0);
+    assert_eq!(server.stat("/visitor_refused_total/queued_bytes"), 0);
+}

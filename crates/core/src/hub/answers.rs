@@ -26,7 +26,7 @@ pub enum PublishError {
         "there are {0} channels already: raise limits.channels or limits.log_memory, or let histories expire sooner"
     )]
     TooManyChannels(usize),
-    /// The publisher may have no more channels.
+    /// The publisher may have no more channels, or no more that waits for the store.
     #[error(transparent)]
     Quota(#[from] OverQuota),
     /// The store did not take it.
@@ -167,6 +167,8 @@ pub struct VisitorStats {
     pub patterns: Usage,
     /// Members.
     pub members: Usage,
+    /// Bytes of their publications that wait for the store.
+    pub queued_bytes: Usage,
     /// Idempotency keys; refused is what was forgotten before its time.
     pub keys: Usage,
 }

@@ -13,6 +13,7 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use self::charges::Charges;
+pub(super) use self::charges::queued;
 use super::submit::Submitted;
 use super::{ListenError, Options, PublishError, Stats};
 use crate::Time;

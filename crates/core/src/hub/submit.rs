@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::state::State;
+use super::state::{State, queued};
 use super::{Answer, Completion, Hub, Later, PublishError, Published, Receipt};
 use crate::Time;
 use crate::broker::{BrokerError, Committed, Delete, Deletion, Outcome, Submission};
@@ -176,6 +176,7 @@ impl State {
                 names.push(entry.channel.name.clone());
             }
         }
+        self.charge_queued(&message)?;
         let ticket = self.next_ticket();
         let message = Arc::new(message);
         let waiting = broker.publish(Submission {
@@ -183,7 +184,11 @@ impl State {
             message: message.clone(),
             channels: names,
             time: now,
-        })?;
+        });
+        if waiting.is_err() {
+            self.release_queued(queued(&message));
+        }
+        let waiting = waiting?;
         let accepted = durability == Durability::Buffered && waiting <= self.options.buffered;
         for id in awaited.iter() {
             self.await_store(*id);
@@ -253,6 +258,7 @@ impl State {
                 scope,
                 completion,
             }) => {
+                self.release_queued(queued(&message));
                 let result = match result {
                     Ok(Outcome::Published { position, offsets }) if position > self.visible.durable => {
                         let stored = awaited.iter().copied().zip(offsets.iter().copied());

@@ -73,7 +73,9 @@ pub(super) fn gauges(shared: &Shared) -> Gauges {
             ("name_bytes", stats.visitors.name_bytes),
             ("patterns", stats.visitors.patterns),
             ("members", stats.visitors.members),
+            ("queued_bytes", stats.visitors.queued_bytes),
             ("idempotency_keys", stats.visitors.keys),
+            ("held", shared.held_usage()),
             ("static_files", shared.static_files.usage()),
         ],
         trimmed: realms

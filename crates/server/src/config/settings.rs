@@ -182,9 +182,10 @@ section! {
         /// nothing; if all are in use, a new one is refused.
         channels "channels": usize = "1000000" => values::count_from(1);
         /// What one visitor may take of each table that all share: channels that the site has not published in (channels, and
-        /// the names' part of log_memory), patterns_total, idempotency_keys, presence.members, static.max. A visitor is an
-        /// address, or the user that a token names, or a connection where no address is known. At least 16 entries, where
-        /// those are no more than a quarter of the table.
+        /// the names' part of log_memory), patterns_total, idempotency_keys, presence.members, static.max, what waits for the
+        /// disk; and of held.poll.max and its like, when half of the places are taken. A visitor is an address, or the user
+        /// that a token names, or a connection where no address is known. At least 16 entries, where those are no more than a
+        /// quarter of the table.
         one_visitor "one_visitor": usize = "2%" => values::percent;
         /// What all visitors without a token or key may take of each of these together; with those who have a token they may
         /// take half of the rest as well. What is left is for the site's own code alone.

@@ -13,7 +13,7 @@ use crate::access::Access;
 use crate::config::{self, Config};
 use crate::shared::{self, Settings};
 
-use super::{Reload, StartError};
+use super::{Reload, StartError, opening};
 
 /// Reads the configuration again, and puts in force what can be without a restart. A bad one changes nothing.
 pub(super) fn reload_with(read: Option<Reload>) -> shared::Reload {
@@ -50,6 +50,7 @@ pub(super) fn hub_options(config: &Config) -> Result<hub::Options, StartError> {
         window_bytes: limits.window_bytes,
         log_memory: limits.log_memory,
         buffered: config.storage.buffered,
+        queue: opening::queue(config),
         channels: limits.channels,
         patterns: limits.patterns_total,
         idempotency_window: millis(limits.idempotency_window),

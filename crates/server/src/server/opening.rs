@@ -68,11 +68,16 @@ fn disk_options(config: &Config) -> DiskOptions {
         segment: storage.segment_size as u64,
         ceiling: storage.max_size as u64,
         garbage: defaults.garbage.min((storage.max_size / GARBAGE_PART) as u64),
-        // The largest message fits in beside others.
-        queue: defaults.queue.max(limits.message_size.saturating_mul(2)),
+        queue: queue(config),
         idempotency: limits.idempotency_window,
         ..defaults
     }
+}
+
+/// How many bytes may wait to be written: the largest message fits in beside others.
+pub(super) fn queue(config: &Config) -> usize {
+    let least = config.limits.message_size.saturating_mul(2);
+    DiskOptions::default().queue.max(least)
 }
 
 /// What a log commits goes to the hub, and whether it can is noted.

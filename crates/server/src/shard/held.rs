@@ -66,7 +66,8 @@ impl Shard {
             .clamp(1, POLL_LIMIT.1);
         // A poll that wants to be answered at once takes no place; neither does the site's own code.
         let immediate = endpoint == Endpoint::Poll && ends <= self.now;
-        let mut route = route(endpoint).filter(|_| self.role(slot) == Role::Public && !immediate);
+        let route = route(endpoint).filter(|_| self.role(slot) == Role::Public && !immediate);
+        let mut route = route.map(|route| (route, payer));
         // A worker of the web host waits, whoever's it is.
         let mut place = gateway.filter(|_| !immediate).map(|gateway| Place {
             gateway,
@@ -231,7 +232,7 @@ impl Shard {
     }
 
     /// Takes the places that a held request needs; or none, and says when to come back, in milliseconds.
-    fn take_places(&self, route: Option<Route>, place: Option<Place>) -> Result<(), u64> {
+    fn take_places(&self, route: Option<(Route, Payer)>, place: Option<Place>) -> Result<(), u64> {
         if !self.take_hold(route) {
             return Err(self.retry_after());
         }
@@ -242,8 +243,10 @@ impl Shard {
         Ok(())
     }
 
-    fn take_hold(&self, route: Option<Route>) -> bool {
-        let Some(route) = route else { return true };
+    fn take_hold(&self, route: Option<(Route, Payer)>) -> bool {
+        let Some((route, payer)) = route else {
+            return true;
+        };
         let held = &self.settings.config.held;
         let max = match route {
             Route::Poll => held.poll_max,
@@ -251,16 +254,17 @@ impl Shard {
             Route::Stream => held.stream_max,
             Route::WebSocket => held.ws_max,
         };
-        let taken = self.shared.hold(route, max);
+        let one = self.settings.config.limits.one_visitor;
+        let taken = self.shared.hold(route, payer, max, one);
         if taken {
             self.metrics().holds.add(1);
         }
         taken
     }
 
-    pub(super) fn release_hold(&self, route: Option<Route>, place: Option<Place>) {
-        if let Some(route) = route {
-            self.shared.release(route);
+    pub(super) fn release_hold(&self, route: Option<(Route, Payer)>, place: Option<Place>) {
+        if let Some((route, payer)) = route {
+            self.shared.release(route, payer);
             self.metrics().holds.sub(1);
         }
         if let Some(place) = place {

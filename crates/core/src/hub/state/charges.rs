@@ -6,6 +6,7 @@ use super::{Entry, Full, State, name_cost};
 use crate::channel::{ChannelId, ChannelName};
 use crate::hub::{ListenError, VisitorStats};
 use crate::pattern::Pattern;
+use crate::publication::Message;
 use crate::quota::{LEAST_BYTES, LEAST_ENTRIES, OverQuota, Payer, Quota};
 
 /// What visitors have of the hub's tables.
@@ -15,7 +16,11 @@ pub(super) struct Charges {
     name_bytes: Quota,
     patterns: Quota,
     members: Quota,
+    queued: Quota,
 }
+
+/// What a message costs while it waits for the store, besides its payload and names, in bytes.
+const QUEUED_OVERHEAD: usize = 256;
 
 impl State {
     /// Somebody needs a channel that exists. Whatever the site's own code has named is charged to nobody from then on.
@@ -153,13 +158,38 @@ impl State {
         }
     }
 
+    /// A message is about to wait for the store: one is allowed in any case, so that a large one can be published at all.
+    pub(in crate::hub) fn charge_queued(&mut self, message: &Message) -> Result<(), OverQuota> {
+        let mut part = self.options.parts.of(self.options.queue, LEAST_BYTES);
+        let cost = queued_cost(message);
+        part.one = part.one.max(cost);
+        let taken = self.charges.queued.take(message.payer, cost, part);
+        taken.map_err(|spent| spent.of("bytes of publications waiting for the disk"))
+    }
+
+    /// A message waits for the store no more: this payer has so many bytes back.
+    pub(in crate::hub) fn release_queued(&mut self, (payer, cost): (Payer, usize)) {
+        self.charges.queued.give_back(payer, cost);
+    }
+
     pub(super) fn visitor_stats(&self) -> VisitorStats {
         VisitorStats {
             channels: self.charges.channels.usage(),
             name_bytes: self.charges.name_bytes.usage(),
             patterns: self.charges.patterns.usage(),
             members: self.charges.members.usage(),
+            queued_bytes: self.charges.queued.usage(),
             keys: self.keys.usage(),
         }
     }
+}
+
+/// Who answers for a message while it waits for the store, and for how many bytes.
+pub(in crate::hub) fn queued(message: &Message) -> (Payer, usize) {
+    (message.payer, queued_cost(message))
+}
+
+fn queued_cost(message: &Message) -> usize {
+    let names: usize = message.channels.iter().map(|name| name.as_bytes().len()).sum();
+    message.payload.bytes().len() + names + QUEUED_OVERHEAD
 }
