@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use cometserver_core::channel::ChannelName;
 use cometserver_core::fanout::{Begin, Fanout, ReaderId, Wants};
-use cometserver_core::hub::{Hub, ListenError, Options, PublishError, Published};
+use cometserver_core::hub::{Delete, Hub, ListenError, Options, PublishError, Published};
 use cometserver_core::namespace::{Durability, Namespace, Namespaces};
 use cometserver_core::publication::Message;
 use cometserver_core::quota::{OverQuota, Parts, Payer};
-use support::{name, namespace, options, pattern, publish, publish_message, shard};
+use support::{delete, name, namespace, options, pattern, publish, publish_message, shard};
 
 /// A visitor at some address.
 fn visitor(number: u64) -> Payer {
@@ -466,4 +466,58 @@ fn what_visitors_have_waiting_for_the_store_leaves_room_for_the_site() {
             "what was not taken does not count"
         );
     }
+}
+
+#[test]
+fn channels_that_nobody_publishes_in_are_forgotten_soon_and_never_pile_up() {
+    let hub = Arc::new(Hub::new(Options {
+        forget_after: 60_000,
+        ..options()
+    }));
+    shard(&hub);
+    publish(&hub, "was used", "x", 10);
+    hub.tick(100);
+    delete(&hub, "was used", Delete::History, 100);
+    for n in 0..20_000 {
+        let listening = hub.listen_for(visitor(n % 7), 0, &name(&n.to_string()), 100);
+        hub.unlisten(0, listening.unwrap().channel.id, 100);
+        assert!(hub.stats().channels <= 4_100, "{}", hub.stats().channels);
+    }
+    // A bounded piece at a time.
+    for now in 1_100..1_105 {
+        hub.tick(now);
+    }
+    assert_eq!(hub.stats().channels, 1, "one that was used stays for its time");
+    hub.tick(60_099);
+    assert_eq!(hub.stats().channels, 1);
+    hub.tick(60_100);
+    assert_eq!(hub.stats().channels, 0);
+}
+
+#[test]
+fn what_is_refused_again_and_again_leaves_nothing_behind() {
+    let broker = broker::TestBroker::new(3);
+    let guests = Namespace {
+        anonymous_publish: true,
+        ..namespace(3, Durability::Committed)
+    };
+    let hub = Arc::new(Hub::with_broker(
+        Options {
+            namespaces: Namespaces::uniform(guests),
+            ..small()
+        },
+        broker.clone(),
+    ));
+    broker.refuse(true);
+    for n in 0..1_000 {
+        let mut message = Message::text(name(&format!("{}", n % 200)), "x");
+        message.payer = visitor(1);
+        assert!(hub.publish(message, 10, &mut || Box::new(|_| {})).is_err());
+        assert_eq!(hub.stats().visitors.channels.taken, 0);
+    }
+    hub.tick(1_010);
+    assert_eq!(
+        (hub.stats().channels, hub.stats().visitors.name_bytes.taken),
+        (0, 0)
+    );
 }

@@ -38,6 +38,16 @@ const NAME_OVERHEAD: usize = 64;
 /// Names may take this part of the memory of all logs: they must not push out everybody's history.
 const NAMES_PART: usize = 2;
 
+/// So many channels are forgotten before the lock is given back.
+const FORGOTTEN_AT_ONCE: usize = 1024;
+
+/// A channel in which nothing was ever published stays for so long when nobody needs it, in milliseconds.
+const UNUSED_STAY: Time = 1_000;
+
+/// Of more than so many of these, each new channel makes a few give way: they come as fast as visitors can invent names.
+const UNUSED: usize = 4_096;
+const UNUSED_AT_ONCE: usize = 2;
+
 /// A clock that jumps further than this is not believed at once: expiry would empty every history.
 const CLOCK_JUMP: Time = 3_600_000;
 
@@ -151,6 +161,8 @@ pub(super) struct State {
     expiring: BinaryHeap<Reverse<(Time, ChannelId)>>,
     /// Channels that nobody needs, by the time since when; looked at lazily.
     idle: VecDeque<(Time, ChannelId)>,
+    /// Those of them in which nothing was ever published.
+    unused: VecDeque<(Time, ChannelId)>,
     /// When presence of a channel has something to announce; looked at lazily.
     pub(super) presence_due: BinaryHeap<Reverse<(Time, ChannelId)>>,
     pub(super) last_time: Time,
@@ -199,6 +211,7 @@ impl State {
             charges: Charges::default(),
             expiring: BinaryHeap::new(),
             idle: VecDeque::new(),
+            unused: VecDeque::new(),
             presence_due: BinaryHeap::new(),
             last_time: 0,
             clock: 0,
@@ -310,14 +323,16 @@ impl State {
         self.expire_next(id, now);
     }
 
-    /// Finds a channel, or makes it, for whoever pays. It is not forgotten before [`State::maybe_idle`] is asked.
+    /// Finds a channel, or makes it, for whoever pays until [`State::maybe_idle`] finds that nobody needs it.
     pub(super) fn open(&mut self, name: &ChannelName, payer: Payer, now: Time) -> Result<ChannelId, Full> {
         if let Some(id) = self.find_id(name) {
             self.charge(id, payer)?;
-            self.entries[id.slot as usize].idle = BUSY;
             return Ok(id);
         }
         self.charge_name(payer, name_cost(name))?;
+        if self.unused.len() > UNUSED {
+            self.forget_unused(Time::MAX, UNUSED_AT_ONCE);
+        }
         if !self.has_room(name) {
             self.forget_idle(now, true);
         }
@@ -422,18 +437,26 @@ impl State {
             match self.open(name, payer, now) {
                 Ok(id) if ids.contains(&id) => {}
                 Ok(id) => ids.push(id),
-                Err(full) => {
-                    ids.iter().for_each(|id| self.maybe_idle(*id, now));
-                    return Err(full.into());
-                }
+                Err(full) => return Err(self.abandon(&ids, full, now)),
             }
+        }
+        // To make room for the last, the first may have been forgotten: nobody needed them yet.
+        if ids.iter().any(|id| self.channel(*id).is_none()) {
+            let full = Full::Channels(self.entries.len());
+            return Err(self.abandon(&ids, full, now));
         }
         Ok(ids)
     }
 
-    /// Nobody needs the channel: it may be forgotten.
+    fn abandon(&mut self, ids: &[ChannelId], full: Full, now: Time) -> PublishError {
+        ids.iter().for_each(|id| self.maybe_idle(*id, now));
+        full.into()
+    }
+
+    /// If nobody needs the channel, it may be forgotten, and is charged to nobody.
     pub(super) fn maybe_idle(&mut self, id: ChannelId, now: Time) {
         let awaited = self.awaited.contains_key(&id);
+        let forgotten = self.forgotten_news;
         let Some(entry) = self.channel_mut(id) else { return };
         if entry.log.is_empty() && entry.presence.is_none() {
             // It keeps nothing, so its shares are nothing.
@@ -441,16 +464,21 @@ impl State {
         }
         if awaited || !entry.is_idle() {
             entry.idle = BUSY;
-        } else if entry.idle == BUSY {
-            entry.idle = now;
-            self.idle.push_back((now, id));
-            self.release(id);
+            return;
         }
+        if entry.idle == BUSY {
+            entry.idle = now;
+            match entry.is_unused(forgotten) {
+                true => self.unused.push_back((now, id)),
+                false => self.idle.push_back((now, id)),
+            }
+        }
+        self.release(id);
     }
 
     /// Forgets channels that have been idle for long enough; all idle ones if there are too many.
     pub(super) fn forget_idle(&mut self, now: Time, all: bool) {
-        let mut left = 1024;
+        let mut left = self.forget_unused(if all { Time::MAX } else { now }, FORGOTTEN_AT_ONCE);
         while let Some((since, id)) = self.idle.front().copied() {
             if left == 0 || !all && since.saturating_add(self.options.forget_after) > now {
                 return;
@@ -470,10 +498,32 @@ impl State {
         }
     }
 
+    /// Forgets channels in which nothing was ever published, when they have been idle for a moment: nothing of them can be
+    /// missed. At most `left`; returns how many more there may have been.
+    fn forget_unused(&mut self, now: Time, mut left: usize) -> usize {
+        let stay = UNUSED_STAY.min(self.options.forget_after);
+        while let Some((since, id)) = self.unused.front().copied() {
+            if left == 0 || since.saturating_add(stay) > now {
+                break;
+            }
+            self.unused.pop_front();
+            left -= 1;
+            let awaited = self.awaited.contains_key(&id);
+            let is_idle = |entry: &Entry| entry.idle == since && entry.is_idle();
+            if !awaited && self.channel(id).is_some_and(is_idle) {
+                self.forget(id);
+            }
+        }
+        left
+    }
+
     pub(super) fn forget_due(&self) -> Option<Time> {
-        self.idle
-            .front()
-            .map(|(since, _)| since.saturating_add(self.options.forget_after))
+        let stays = [
+            (&self.idle, self.options.forget_after),
+            (&self.unused, UNUSED_STAY.min(self.options.forget_after)),
+        ];
+        let dues = stays.map(|(queue, stay)| Some(queue.front()?.0.saturating_add(stay)));
+        dues.into_iter().flatten().min()
     }
 
     fn forget(&mut self, id: ChannelId) {
@@ -570,6 +620,14 @@ fn name_cost(name: &ChannelName) -> usize {
 }
 
 impl Entry {
+    /// Was nothing ever published here, as far as is known, and did only visitors name it? Then it can be forgotten without
+    /// a trace: nothing has gone that is not `forgotten` already.
+    fn is_unused(&self, forgotten: Trimmed) -> bool {
+        let news = self.presence.as_ref().map(|presence| presence.news.trimmed);
+        let has_lost = news.is_some_and(|news| forgotten.max(news) != forgotten);
+        self.offset == 0 && self.payer != Payer::SITE && !has_lost
+    }
+
     fn is_idle(&self) -> bool {
         self.shards == 0 && self.log.is_empty() && self.presence.as_ref().is_none_or(|p| p.is_empty())
     }
