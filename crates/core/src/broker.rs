@@ -112,8 +112,8 @@ pub enum Want {
     Oldest,
     /// The same, newest first.
     Newest,
-    /// The retained value of each channel named, if its position is at most `until`; patterns, `after`, `limit` and `bytes`
-    /// do not count.
+    /// The retained value of each channel named, if its position is at most `until`; patterns, `after` and `limit` do not
+    /// count.
     Retained,
 }
 
@@ -156,7 +156,8 @@ pub struct Page {
     /// that of several channels.
     pub stored: Vec<Stored>,
     /// Oldest first: everything up to here has been looked at; below `until` there is more. Newest first: everything after
-    /// this has; above `after` there is more. A page goes on: it is never where it began. Of retained values it says nothing.
+    /// this has; above `after` there is more. A page goes on: it is never where it began. Retained values: those up to here
+    /// are in the page, those above and up to `until` did not fit into it.
     pub reached: u64,
     /// Channels of which something after `after` is gone, with the position of the newest that is, or (oldest first)
     /// `reached` if that is lower: what another channel has kept below it is then shown after the gap. A channel named in

@@ -67,6 +67,16 @@ pub enum Step {
     Subscribed(Target),
 }
 
+impl Step {
+    /// About how many bytes it takes, written or kept.
+    pub fn size(&self) -> usize {
+        match self {
+            Step::Publication(publication, ..) => publication.size(),
+            Step::Gap(target, ..) | Step::Subscribed(target) => size_of::<Step>() + target.name_len(),
+        }
+    }
+}
+
 /// What a subscription is to.
 #[derive(Clone, Debug)]
 pub enum Target {
@@ -74,6 +84,15 @@ pub enum Target {
     Channel(Arc<Channel>),
     /// A pattern.
     Pattern(Arc<Pattern>),
+}
+
+impl Target {
+    fn name_len(&self) -> usize {
+        match self {
+            Target::Channel(channel) => channel.name.as_bytes().len(),
+            Target::Pattern(pattern) => pattern.as_bytes().len(),
+        }
+    }
 }
 
 /// How a reader that was behind stands now.

@@ -304,3 +304,25 @@ fn a_stored_value_is_not_shown_to_the_session_it_was_not_meant_for() {
         assert_eq!(store::read(&hub, &broker, &mut fanout, reader).len(), expected);
     }
 }
+
+#[test]
+fn stored_values_larger_than_a_page_are_all_shown_whatever_order_they_were_stored_in() {
+    let broker = TestBroker::new(9);
+    let hub = store::open(&broker, 1);
+    // Half of what a reader of these tests takes at a time; the last one stored is the first one listened to.
+    let large = "x".repeat(600 << 10);
+    let channels = ["d/5", "d/4", "d/3", "d/2", "d/1"];
+    for channel in channels.iter().rev() {
+        store::store_value(&hub, &broker, channel, &format!("{channel}{large}"));
+    }
+    let hub = store::restart(&broker, 2);
+    let mut fanout = shard(&hub);
+    let reader = fanout.open(1, None);
+    for channel in channels {
+        fanout.add(reader, &name(channel), WANTS, 10).unwrap();
+    }
+    fanout.begin(reader, Begin::Now, true);
+    let words = store::words(&store::read(&hub, &broker, &mut fanout, reader));
+    let first: Vec<&str> = words.iter().map(|word| &word[..3]).collect();
+    assert_eq!(first, channels);
+}

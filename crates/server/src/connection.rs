@@ -103,6 +103,8 @@ pub struct Subscriber {
     pub preamble: u32,
     /// Polls: answered 304 if there is nothing new.
     pub conditional: bool,
+    /// Polls: the answer has begun, and is sent page by page.
+    pub answering: bool,
     /// Polls: what the answer holds so far, while more of it comes from the store.
     pub gathered: Vec<Step>,
     /// The store has been asked for something, which is given up at this time, in the shard's milliseconds; 0: it was not.

@@ -406,6 +406,8 @@ impl Shard {
                         .socket
                         .as_ref()
                         .is_some_and(|socket| !socket.waiting.is_empty()) => {}
+                // Its answer has begun: the rest of it belongs to no cursor.
+                State::Reading(subscriber) if subscriber.answering => {}
                 State::Reading(_) => self.send_away(slot),
                 State::Fresh | State::Http if self.connections[slot].input.is_empty() => {
                     // A request that came in time is answered, also if it lies in the socket yet.

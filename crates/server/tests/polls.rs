@@ -3,6 +3,8 @@
 
 mod support;
 
+use serde_json::json;
+use support::http::Socket;
 use support::{Answer, Door, Http, TestServer, WebSocket, seconds_now, token};
 
 /// A poll on the public port, with these headers, that is answered at once.
@@ -132,4 +134,115 @@ fn a_client_beyond_the_limit_of_connections_is_asked_to_wait_in_its_own_words() 
     assert_eq!(refused.answer().status, 503);
     drop((silent, held));
     server.until("there is room", || ask("/v1/now").status == 200);
+}
+
+/// Channels with a present value of this size each, and the query that names them.
+fn present_values(server: &TestServer, count: usize, size: usize) -> String {
+    for n in 0..count {
+        let data = format!("{n}{}", "x".repeat(size));
+        server.publish_object(&json!({"channel": format!("value/{n}"), "data": data, "retain": true}));
+    }
+    let names: Vec<String> = (0..count).map(|n| format!("channel=value/{n}")).collect();
+    names.join("&")
+}
+
+/// What a poll was answered, by the beginning of each publication's data.
+fn numbers(body: &serde_json::Value) -> Vec<usize> {
+    let publications = body["publications"].as_array().unwrap();
+    let texts = publications
+        .iter()
+        .map(|publication| publication["data"].as_str().unwrap());
+    texts
+        .map(|text| text.trim_end_matches('x').parse().unwrap())
+        .collect()
+}
+
+#[test]
+fn many_present_values_reach_a_poll_whole_while_the_server_holds_one_at_a_time() {
+    const SIZE: usize = 512 << 10;
+    const POLLS: usize = 8;
+    let server = TestServer::with(|config| config.limits.log_memory = 256 << 20);
+    let query = present_values(&server, 24, SIZE);
+    let target = format!("/v1/poll?wait_ms=0&{query}");
+    let mut polls: Vec<Http> = (0..POLLS).map(|_| server.place(Door::Tcp).connect()).collect();
+    for poll in &mut polls {
+        poll.ask("GET", &target, &[], b"");
+    }
+    let heads: Vec<Answer> = polls.iter_mut().map(Http::head).collect();
+    server.until("all polls wait for their clients", || {
+        server.metric("cometserver_deliveries_total", "poll") >= POLLS as f64
+            && server.metric("cometserver_pending_bytes", "") > 0.0
+    });
+    let pending = server.metric("cometserver_pending_bytes", "");
+    assert!(pending <= (POLLS * (SIZE + 4096)) as f64, "{pending} bytes wait");
+    for (poll, head) in polls.iter_mut().zip(heads) {
+        let mut body = Vec::new();
+        while let Some(chunk) = poll.chunk() {
+            body.extend_from_slice(&chunk);
+            let pending = server.metric("cometserver_pending_bytes", "");
+            assert!(pending <= (POLLS * (SIZE + 4096)) as f64, "{pending} bytes wait");
+        }
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(numbers(&body), (0..24).collect::<Vec<_>>());
+        let cursor = body["cursor"].as_str().unwrap();
+        assert_eq!(head.header("etag"), Some(&*format!("\"{cursor}\"")));
+        // The connection goes on, and the cursor shows none of them again.
+        let next = poll
+            .request("GET", &format!("{target}&cursor={cursor}"), &[], b"")
+            .json();
+        assert_eq!(next["publications"], json!([]));
+    }
+}
+
+#[test]
+fn many_present_values_reach_a_client_that_knows_no_chunks_or_says_no_more() {
+    let server = TestServer::start();
+    let query = present_values(&server, 20, 64 << 10);
+    for (version, then) in [("1.0", false), ("1.1", true)] {
+        let mut poll = server.place(Door::Tcp).connect();
+        let request = format!("GET /v1/poll?wait_ms=0&{query} HTTP/{version}\r\nHost: a\r\n\r\n");
+        poll.send(request.as_bytes());
+        if then {
+            // Half-closed after its request, as some clients do.
+            let Socket::Tcp(stream) = &poll.socket else {
+                unreachable!()
+            };
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+        let answer = poll.answer();
+        assert_eq!(answer.header("transfer-encoding").is_some(), then);
+        assert_eq!(
+            numbers(&answer.json()),
+            (0..20).collect::<Vec<_>>(),
+            "HTTP/{version}"
+        );
+        assert!(poll.is_at_end());
+    }
+}
+
+#[test]
+fn a_burst_larger_than_an_answer_reaches_a_poll_in_several() {
+    let server = TestServer::start();
+    let mut poll = server.place(Door::Tcp).connect();
+    let mut cursor = server.now();
+    poll.ask("GET", &format!("/v1/poll?channel=a&cursor={cursor}"), &[], b"");
+    server.until("it is held", || {
+        server.metric("cometserver_connections", "poll") == 1.0
+    });
+    let data = |n: usize| json!(format!("{n}{}", "x".repeat(128 << 10)));
+    server.publish_burst((0..12).map(|n| ("a", data(n))));
+    let mut seen = Vec::new();
+    while seen.len() < 12 {
+        let answer = poll.answer();
+        assert!(
+            answer.body.len() < 512 << 10,
+            "{} bytes in one answer",
+            answer.body.len()
+        );
+        let body = answer.json();
+        seen.extend(numbers(&body));
+        cursor = body["cursor"].as_str().unwrap().to_owned();
+        poll.ask("GET", &format!("/v1/poll?channel=a&cursor={cursor}"), &[], b"");
+    }
+    assert_eq!(seen, (0..12).collect::<Vec<_>>());
 }

@@ -216,7 +216,7 @@ impl Fanout {
         let from = match catch_up.from {
             CatchUpFrom::Nothing => None,
             CatchUpFrom::Retained => {
-                if let Err(fetch) = self.show_retained(reader, &catch_up, &mut page, out) {
+                if let Err(fetch) = self.show_retained(reader, &catch_up, limits.bytes, &mut page, out) {
                     self.readers[reader as usize].rare().catch_up.push_front(catch_up);
                     return Some(fetch);
                 }
@@ -287,6 +287,7 @@ impl Fanout {
         &mut self,
         reader: ReaderId,
         catch_up: &CatchUp,
+        bytes: usize,
         page: &mut Option<Page>,
         out: &mut Vec<Step>,
     ) -> Result<(), Fetch> {
@@ -297,7 +298,7 @@ impl Fanout {
         let value = match self.hub.retained_until(id, until) {
             Value::None => None,
             Value::Here(value) => Some(value),
-            Value::Stored(_) => {
+            Value::Stored(position) => {
                 let name = self.name_of(id);
                 let page = page.as_ref().filter(|page| {
                     page.asked.as_ref().is_some_and(|asked| {
@@ -307,8 +308,12 @@ impl Fanout {
                     })
                 });
                 match page {
-                    Some(page) => self.hub.retained_fetched(id, until, page),
-                    None => return Err(self.fetch_retained(reader, id, until)),
+                    Some(page) if position <= page.reached => self.hub.retained_fetched(id, until, page),
+                    // Those before it have filled the page: with them it would never come.
+                    Some(_) => return Err(self.fetch_retained([id], until, bytes)),
+                    None => {
+                        return Err(self.fetch_retained(self.next_retained(reader, id, until), until, bytes));
+                    }
                 }
             }
         };
@@ -324,8 +329,8 @@ impl Fanout {
         Ok(())
     }
 
-    /// What to fetch for a channel that begins with its retained value, and for those that come next and do as well.
-    fn fetch_retained(&self, reader: ReaderId, first: ChannelId, until: Position) -> Fetch {
+    /// A channel that begins with its retained value, and those that come next and do as well.
+    fn next_retained(&self, reader: ReaderId, first: ChannelId, until: Position) -> Vec<ChannelId> {
         let queued = self.readers[reader as usize]
             .rare
             .iter()
@@ -337,11 +342,22 @@ impl Fanout {
                 CatchUpTarget::Pattern(_) => None,
             })
             .filter(|id| matches!(self.hub.retained_until(*id, until), Value::Stored(_)));
-        let names = std::iter::once(first).chain(next).take(VALUES);
+        std::iter::once(first).chain(next).take(VALUES).collect()
+    }
+
+    /// What to fetch for channels that begin with their retained values: about so many bytes of them, but one in any case.
+    fn fetch_retained(
+        &self,
+        channels: impl IntoIterator<Item = ChannelId>,
+        until: Position,
+        bytes: usize,
+    ) -> Fetch {
+        let names = channels.into_iter().filter_map(|id| self.name_of(id).cloned());
         Fetch {
             want: Want::Retained,
-            channels: names.filter_map(|id| self.name_of(id).cloned()).collect(),
+            channels: names.collect(),
             until: until.durable,
+            bytes,
             ..Fetch::default()
         }
     }

@@ -155,6 +155,7 @@ impl Hub {
             want: Want::Retained,
             channels: asked.iter().map(|index| values.names[*index].clone()).collect(),
             until: self.now().durable,
+            bytes: usize::MAX,
             ..Fetch::default()
         };
         let (hub, until) = (self.clone(), fetch.until);

@@ -59,6 +59,7 @@ macro_rules! contract {
             everything_goes_on_after_a_restart,
             a_channel_keeps_its_identity_from_the_moment_it_is_opened,
             the_retained_value_outlives_its_history_and_the_next_one_replaces_it,
+            retained_values_come_as_far_as_the_bytes_allow_and_one_in_any_case,
             what_is_deleted_is_gone_and_said_to_be_gone,
             a_deletion_has_its_place_among_the_submissions,
             channels_are_listed_in_the_order_in_which_they_were_made_each_once,
@@ -397,6 +398,32 @@ pub(crate) fn the_retained_value_outlives_its_history_and_the_next_one_replaces_
         Some(1),
         "that of the other channel is still the same"
     );
+}
+
+pub(crate) fn retained_values_come_as_far_as_the_bytes_allow_and_one_in_any_case(rig: &mut dyn Rig) {
+    let channels = ["a", "b", "c"];
+    open(rig, &channels);
+    for (ticket, channel) in channels.iter().enumerate() {
+        retain(rig, ticket as u64 + 1, &[channel]);
+    }
+    rig.settle();
+    let of_size = |bytes| Fetch {
+        want: Want::Retained,
+        bytes,
+        ..fetch(&channels, 0, 3, 0)
+    };
+    // Each has nine bytes.
+    for (bytes, expected) in [
+        (1, &[1][..]),
+        (9, &[1]),
+        (18, &[1, 2]),
+        (27, &[1, 2, 3]),
+        (99, &[1, 2, 3]),
+    ] {
+        let page = rig.read(of_size(bytes));
+        assert_eq!(positions(&page), expected, "{bytes} bytes");
+        assert_eq!(page.reached, expected.len() as u64, "{bytes} bytes");
+    }
 }
 
 pub(crate) fn what_is_deleted_is_gone_and_said_to_be_gone(rig: &mut dyn Rig) {

@@ -401,9 +401,19 @@ impl Inner {
             .collect();
         positions.sort_unstable();
         positions.dedup();
+        let mut bytes = 0;
+        let fits = |at: &&u64| {
+            bytes += self.stored[*at].body.payload_len().max(1);
+            bytes <= fetch.bytes
+        };
+        let taken = positions.iter().take_while(fits).count();
+        let taken = taken.max(1).min(positions.len());
+        let is_cut = taken < positions.len();
+        positions.truncate(taken);
+        let last = positions.last().copied().filter(|_| is_cut);
         Page {
             stored: positions.iter().map(|at| self.stored[at].clone()).collect(),
-            reached: fetch.until,
+            reached: last.unwrap_or(fetch.until),
             ..Page::default()
         }
     }

@@ -167,6 +167,7 @@ impl Shard {
                 && retry.is_none()
                 && api::bytes(parameters, "cursor").is_none()
                 && request.header("if-none-match").is_some(),
+            answering: false,
             gathered: Vec::new(),
             fetching: 0,
             queued: false,
@@ -440,11 +441,18 @@ impl Shard {
             return;
         };
         let quiet = quiet_time(subscriber, heartbeat);
-        let mut at = subscriber.ends;
+        // An answer that has begun is sent to its end, however long the client takes.
+        let mut at = if subscriber.answering {
+            u64::MAX
+        } else {
+            subscriber.ends
+        };
         if subscriber.fetching != 0 {
             at = at.min(subscriber.fetching);
         }
-        if let Some(expires) = subscriber.grant.expires {
+        if let Some(expires) = subscriber.grant.expires
+            && !subscriber.answering
+        {
             at = at.min(now + expires.saturating_sub(wall));
         }
         if subscriber.reads_from > now {
@@ -484,10 +492,15 @@ impl Shard {
             self.leave_unread(slot);
             return;
         }
-        if format == Format::Poll && subscriber.fetching != 0 {
+        if format == Format::Poll && (subscriber.fetching != 0 || subscriber.answering) {
             // Its answer is on the way.
-            let until = subscriber.fetching;
+            let until = if subscriber.fetching == 0 {
+                u64::MAX
+            } else {
+                subscriber.fetching
+            };
             self.set_deadline(slot, until);
+            self.watch_blocked(slot);
             return;
         }
         if format == Format::Poll {

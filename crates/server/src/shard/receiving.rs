@@ -148,6 +148,7 @@ impl Shard {
         match &connection.state {
             // Half-closed after its request, as `nc` and old clients do: it still wants the answer.
             State::Waiting(_) => {}
+            State::Reading(subscriber) if subscriber.answering => {}
             State::Http if connection.has_requests() => {}
             State::Fresh | State::Http | State::Seed(_) if connection.is_blocked() => {
                 connection.closing = true

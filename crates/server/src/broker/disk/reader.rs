@@ -181,11 +181,11 @@ fn read(shared: &Shared, fetch: &Fetch) -> Page {
     let is_cut = fill(shared, fetch, &mut gather, &mut page);
     let last = page.stored.last().map(|stored| stored.position);
     page.reached = match (fetch.want, last) {
-        (Want::Retained, _) => fetch.until,
+        (Want::Retained, _) if !is_cut => fetch.until,
         // All that was found was damaged: it has been looked at.
         (Want::Oldest, _) if !is_cut => gather.complete_until(),
         (Want::Newest, _) if !is_cut => gather.complete_until(),
-        (Want::Oldest, last) => last.unwrap_or(fetch.until),
+        (Want::Oldest | Want::Retained, last) => last.unwrap_or(fetch.until),
         (Want::Newest, last) => last.map_or(fetch.after, |last| last - 1),
     };
     if fetch.want == Want::Oldest {
@@ -204,7 +204,7 @@ fn fill(shared: &Shared, fetch: &Fetch, gather: &mut Gather<'_>, page: &mut Page
         match load(&found) {
             Some(stored) => {
                 bytes += stored.body.payload_len().max(1);
-                if fetch.want != Want::Retained && !page.stored.is_empty() && bytes > fetch.bytes {
+                if !page.stored.is_empty() && bytes > fetch.bytes {
                     return true;
                 }
                 page.stored.push(stored);
