@@ -9,6 +9,7 @@ mod behind;
 mod rounds;
 mod show;
 mod subscribe;
+mod weight;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -215,6 +216,8 @@ struct Reader {
     patterns: Vec<PatternSubscription>,
     /// Who answers for what it names first.
     payer: Payer,
+    /// See [`Fanout::weight`].
+    subscribed_bytes: usize,
 }
 
 impl Reader {
@@ -290,6 +293,7 @@ impl Fanout {
             subscriptions: Vec::new(),
             patterns: Vec::new(),
             payer: Payer::SITE,
+            subscribed_bytes: 0,
             rare,
         }) as ReaderId
     }

@@ -54,6 +54,10 @@ const BUILT_IN: &[&str] = &[
 /// A log has at least so many files at its ceiling: the newest is being written, and only others can leave.
 const SEGMENTS: usize = 4;
 
+/// So many of the largest messages must fit into what visitors may make the server hold: one is written in up to twice its size,
+/// and one more is being read.
+const MESSAGES: usize = 4;
+
 /// The data folder of a server that root runs.
 const ROOT_DATA_DIR: &str = "/var/lib/cometserver";
 
@@ -298,6 +302,10 @@ impl Config {
                 self.storage.segment_size.saturating_mul(SEGMENTS),
             ),
         ];
+        let pairs = pairs.into_iter().chain(limits.memory.map(|memory| {
+            let least = limits.message_size.saturating_mul(MESSAGES);
+            ("limits.memory", memory, "four times limits.message_size", least)
+        }));
         for (key, value, least_key, least) in pairs {
             if value < least {
                 let problem = format!("expected at least {least_key}, which is {least} bytes");

@@ -14,6 +14,7 @@ use cometserver_core::quota::Payer;
 use mio::{Registry, Token};
 
 mod bucket;
+mod weight;
 
 pub use bucket::Bucket;
 
@@ -22,6 +23,7 @@ use crate::http::Progress;
 use crate::http::cors::Cors;
 use crate::http::response::Terms;
 use crate::listener::Socket;
+use crate::memory::Rank;
 use crate::metrics::Transport;
 use crate::question::Question;
 use crate::round::Share;
@@ -294,6 +296,10 @@ pub struct Connection {
     watched: bool,
     /// How fast it may publish.
     pub bucket: Bucket,
+    /// What it makes the server hold, in bytes, as it was counted last.
+    pub weighed: usize,
+    /// Its place among the holders of its shard, if it is one.
+    pub holds: Option<Rank>,
 }
 
 /// What became of a write.
@@ -336,6 +342,8 @@ impl Connection {
             watched: false,
             counted: Transport::Http,
             bucket: Bucket::default(),
+            weighed: 0,
+            holds: None,
         }
     }
 

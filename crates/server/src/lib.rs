@@ -32,6 +32,7 @@ pub mod gateway_key;
 pub mod http;
 pub mod listener;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod openapi;
 pub mod platform;

@@ -92,6 +92,8 @@ label! {
         Window = "window",
         /// A ceiling of memory was reached.
         Ceiling = "ceiling",
+        /// It held most when visitors held as much as `limits.memory` allows.
+        Memory = "memory",
         /// It went over a limit of its own, such as a message size or rate.
         Limit = "limit",
         /// It broke its protocol.

@@ -8,12 +8,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 mod daemon;
 mod inherited;
+mod memory;
 mod names;
 mod sockets;
 mod usage;
 
 pub use daemon::{detach, redirect_std};
 pub use inherited::{InheritedListener, Listener, inherited_listeners};
+pub use memory::available_memory;
 pub use names::{group_id, group_name, host_name, user_name};
 pub use sockets::{PeerCredentials, bound_unsent, peer_credentials, unsent_bytes};
 pub use usage::{ProcessUsage, open_descriptors, process_usage};

@@ -162,6 +162,18 @@ impl Question {
         }
     }
 
+    /// Bytes that it holds, or will when its answer has come; `largest` is how large a publication may be.
+    pub fn weight(&self, largest: usize) -> usize {
+        match self {
+            Self::History(_) => history_bytes(largest),
+            Self::Retained(_) | Self::Read(_) => largest,
+            Self::Channels(_) | Self::Dump(_) => FETCHED.max(largest),
+            Self::Batch(batch) => batch.weight(),
+            // What is published waits in the store's queue, which is bounded.
+            Self::Publish | Self::Delete(_) | Self::Errand | Self::Write => 0,
+        }
+    }
+
     /// May it take as long as it takes?
     pub fn takes_its_time(&self) -> bool {
         matches!(self, Self::Errand) || self.rests()
@@ -188,6 +200,14 @@ impl Question {
 
 /// What is fetched of retained values at once takes about so many bytes at most, or is one value.
 const FETCHED: usize = 16 << 20;
+
+/// The most bytes of payloads in a history that is answered.
+const HISTORY: usize = 1 << 20;
+
+/// Bytes that the answer to a question for a history may take, where a publication has at most `largest`.
+fn history_bytes(largest: usize) -> usize {
+    HISTORY.max(largest)
+}
 
 /// So many values are asked for at once.
 fn values_at_once(asker: &Asker<'_>) -> usize {

@@ -3,8 +3,10 @@
 //! A shard is one thread with one event loop. It owns its connections and their readers; what it shares with others is in
 //! [`Shared`]. Sockets are registered once, for both directions, by edges.
 
+mod ceiling;
 mod clock;
 mod ending;
+mod fetching;
 mod held;
 mod membership;
 mod payer;
@@ -37,6 +39,7 @@ use slab::Slab;
 
 use crate::connection::{Connection, State};
 use crate::listener::Role;
+use crate::memory::Holders;
 use crate::metrics::{DropReason, Label, ShardMetrics, Subscription, Transport};
 use crate::round::RoundFrames;
 use crate::shared::{Accepted, ConnectionId, Mail, Settings, Shared, wall_clock};
@@ -94,6 +97,10 @@ pub struct Shard {
     delivered: [u64; Transport::ALL.len()],
     counted_subscriptions: (usize, usize),
     draining: bool,
+    /// Connections that hold much.
+    holders: Holders,
+    /// What readers wait for from the store.
+    fetches: fetching::Fetches,
     /// How many questions were asked: each has a number of its own.
     questions: u64,
 }
@@ -132,6 +139,8 @@ impl Shard {
             delivered: [0; Transport::ALL.len()],
             counted_subscriptions: (0, 0),
             draining: false,
+            holders: Holders::default(),
+            fetches: fetching::Fetches::default(),
             questions: 0,
         }
     }
@@ -166,6 +175,7 @@ impl Shard {
                 if event.is_readable() || event.is_read_closed() || event.is_error() {
                     self.readable(slot);
                 }
+                self.relieve();
             }
             self.take_up_unread();
             self.open_mail();
@@ -217,9 +227,11 @@ impl Shard {
                 Mail::Answered(id, number, part) => self.answered(id, number, part),
                 Mail::Fetched(id, page) => self.fetched(id, page),
                 Mail::Superseded(id) => self.superseded(id),
+                Mail::Relieve => self.shared.memory.looks(self.id),
                 Mail::Reloaded => self.reloaded(),
                 Mail::Drain => self.drain(),
             }
+            self.relieve();
         }
         self.mail = mail;
     }
@@ -253,6 +265,14 @@ impl Shard {
         }
         let time = self.millis(self.settings.config.limits.request_time);
         self.set_deadline(slot, self.now.saturating_add(time));
+        self.weigh(slot);
+        if self.shared.memory.is_over()
+            && self.shared.memory.largest().is_none()
+            && self.role(slot) == Role::Public
+        {
+            // Nobody holds much: they are too many.
+            self.connections[slot].crowded = Some(ceiling::WHY);
+        }
         // What came before the registration shows as an edge of it: nothing has to be read now.
     }
 

@@ -19,6 +19,7 @@ use crate::budget::Budget;
 use crate::config::Config;
 use crate::gateway_key::GatewayKey;
 use crate::listener::{Door, Role, Socket};
+use crate::memory::{self, Memory};
 use crate::metrics::Metrics;
 use crate::room::Room;
 use crate::static_files::StaticFiles;
@@ -45,6 +46,8 @@ pub enum Mail {
     Fetched(ConnectionId, Result<Page, BrokerError>),
     /// A newer request of the same session has come: end this one.
     Superseded(ConnectionId),
+    /// Visitors hold more than they may, and this shard has the largest holder.
+    Relieve,
     /// Other settings are in force.
     Reloaded,
     /// Tell everybody when to come back, and take nothing new.
@@ -185,6 +188,8 @@ pub struct Shared {
     settings: RwLock<Arc<Settings>>,
     /// Counters.
     pub metrics: Metrics,
+    /// What visitors make the server hold.
+    pub memory: Memory,
     /// The doors, by the number that came with an accepted socket.
     pub doors: Vec<Door>,
     /// The shards' mailboxes.
@@ -317,6 +322,7 @@ impl Shared {
             trouble: start.trouble,
             errand: AtomicBool::new(false),
             metrics: Metrics::new(mailboxes.len(), wall_clock()),
+            memory: Memory::new(mailboxes.len(), memory::limit(settings.config.limits.memory)),
             static_files: StaticFiles::new(&settings.config),
             settings: RwLock::new(Arc::new(settings)),
             doors,
@@ -353,6 +359,8 @@ impl Shared {
     /// Puts another configuration in force.
     pub fn set_settings(&self, settings: Settings) {
         self.static_files.reload(&settings.config);
+        self.memory
+            .set_limit(memory::limit(settings.config.limits.memory));
         *self
             .settings
             .write()

@@ -257,6 +257,10 @@ fn the_default_configuration_is_a_right_one() {
     let ran = home.run(["config", "check", "--config", &file]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.stdout.contains(&file), "{ran:?}");
+    assert!(
+        ran.stdout.contains("limits.memory") && ran.stdout.contains("limits.log_memory"),
+        "{ran:?}"
+    );
 }
 
 #[test]

@@ -67,6 +67,8 @@ impl Fanout {
             presence,
             active,
         });
+        let name = self.slots[slot as usize].channel.name.as_bytes().len();
+        self.readers[reader as usize].subscribed_bytes += Self::subscription_bytes(name);
         self.subscriptions += 1;
     }
 
@@ -83,6 +85,8 @@ impl Fanout {
             self.readers[moved as usize].subscriptions[subscription as usize].index = gone.index;
         }
         self.subscriptions -= 1;
+        let name = self.slots[gone.slot as usize].channel.name.as_bytes().len();
+        self.readers[reader as usize].subscribed_bytes -= Self::subscription_bytes(name);
         let slot = &mut self.slots[gone.slot as usize];
         if slot.readers.is_empty() && !slot.idle {
             slot.idle = true;
@@ -127,6 +131,7 @@ impl Fanout {
         entry.patterns.push(PatternSubscription { id, wants, active });
         if let Some(slot) = self.patterns.get_mut(&id) {
             slot.readers.push(reader);
+            entry.subscribed_bytes += Self::pattern_bytes(slot.pattern.as_bytes().len());
         }
         self.pattern_subscriptions += 1;
     }
@@ -137,6 +142,8 @@ impl Fanout {
         };
         if let Some(at) = slot.readers.iter().position(|other| *other == reader) {
             slot.readers.swap_remove(at);
+            let bytes = Self::pattern_bytes(slot.pattern.as_bytes().len());
+            self.readers[reader as usize].subscribed_bytes -= bytes;
             self.pattern_subscriptions -= 1;
         }
         if slot.readers.is_empty() {

@@ -78,6 +78,8 @@ pub(super) fn gauges(shared: &Shared) -> Gauges {
             ("held", shared.held_usage()),
             ("static_files", shared.static_files.usage()),
         ],
+        memory_held: shared.memory.held() as u64,
+        memory_limit: shared.memory.limit() as u64,
         trimmed: realms
             .into_iter()
             .map(|(realm, count)| (realm_name(realm), count))

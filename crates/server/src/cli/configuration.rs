@@ -3,13 +3,16 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::config;
-use crate::platform;
 use crate::room::Room;
+use crate::{config, memory, platform};
 
 use super::Outcome;
+use super::amount::shown;
 use super::settings::Settings;
 use super::show::Paint;
+
+/// What the server takes besides, in bytes: its code and threads, and what is on its way through them.
+const BESIDES: u64 = 64 << 20;
 
 pub(super) const EXAMPLES: &str = "\
 comet config default > comet.toml
@@ -45,11 +48,12 @@ fn check(settings: &Settings) -> Outcome {
     };
     let paint = Paint::for_stdout();
     let text = format!(
-        "{}: {read}\ndata folder {}\nsocket {}\n{}",
+        "{}: {read}\ndata folder {}\nsocket {}\n{}{}\n",
         paint.green("the configuration is right"),
         loaded.config.data_dir.display(),
         loaded.config.socket.display(),
         room(&loaded.config),
+        sum(&loaded.config, platform::available_memory()),
     );
     super::print(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
@@ -68,10 +72,57 @@ fn room(config: &crate::config::Config) -> String {
     text
 }
 
+/// What the settings allow in memory, added up, beside what there is.
+fn sum(config: &config::Config, available: Option<u64>) -> String {
+    let bytes = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
+    let visitors = bytes(memory::limit(config.limits.memory));
+    let publications = bytes(config.limits.log_memory);
+    let all = [visitors, publications, BESIDES]
+        .iter()
+        .fold(0, |sum: u64, part| sum.saturating_add(*part));
+    let of = match available {
+        Some(available) if available < all => {
+            format!(", which is more than the {} that there are", shown(available))
+        }
+        Some(available) => format!(" of {}", shown(available)),
+        None => String::new(),
+    };
+    format!(
+        "memory {}{of}: {} for what visitors make it hold (limits.memory), {} for publications (limits.log_memory), about {} besides",
+        shown(all),
+        shown(visitors),
+        shown(publications),
+        shown(BESIDES),
+    )
+}
+
 /// Says what is odd but harmless.
 pub(super) fn warn(loaded: &config::Loaded) {
     let paint = Paint::for_stderr();
     for warning in &loaded.warnings {
         super::note(&format!("{} {warning}", paint.yellow("comet: warning:")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_settings_allow_is_added_up_beside_what_there_is() {
+        let mut config = config::Config::default();
+        config.limits.memory = Some(128 << 20);
+        config.limits.log_memory = 128 << 20;
+        let enough = sum(&config, Some(1 << 30));
+        assert!(
+            enough.starts_with("memory 320.0 MiB of 1.0 GiB: 128.0 MiB for"),
+            "{enough}"
+        );
+        let little = sum(&config, Some(256 << 20));
+        assert!(
+            little.contains("more than the 256.0 MiB that there are"),
+            "{little}"
+        );
+        assert!(sum(&config, None).starts_with("memory 320.0 MiB: "));
     }
 }

@@ -192,6 +192,11 @@ section! {
         all_visitors "all_visitors": usize = "50%" => values::percent;
         /// What the kernel may hold for one slow reader.
         pending_bytes "pending_bytes": usize = "64KiB" => values::size(4 << 10, 1 << 30);
+        /// What all visitors together may make the server hold besides publications: requests and messages that are not
+        /// whole yet, answers that are not sent yet, what their connections listen to. At this ceiling the connection that
+        /// holds most is ended; the site's own code is not counted. 0: a quarter of the memory that the machine, or the
+        /// control group of the server, has, but at least 64MiB. Else at least four times message_size.
+        memory "memory": Option<usize> = "0" => values::size_or_zero;
         /// How long a client may take to send the head of a request, and then its body.
         request_time "request_time": Duration = "10s" => values::duration_from(1);
         /// How long a connection may stay open between two requests.

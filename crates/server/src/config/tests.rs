@@ -277,6 +277,10 @@ fn mistakes_are_named_with_their_place_and_the_way_out() {
             "[limits]\nmessage_size = \"128MiB\"",
             "limits.window_bytes of 67108864 bytes: expected at least limits.message_size, which is 134217728 bytes",
         ),
+        (
+            "[limits]\nmemory = \"2MiB\"",
+            "limits.memory of 2097152 bytes: expected at least four times limits.message_size, which is 4194304 bytes",
+        ),
     ] {
         assert_eq!(error(file, &[], &[]), expected, "{file}");
     }

@@ -225,6 +225,14 @@ pub(super) fn size(least: usize, most: usize) -> impl Fn(&Raw) -> Result<usize, 
     }
 }
 
+/// A number of bytes with its unit where 0 means "choose yourself".
+pub(super) fn size_or_zero(raw: &Raw) -> Result<Option<usize>, Problem> {
+    match raw.as_text() {
+        Some("0") => Ok(None),
+        _ => size(0, usize::MAX)(raw).map(|number| (number > 0).then_some(number)),
+    }
+}
+
 /// A time with its unit.
 pub(super) fn duration(raw: &Raw) -> Result<Duration, Problem> {
     let millis = raw

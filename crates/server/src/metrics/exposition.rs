@@ -26,6 +26,10 @@ pub struct Gauges {
     pub window_bytes: u64,
     /// By table: what visitors have of it, and how often one was refused more.
     pub visitors: Vec<(&'static str, Usage)>,
+    /// Bytes that visitors make the server hold.
+    pub memory_held: u64,
+    /// How much that may be.
+    pub memory_limit: u64,
     /// By realm: publications that a ceiling took out of a log before their time, since the start.
     pub trimmed: Vec<(String, u64)>,
     /// The log on disk, if there is one.
@@ -109,6 +113,16 @@ impl Metrics {
                 "pending_bytes",
                 "Bytes that wait for peers that take no more now.",
                 self.sum(|s| &s.pending_bytes),
+            ),
+            gauge(
+                "memory_held_bytes",
+                "Bytes that visitors make the server hold.",
+                plain(gauges.memory_held),
+            ),
+            gauge(
+                "memory_limit_bytes",
+                "How much that may be: limits.memory.",
+                plain(gauges.memory_limit),
             ),
             gauge("channels", "Channels that exist.", plain(gauges.channels)),
             gauge("log_bytes", "Bytes kept in all logs.", plain(gauges.log_bytes)),

@@ -90,6 +90,11 @@ pub fn batch(messages: Vec<Result<Message, Refused>>, asker: &Asker<'_>) -> (Pro
 }
 
 impl Batch {
+    /// Bytes that it holds.
+    pub(super) fn weight(&self) -> usize {
+        self.results.capacity() * size_of::<Option<Result<Told, Refused>>>()
+    }
+
     pub(super) fn take(
         mut self,
         index: usize,

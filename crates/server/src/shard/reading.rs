@@ -1,13 +1,11 @@
 //! Readers that are behind: a page at a time, from memory or from the store.
 
 use cometserver_core::Cursor;
-use cometserver_core::broker::{BrokerError, Page};
 use cometserver_core::fanout::{Progress, Step, Target};
 use cometserver_core::hub::ReadLimits;
 use cometserver_core::protocol::native;
 
 use super::Shard;
-use crate::shared::{ConnectionId, Mail};
 use crate::wire::Format;
 
 /// What a reader that is behind reads at a time: enough for few calls, little enough to keep for a slow one.
@@ -73,43 +71,6 @@ impl Shard {
             subscriber.unopened = None;
             let cursor = self.hub.cursor(self.fanout.position(reader));
             self.encoder.heartbeat(format, cursor, out);
-        }
-    }
-
-    pub(super) fn fetch(&mut self, slot: usize, fetch: cometserver_core::broker::Fetch) {
-        let id = self.id_of(slot);
-        let until = self.now + self.shared.patience;
-        if let Some(subscriber) = self.connections[slot].subscriber() {
-            subscriber.fetching = until;
-        }
-        let deadline = self.connections[slot].deadline.min(until);
-        self.set_deadline(slot, deadline);
-        self.metrics().cold_reads.add(1);
-        let shared = self.shared.clone();
-        self.hub.fetch(
-            fetch,
-            Box::new(move |page| shared.mailboxes[id.shard as usize].send(Mail::Fetched(id, page))),
-        );
-    }
-
-    pub(super) fn fetched(&mut self, id: ConnectionId, page: Result<Page, BrokerError>) {
-        let Some(slot) = self.slot_of(id) else { return };
-        let Some(subscriber) = self.connections[slot].subscriber() else {
-            return;
-        };
-        if std::mem::take(&mut subscriber.fetching) == 0 {
-            return;
-        }
-        let reader = subscriber.reader;
-        match page {
-            Ok(page) => {
-                self.fanout.fetched(reader, page);
-                self.read_on_soon(slot);
-            }
-            Err(error) => {
-                tracing::warn!(%error, "history could not be read");
-                self.leave_unread(slot);
-            }
         }
     }
 

@@ -10,6 +10,7 @@ use crate::http::{self, Limits, Parse};
 use crate::listener::Role;
 use crate::metrics::{Refusal, Transport};
 use crate::seed::{self, Detect};
+use crate::shared::ConnectionId;
 
 /// So many full buffers are read from a connection in one turn: who sends faster than we read must not keep us.
 pub(super) const READS: usize = 8;
@@ -39,6 +40,10 @@ impl Shard {
             if connection.ended || !self.may_read(slot) {
                 return;
             }
+            if !self.may_grow(slot) {
+                self.soon(slot);
+                return;
+            }
             let connection = &mut self.connections[slot];
             match connection.socket.read(input) {
                 Ok(0) => {
@@ -54,6 +59,9 @@ impl Shard {
                     let drained = read < input.len();
                     connection.readable = !drained;
                     self.came(slot, &mut input[..read]);
+                    if self.slot_is(slot, generation) {
+                        self.weigh(slot);
+                    }
                     match self.connections.get(slot) {
                         // There is an end still to be read.
                         Some(connection) if connection.generation == generation && connection.ending => {
@@ -88,6 +96,7 @@ impl Shard {
             connection.unread = false;
             if connection.has_said() && !connection.is_blocked() {
                 self.obey(slot);
+                self.settle_turn(id);
                 continue;
             }
             if connection.has_requests() && !connection.is_blocked() {
@@ -99,7 +108,22 @@ impl Shard {
             if rest.is_some_and(|connection| connection.readable && !connection.has_requests()) {
                 self.readable(slot);
             }
+            self.settle_turn(id);
         }
+    }
+
+    /// A connection's turn is over: what it holds by now is noted, and room made if it is too much.
+    fn settle_turn(&mut self, id: ConnectionId) {
+        if let Some(slot) = self.slot_of(id) {
+            self.weigh(slot);
+        }
+        self.relieve();
+    }
+
+    fn slot_is(&self, slot: usize, generation: u32) -> bool {
+        self.connections
+            .get(slot)
+            .is_some_and(|connection| connection.generation == generation)
     }
 
     /// Sees to it that what a connection has kept, or left in its socket, is used in the next turn: there will be no

@@ -105,6 +105,7 @@ impl Shard {
             | Endpoint::Retained
             | Endpoint::DeleteRetained
             | Endpoint::Channels => {
+                self.afford(slot)?;
                 let progress = question::ask(endpoint, &grant, &parameters, &settings, &self.asker(slot))?;
                 self.settle(slot, progress, terms, cors, out)
             }

@@ -154,6 +154,10 @@ impl Shard {
                 subscriber.queued = false;
             }
             self.read_on(slot);
+            if let Some(slot) = self.slot_of(id) {
+                self.weigh(slot);
+            }
+            self.relieve();
         }
     }
 }

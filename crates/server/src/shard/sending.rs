@@ -66,6 +66,7 @@ impl Shard {
             connection.state = State::Lingering;
             connection.input = Vec::new();
         }
+        self.weigh(slot);
         self.set_deadline(slot, self.now + LINGER);
     }
 
@@ -80,6 +81,7 @@ impl Shard {
         metrics.pending_bytes.sub(connection.counted_pending as u64);
         let address = connection.counted_address();
         self.shared.left(self.id, address, connection.refusal.is_some());
+        self.unweigh(connection.weighed, connection.holds);
     }
 
     /// Counts a connection as of another transport.
@@ -141,6 +143,7 @@ impl Shard {
                 .sub((connection.counted_pending - pending) as u64),
         }
         connection.counted_pending = pending;
+        self.weigh(slot);
     }
 
     /// The peer takes more.

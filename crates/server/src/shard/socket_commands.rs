@@ -102,7 +102,7 @@ impl Shard {
     }
 
     /// The last bytes of a WebSocket: its reader is gone with them.
-    fn say_last(&mut self, slot: usize, out: &[u8]) {
+    pub(super) fn say_last(&mut self, slot: usize, out: &[u8]) {
         if self.send(slot, out) {
             self.release_reader(slot);
             self.finish(slot);
@@ -321,6 +321,7 @@ impl Shard {
         out: &mut Vec<u8>,
     ) -> Result<(), Refused> {
         let name = self.one_channel(slot, command, Action::History)?;
+        self.afford(slot)?;
         let since = question::since(command.since.as_deref(), &self.asker(slot))?;
         let query = HistoryQuery {
             since,

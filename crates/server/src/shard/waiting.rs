@@ -69,6 +69,7 @@ impl Shard {
                 self.set_deadline(slot, until);
             }
         }
+        self.weigh(slot);
         if let Some(piece) = piece
             && self.send(slot, &piece)
         {

@@ -171,6 +171,8 @@ fn gauges() -> Gauges {
         log_bytes: 4096,
         window_bytes: 2048,
         visitors: vec![("patterns", Usage { taken: 5, refused: 6 })],
+        memory_held: 5,
+        memory_limit: 64 << 20,
         trimmed: vec![("default".to_owned(), 7), ("we\"ird\\\nrealm".to_owned(), 8)],
         storage: Some(DiskStats {
             bytes: 5000,
@@ -209,6 +211,8 @@ fn every_family_comes_once_with_help_and_type() {
         "refused_total",
         "holds",
         "pending_bytes",
+        "memory_held_bytes",
+        "memory_limit_bytes",
         "publish_to_write_seconds",
         "channels",
         "log_bytes",

@@ -1,0 +1,61 @@
+//! What a connection makes the server hold, in bytes.
+
+use cometserver_core::channel::ChannelId;
+use cometserver_core::fanout::Step;
+
+use super::{Connection, Reply, Said, State, Subscriber, Waiting, WebSocketState};
+
+impl Connection {
+    /// Bytes that it makes the server hold, itself included: what came and is not used yet, what could not be sent yet, and
+    /// what its requests wait with. What its reader holds is not among them: see
+    /// [`Fanout::weight`](cometserver_core::fanout::Fanout::weight). `largest` is how large a publication may be.
+    pub fn weight(&self, largest: usize) -> usize {
+        let state = match &self.state {
+            State::Reading(subscriber) => subscriber.weight(largest),
+            State::Waiting(waiting) => size_of::<Waiting>() + waiting.question.weight(largest),
+            State::Fresh | State::Http | State::Seed(_) | State::Lingering => 0,
+        };
+        size_of::<Self>() + self.input.capacity() + self.unsent.capacity() + state
+    }
+}
+
+impl Subscriber {
+    fn weight(&self, largest: usize) -> usize {
+        let member = self.member.as_ref().map_or(0, |member| {
+            member.user.len() + member.info.as_ref().map_or(0, |info| info.len())
+        });
+        size_of::<Self>()
+            + self.gathered.iter().map(Step::size).sum::<usize>()
+            + self.joined.capacity() * size_of::<ChannelId>()
+            + member
+            + self.socket.as_ref().map_or(0, |socket| socket.weight(largest))
+    }
+}
+
+impl WebSocketState {
+    fn weight(&self, largest: usize) -> usize {
+        let said = self.said.iter().map(Said::len);
+        let replies = self.replies.iter().map(|reply| reply.target.len());
+        let waiting = self
+            .waiting
+            .iter()
+            .map(|waiting| waiting.question.weight(largest));
+        size_of::<Self>()
+            + self.decoder.held_bytes()
+            + self.said.capacity() * size_of::<Said>()
+            + self.replies.capacity() * size_of::<Reply>()
+            + self.waiting.capacity() * size_of::<Waiting>()
+            + self.watched.capacity() * size_of::<ChannelId>()
+            + said.chain(replies).chain(waiting).sum::<usize>()
+    }
+}
+
+impl Said {
+    fn len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Binary(bytes) | Self::Ping(bytes) => bytes.len(),
+            Self::Close(_) | Self::Broke(..) => 0,
+        }
+    }
+}
