@@ -205,16 +205,16 @@ mod tests {
             let mut holders = Holders::default();
             let place = holders.add(7, weight).unwrap();
             assert!(
-                Some(rank.class) >= before,
+                Some(place.class) >= before,
                 "larger ones are never in a lower class"
             );
-            before = Some(rank.class);
+            before = Some(place.class);
             let least = holders.largest_weight();
             assert!(
                 least <= weight && weight < least + least / 4,
                 "{weight} in {least}"
             );
-            assert_eq!(Holders::class(least), Some(rank.class));
+            assert_eq!(Holders::class(least), Some(place.class));
         }
     }
 
