@@ -84,11 +84,11 @@ fn key_in(mut file: &File) -> Option<[u8; LENGTH]> {
     (is_file && file.read_exact(&mut key).is_ok() && key.iter().all(u8::is_ascii_hexdigit)).then_some(key)
 }
 
-/// Whether nobody else may have written it.
+/// Whether nobody else may have written it. Who may read it can be fewer than [`MODE`] says: somebody had a reason.
 fn is_ours(file: &File) -> bool {
-    file.metadata().is_ok_and(|metadata| {
-        metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o777 == MODE
-    })
+    let user = rustix::process::geteuid().as_raw();
+    file.metadata()
+        .is_ok_and(|metadata| metadata.uid() == user && metadata.mode() & 0o022 == 0)
 }
 
 /// Puts a file in its place as a whole: who reads meanwhile has the old one or the new one.
@@ -131,6 +131,11 @@ mod tests {
         assert!(key.is(&text) && GatewayKey::beside(&socket).unwrap().is(&text));
         let mode = fs::metadata(path(&socket)).unwrap().mode();
         assert_eq!(mode & 0o777, MODE, "whatever the umask is");
+        fs::set_permissions(path(&socket), Permissions::from_mode(0o640)).unwrap();
+        assert!(
+            GatewayKey::beside(&socket).unwrap().is(&text),
+            "it may be closed to others"
+        );
         for other in [&b""[..], &text[1..], &[&text[..], b"0"].concat(), &[b'0'; 64]] {
             assert!(!key.is(other));
         }
