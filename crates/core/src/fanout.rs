@@ -30,6 +30,8 @@ use crate::position::Position;
 use crate::publication::{Body, Publication};
 use crate::quota::Payer;
 
+pub use subscribe::Standing;
+
 /// A reader's handle within its shard.
 pub type ReaderId = u32;
 

@@ -8,7 +8,7 @@ mod support;
 use std::sync::Arc;
 
 use cometserver_core::channel::{ChannelName, Realm};
-use cometserver_core::fanout::{Begin, Step, Wants};
+use cometserver_core::fanout::{Begin, Standing, Step, Wants};
 use cometserver_core::hub::{Delete, HistoryQuery, Hub, ReadLimits, Start};
 use cometserver_core::position::Position;
 use cometserver_core::publication::Message;
@@ -273,4 +273,35 @@ fn a_publication_carries_when_its_message_was_accepted_and_news_about_members_do
     hub.collect(0, 10, &mut seen);
     let accepted: Vec<u64> = seen.iter().map(|publication| publication.accepted).collect();
     assert_eq!(accepted, [1_234_567, 0]);
+}
+
+#[test]
+fn to_subscribe_again_to_what_stands_costs_nothing_lasting() {
+    let hub = Arc::new(Hub::new(options()));
+    let mut fanout = shard(&hub);
+    let reader = fanout.open(1, None);
+    fanout.begin(reader, Begin::Now, true);
+    let again = |fanout: &mut cometserver_core::fanout::Fanout| {
+        let channel = fanout.subscribe(reader, &name("a"), Begin::Earliest, Wants::default(), 10);
+        let pattern = fanout.subscribe_pattern(reader, &pattern("p/*"), Begin::Earliest, Wants::default());
+        (channel.unwrap(), pattern.unwrap())
+    };
+    let due = again(&mut fanout);
+    assert!(matches!(due, (Standing::Due(_), Standing::Due(_))), "{due:?}");
+    // While something is owed, an announcement of its own comes behind it: its cursor must not hide that.
+    let due = again(&mut fanout);
+    assert!(matches!(due, (Standing::Due(_), Standing::Due(_))), "{due:?}");
+    let expected = ["subscribed a", "subscribed p/*", "subscribed a", "subscribed p/*"];
+    assert_eq!(read_on(&mut fanout, reader), expected);
+    for _ in 0..1000 {
+        let stands = again(&mut fanout);
+        assert!(
+            matches!(stands, (Standing::Stands(_), Standing::Stands(_))),
+            "{stands:?}"
+        );
+        assert!(fanout.is_live(reader));
+        assert_eq!(fanout.held_bytes(reader), 0);
+    }
+    publish(&hub, "a", "1", 10);
+    assert_eq!(round(&mut fanout), [(1, "1".into())]);
 }

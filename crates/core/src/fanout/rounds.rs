@@ -10,9 +10,18 @@ const ROUND: usize = 1024;
 
 impl Fanout {
     /// Tells live readers of what became visible: `tell(tag, reader, publication, place)`.
-    pub fn round(&mut self, mut tell: impl FnMut(u32, ReaderId, &Arc<Publication>, usize)) -> Round {
+    pub fn round(&mut self, tell: impl FnMut(u32, ReaderId, &Arc<Publication>, usize)) -> Round {
+        self.round_of(ROUND, tell)
+    }
+
+    /// The same, of at most `most` publications; no round is of more than 1024.
+    pub fn round_of(
+        &mut self,
+        most: usize,
+        mut tell: impl FnMut(u32, ReaderId, &Arc<Publication>, usize),
+    ) -> Round {
         let mut publications = std::mem::take(&mut self.round);
-        let collected = self.hub.collect(self.shard, ROUND, &mut publications);
+        let collected = self.hub.collect(self.shard, most.min(ROUND), &mut publications);
         if collected.lagged {
             self.lag();
         }

@@ -2,17 +2,26 @@
 
 use std::sync::Arc;
 
-use super::{Begin, CatchUp, CatchUpFrom, CatchUpTarget, Fanout, ReaderId, Wants};
+use super::{Begin, CatchUp, CatchUpFrom, CatchUpTarget, Fanout, ReaderId, Target, Wants};
 use crate::Time;
 use crate::channel::{Channel, ChannelName};
 use crate::hub::{ListenError, concerns};
 use crate::pattern::Pattern;
 use crate::position::{Position, Source};
 
+/// How a subscription stands that was just asked for. Each has the channel or pattern as the readers share it.
+#[derive(Debug)]
+pub enum Standing {
+    /// An announcement with [`Step::Subscribed`](super::Step::Subscribed) was queued: they come in the order of these calls.
+    Due(Target),
+    /// It stood already, and nothing is owed: it can be announced at once, with [`Fanout::position`].
+    Stands(Target),
+}
+
 impl Fanout {
     /// Subscribes a reader that has begun. It is behind until the subscription has caught up and was announced with
-    /// [`Step::Subscribed`](super::Step::Subscribed). A channel already subscribed to is announced again and begins nowhere
-    /// else.
+    /// [`Step::Subscribed`](super::Step::Subscribed). A channel already subscribed to begins nowhere else, and costs nothing
+    /// lasting: see [`Standing`].
     ///
     /// # Errors
     /// [`ListenError`]; nothing changed.
@@ -23,17 +32,25 @@ impl Fanout {
         begin: Begin,
         wants: Wants,
         now: Time,
-    ) -> Result<(), ListenError> {
+    ) -> Result<Standing, ListenError> {
         let slot = self.slot(reader, name, now)?;
-        let channel = self.slots[slot as usize].channel.id;
-        let known = self.readers[reader as usize]
+        let channel = self.slots[slot as usize].channel.clone();
+        let (id, durability) = (channel.id, channel.durability);
+        let catch_up = CatchUpTarget::Channel(id);
+        let own = self.readers[reader as usize]
             .subscriptions
             .iter()
-            .any(|s| s.slot == slot);
+            .find(|s| s.slot == slot);
+        let (known, active) = (own.is_some(), own.is_some_and(|s| s.active));
+        let target = Target::Channel(channel);
+        // While something is owed, a cursor would hide it from a client that is cut off then.
+        if active && !self.owes(reader) {
+            return Ok(Standing::Stands(target));
+        }
         if !known {
             self.attach(reader, slot, wants.presence, false);
         }
-        let trimmed = self.hub.trimmed(channel);
+        let trimmed = self.hub.trimmed(id);
         let from = match begin {
             _ if known => CatchUpFrom::Nothing,
             Begin::Now if wants.retained => CatchUpFrom::Retained,
@@ -43,7 +60,6 @@ impl Fanout {
                 memory: trimmed.memory.memory,
             }),
             Begin::At(start) => {
-                let durability = self.slots[slot as usize].channel.durability;
                 let lost = start.lost_memory && concerns(Source::Memory, durability)
                     || start.lost_durable && concerns(Source::Durable, durability);
                 // Members are in memory, whatever the durability of the channel.
@@ -51,8 +67,8 @@ impl Fanout {
             }
         };
         let since = self.slots[slot as usize].since;
-        self.queue(reader, CatchUpTarget::Channel(channel), from, since);
-        Ok(())
+        self.queue(reader, catch_up, from, since);
+        Ok(Standing::Due(target))
     }
 
     /// The same for a pattern.
@@ -65,9 +81,15 @@ impl Fanout {
         pattern: &Arc<Pattern>,
         begin: Begin,
         wants: Wants,
-    ) -> Result<(), ListenError> {
+    ) -> Result<Standing, ListenError> {
         let id = self.pattern_slot(reader, pattern)?;
-        let known = self.readers[reader as usize].patterns.iter().any(|p| p.id == id);
+        let catch_up = CatchUpTarget::Pattern(id);
+        let own = self.readers[reader as usize].patterns.iter().find(|p| p.id == id);
+        let (known, active) = (own.is_some(), own.is_some_and(|p| p.active));
+        let target = Target::Pattern(self.patterns[&id].pattern.clone());
+        if active && !self.owes(reader) {
+            return Ok(Standing::Stands(target));
+        }
         if !known {
             self.attach_pattern(reader, id, wants, false);
         }
@@ -87,8 +109,8 @@ impl Fanout {
             ),
         };
         let since = self.patterns[&id].since;
-        self.queue(reader, CatchUpTarget::Pattern(id), from, since);
-        Ok(())
+        self.queue(reader, catch_up, from, since);
+        Ok(Standing::Due(target))
     }
 
     fn queue(&mut self, reader: ReaderId, target: CatchUpTarget, from: CatchUpFrom, since: Position) {
@@ -147,5 +169,21 @@ impl Fanout {
             rare.forgotten
                 .retain(|(pattern, _)| target != CatchUpTarget::Pattern(*pattern));
         }
+    }
+
+    /// Bytes that a reader holds for what it has yet to be shown: its queue, and what was fetched for it from the store.
+    /// Its subscriptions are bounded by their number, and not among them.
+    pub fn held_bytes(&self, reader: ReaderId) -> usize {
+        let Some(rare) = &self.readers[reader as usize].rare else {
+            return 0;
+        };
+        let fetched = rare.page.iter().flat_map(|page| &page.stored);
+        size_of_val(&**rare)
+            + rare.catch_up.capacity() * size_of::<CatchUp>()
+            + size_of_val(&*rare.forgiven)
+            + size_of_val(&*rare.forgotten)
+            + fetched
+                .map(|stored| size_of_val(stored) + stored.body.payload_len())
+                .sum::<usize>()
     }
 }

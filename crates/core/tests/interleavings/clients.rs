@@ -92,7 +92,7 @@ impl World {
         presence: bool,
         retained: bool,
     ) {
-        let connection = self.connections[client].as_ref().unwrap();
+        let connection = self.connections[client].as_mut().unwrap();
         let wants = Wants {
             presence,
             retained,

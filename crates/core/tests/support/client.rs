@@ -9,7 +9,7 @@ use cometserver_core::Time;
 use cometserver_core::broker::Page;
 use cometserver_core::channel::ChannelName;
 use cometserver_core::cursor::Cursor;
-use cometserver_core::fanout::{Begin, Fanout, Progress, ReaderId, Step, Target, Wants};
+use cometserver_core::fanout::{Begin, Fanout, Progress, ReaderId, Standing, Step, Target, Wants};
 use cometserver_core::hub::{Hub, ReadLimits};
 use cometserver_core::pattern::Pattern;
 use cometserver_core::position::Position;
@@ -145,20 +145,25 @@ impl Shard {
 
     pub(crate) fn subscribe(
         &mut self,
-        connection: &Connection,
+        connection: &mut Connection,
         target: &To,
         since: &Since,
         wants: Wants,
         now: Time,
     ) {
         let (reader, begin) = (connection.reader, since.begin(&self.hub));
-        match target {
+        let standing = match target {
             To::Channel(_) => self.fanout.subscribe(reader, &target.name(), begin, wants, now),
             To::Pattern(_) => self
                 .fanout
                 .subscribe_pattern(reader, &target.pattern(), begin, wants),
+        };
+        if let Standing::Stands(target) = standing.unwrap() {
+            let cursor = self.hub.cursor(self.fanout.position(reader)).to_string();
+            connection
+                .outbox
+                .push_back(Frame::Subscribed(to(&target), cursor));
         }
-        .unwrap();
     }
 
     pub(crate) fn unsubscribe(&mut self, connection: &mut Connection, target: &To, now: Time) {
