@@ -22,7 +22,7 @@ pub use looking::{
     MEMBERS, history_members, list_end, no_history_members, presence_members, summary_object, value_object,
 };
 pub use parameters::{Pair, begin, bytes, channel, flag, limits, number, pattern, text};
-pub use publishing::{accepted_object, authorize_publish, batch, message, receipt_object};
+pub use publishing::{accepted_object, authorize_publish, batch, message, receipt_object, sign};
 pub use refused::{Refused, lacking};
 
 use demo::demo;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use cometserver_core::channel::ChannelId;
-use cometserver_core::fanout::{ReaderId, Step, Wants};
+use cometserver_core::fanout::{ReaderId, Step, Target, Wants};
 use cometserver_core::grant::Grant;
 use cometserver_core::pattern::Pattern;
 use cometserver_core::protocol::native::command::Command;
@@ -14,9 +14,11 @@ use cometserver_core::quota::Payer;
 use mio::{Registry, Token};
 
 mod bucket;
+mod listing;
 mod weight;
 
 pub use bucket::Bucket;
+pub use listing::{Listed, Listing};
 
 use crate::budget::Place;
 use crate::http::Progress;
@@ -147,12 +149,10 @@ pub struct Membership {
     pub info: Option<bytes::Bytes>,
 }
 
-/// What is to be said when a subscription has caught up.
+/// What is to be said when a subscription has caught up. There is one for each announcement that is due.
 pub struct Reply {
     /// The channel or pattern.
-    pub target: Box<[u8]>,
-    /// Is it a pattern?
-    pub pattern: bool,
+    pub target: Target,
     /// The command's `id`, as JSON.
     pub id: Option<Box<str>>,
     /// The command asked to see members.
@@ -163,24 +163,30 @@ pub struct Reply {
 pub struct WebSocketState {
     /// Reads frames.
     pub decoder: Decoder,
-    /// Commands whose subscription has not caught up yet.
-    pub replies: Vec<Reply>,
+    /// Subscriptions that have not caught up yet, in the order in which they will have: at most [`CATCHING_UP`].
+    pub replies: VecDeque<Reply>,
     /// Channels whose members it sees.
     pub watched: Vec<ChannelId>,
     /// Its patterns, and what it was given of them.
     pub patterns: Vec<(Arc<Pattern>, Wants)>,
     /// When something was last heard from the client.
     pub heard: u64,
-    /// What was said and not yet answered: answers are sent before more are made.
+    /// What was said and not yet answered: answers are sent before more are made, and nothing is read meanwhile.
     pub said: VecDeque<Said>,
+    /// Bytes of what was said.
+    pub said_bytes: usize,
+    /// A command that names many, and is not through with them.
+    pub listing: Option<Box<Listing>>,
     /// Commands that wait for the store.
     pub waiting: Vec<Waiting>,
-    /// What was said next has to wait for those.
+    /// What was said next has to wait for one of those.
     pub stalled: bool,
+    /// What was said next asks for something, and has to wait for all of those.
+    pub asks: bool,
 }
 
 /// So many subscriptions of a WebSocket may be catching up at a time before its next commands are looked at.
-const CATCHING_UP: usize = 64;
+pub const CATCHING_UP: usize = 64;
 
 /// So many of its commands may wait for the store: enough for a commit to carry many publications of one connection.
 const IN_FLIGHT: usize = 64;
@@ -192,16 +198,37 @@ impl WebSocketState {
             return None;
         }
         let next = self.said.front()?;
-        // A command that asks would be told what was before a publication that was said before it.
+        // A command that asks would be told what was before a publication that was said before it. Whether it does is read
+        // once: it may be long.
+        if !self.waiting.is_empty() && !self.asks {
+            self.asks = !next.goes_on();
+        }
         let may = self.waiting.is_empty()
-            || next.goes_on()
+            || !self.asks
                 && self.waiting.len() < IN_FLIGHT
                 && self
                     .waiting
                     .iter()
                     .all(|waiting| waiting.question.is_publication());
         self.stalled = !may;
-        if may { self.said.pop_front() } else { None }
+        if !may {
+            return None;
+        }
+        self.asks = false;
+        let next = self.said.pop_front();
+        self.said_bytes -= next.as_ref().map_or(0, Said::bytes);
+        next
+    }
+
+    /// Keeps what was said until its turn comes.
+    pub fn keep(&mut self, said: Said) {
+        self.said_bytes += said.bytes();
+        self.said.push_back(said);
+    }
+
+    /// May the next thing that was said be looked at?
+    fn may_hear(&self) -> bool {
+        self.replies.len() < CATCHING_UP && (self.listing.is_some() || !self.said.is_empty() && !self.stalled)
     }
 }
 
@@ -220,6 +247,15 @@ pub enum Said {
 }
 
 impl Said {
+    /// Its bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Binary(bytes) | Self::Ping(bytes) => bytes.len(),
+            Self::Close(_) | Self::Broke(..) => 0,
+        }
+    }
+
     /// May it be obeyed while publications wait for the store?
     fn goes_on(&self) -> bool {
         let is_publish = |text: &str| Command::parse(text).is_ok_and(|command| command.kind == "publish");
@@ -300,6 +336,8 @@ pub struct Connection {
     pub weighed: usize,
     /// Its place among the holders of its shard, if it is one.
     pub holds: Option<Rank>,
+    /// How many of its commands or requests were refused since one was not.
+    pub refusals: u32,
 }
 
 /// What became of a write.
@@ -344,6 +382,7 @@ impl Connection {
             bucket: Bucket::default(),
             weighed: 0,
             holds: None,
+            refusals: 0,
         }
     }
 
@@ -365,9 +404,7 @@ impl Connection {
     /// Did a WebSocket client say something that was not answered yet, and may be?
     pub fn has_said(&self) -> bool {
         match &self.state {
-            State::Reading(subscriber) => subscriber.socket.as_ref().is_some_and(|socket| {
-                !socket.said.is_empty() && !socket.stalled && socket.replies.len() < CATCHING_UP
-            }),
+            State::Reading(subscriber) => subscriber.socket.as_ref().is_some_and(|socket| socket.may_hear()),
             _ => false,
         }
     }

@@ -178,6 +178,11 @@ impl Count {
         self.0.fetch_sub(n, Relaxed);
     }
 
+    /// Raises it to `n`, if that is more.
+    pub fn rise(&self, n: u64) {
+        self.0.fetch_max(n, Relaxed);
+    }
+
     fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
@@ -258,6 +263,10 @@ pub struct ShardMetrics {
     pub cold_reads: Count,
     /// From the moment a publication is visible to the write of a round that carries it.
     pub publish_to_write: Histogram,
+    /// Steps of the turn of a connection that had most, since the start.
+    pub turn_longest_steps: Count,
+    /// CPU time of the longest turn of a connection since the start, in nanoseconds.
+    pub turn_longest_nanos: Count,
 }
 
 /// The counters of the whole server.
@@ -284,6 +293,14 @@ impl Metrics {
     /// If there is no such shard.
     pub fn shard(&self, shard: usize) -> &ShardMetrics {
         &self.shards[shard]
+    }
+
+    fn most(&self, pick: impl Fn(&ShardMetrics) -> &Count) -> u64 {
+        self.shards
+            .iter()
+            .map(|shard| pick(shard).get())
+            .max()
+            .unwrap_or(0)
     }
 
     fn total(&self, pick: impl Fn(&ShardMetrics) -> &Count) -> u64 {

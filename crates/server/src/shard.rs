@@ -22,6 +22,8 @@ mod sending;
 mod sessions;
 mod socket_commands;
 mod subscribing;
+mod sweeping;
+mod turn;
 mod visitors;
 mod waiting;
 mod wish;
@@ -29,11 +31,12 @@ mod wish;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cometserver_core::Time;
 use cometserver_core::fanout::{Fanout, ReaderId, Step};
 use cometserver_core::hub::Hub;
+use mio::event::Event;
 use mio::{Events, Poll, Token};
 use slab::Slab;
 
@@ -48,6 +51,7 @@ use crate::wire::Encoder;
 
 use clock::Clock;
 use sending::STUCK;
+use turn::Turn;
 
 /// The mailbox's waker among the tokens of connections.
 pub const WAKER: Token = Token(usize::MAX);
@@ -57,6 +61,12 @@ const EVENTS: usize = 1024;
 
 /// Room for what is read from a socket. One for all connections: what is whole is used from here.
 const INPUT: usize = 64 << 10;
+
+/// So many letters, and deadlines, are looked at before the loop looks for others.
+const LETTERS: usize = 256;
+
+/// Steps of a letter or a deadline.
+const LETTER: u32 = 2;
 
 /// Room that a buffer keeps after a large answer.
 const KEPT: usize = 256 << 10;
@@ -84,11 +94,24 @@ pub struct Shard {
     /// Connections that read on by themselves and could be written to.
     behind: VecDeque<ConnectionId>,
     /// Connections whose turn ended before everything that came from them was used.
-    unread: Vec<ConnectionId>,
+    unread: VecDeque<ConnectionId>,
     input: Vec<u8>,
     out: Vec<u8>,
     steps: Vec<Step>,
-    mail: Vec<Mail>,
+    /// What came by mail and has not been looked at yet.
+    mail: VecDeque<Mail>,
+    letters: Vec<Mail>,
+    /// Connections whose deadline has come.
+    due: VecDeque<timer::Token>,
+    /// Where it goes on to be seen whether connections may still listen to what they do; none: all were seen.
+    reviewing: Option<usize>,
+    /// Where it goes on to send connections away; none: there is no need, or all were.
+    leaving: Option<usize>,
+    turn: Turn,
+    /// There is more to tell of than the last round has told.
+    rounds_left: bool,
+    /// The most publications of the next round.
+    round_size: usize,
     /// Polls woken in this round are answered from here: the answer, for which frames, at which position.
     answer: polls::Answer,
     bytes_sent: u64,
@@ -128,11 +151,18 @@ impl Shard {
             encoder: Encoder::default(),
             dirty: Vec::new(),
             behind: VecDeque::new(),
-            unread: Vec::new(),
+            unread: VecDeque::new(),
             input: vec![0; INPUT],
             out: Vec::new(),
             steps: Vec::new(),
-            mail: Vec::new(),
+            mail: VecDeque::new(),
+            letters: Vec::new(),
+            due: VecDeque::new(),
+            reviewing: None,
+            leaving: None,
+            turn: Turn::new(),
+            rounds_left: false,
+            round_size: rounds::ROUND,
             answer: polls::Answer::default(),
             bytes_sent: 0,
             bytes_received: 0,
@@ -163,23 +193,14 @@ impl Shard {
                 if event.token() == WAKER {
                     continue;
                 }
-                let slot = event.token().0;
-                if event.is_writable() {
-                    self.writable(slot);
-                }
-                if event.is_read_closed()
-                    && let Some(connection) = self.connections.get_mut(slot)
-                {
-                    connection.ending = true;
-                }
-                if event.is_readable() || event.is_read_closed() || event.is_error() {
-                    self.readable(slot);
-                }
+                self.happened(event);
                 self.relieve();
+                self.round_if_due();
             }
             self.take_up_unread();
             self.open_mail();
             self.expire();
+            self.sweep();
             self.rounds();
             self.pump();
             self.rest();
@@ -189,9 +210,34 @@ impl Shard {
         }
     }
 
+    /// Something happened to a connection: it has a turn.
+    fn happened(&mut self, event: &Event) {
+        let slot = event.token().0;
+        if event.is_read_closed()
+            && let Some(connection) = self.connections.get_mut(slot)
+        {
+            connection.ending = true;
+        }
+        self.turn(|shard| {
+            if event.is_writable() {
+                shard.writable(slot);
+            }
+            if event.is_readable() || event.is_read_closed() || event.is_error() {
+                shard.readable(slot);
+            }
+        });
+    }
+
     /// How long to wait for events: not at all if there is something to do.
     fn timeout(&mut self) -> Option<Duration> {
-        if !self.behind.is_empty() || !self.unread.is_empty() {
+        let idle = self.behind.is_empty()
+            && self.unread.is_empty()
+            && self.mail.is_empty()
+            && self.due.is_empty()
+            && self.reviewing.is_none()
+            && self.leaving.is_none()
+            && !self.rounds_left;
+        if !idle {
             return Some(Duration::ZERO);
         }
         self.hub.sleep(self.id);
@@ -210,6 +256,7 @@ impl Shard {
 
     /// Looks at the clocks after having meant to wait for so long at most.
     fn look_at_clocks(&mut self, waited: Option<Duration>) {
+        self.turn.look(Instant::now());
         self.now = self.clock.look(waited);
         self.wall = wall_clock();
     }
@@ -218,22 +265,29 @@ impl Shard {
         self.shared.metrics.shard(self.id as usize)
     }
 
+    /// Looks at what came by mail, so much of it that others do not have to wait for long.
     fn open_mail(&mut self) {
-        let mut mail = std::mem::take(&mut self.mail);
-        self.shared.mailboxes[self.id as usize].take(&mut mail);
-        for letter in mail.drain(..) {
-            match letter {
-                Mail::Accepted(accepted) => self.accepted(accepted),
-                Mail::Answered(id, number, part) => self.answered(id, number, part),
-                Mail::Fetched(id, page) => self.fetched(id, page),
-                Mail::Superseded(id) => self.superseded(id),
-                Mail::Relieve => self.shared.memory.looks(self.id),
-                Mail::Reloaded => self.reloaded(),
-                Mail::Drain => self.drain(),
-            }
+        self.shared.mailboxes[self.id as usize].take(&mut self.letters);
+        self.mail.extend(self.letters.drain(..));
+        for _ in 0..LETTERS {
+            let Some(letter) = self.mail.pop_front() else {
+                break;
+            };
+            self.turn(|shard| {
+                shard.turn.charge(LETTER);
+                match letter {
+                    Mail::Accepted(accepted) => shard.accepted(accepted),
+                    Mail::Answered(id, number, part) => shard.answered(id, number, part),
+                    Mail::Fetched(id, page) => shard.fetched(id, page),
+                    Mail::Superseded(id) => shard.superseded(id),
+                    Mail::Relieve => shard.shared.memory.looks(shard.id),
+                    Mail::Reloaded => shard.reloaded(),
+                    Mail::Drain => shard.drain(),
+                }
+            });
             self.relieve();
+            self.round_if_due();
         }
-        self.mail = mail;
     }
 
     fn accepted(&mut self, accepted: Accepted) {
@@ -295,11 +349,28 @@ impl Shard {
     }
 
     fn expire(&mut self) {
-        if self.wheel.next_deadline().is_none_or(|at| at > self.now) {
-            return;
+        if self.wheel.next_deadline().is_some_and(|at| at <= self.now) {
+            self.collect_due();
         }
-        let mut due = Vec::new();
-        let connections = &mut self.connections;
+        for _ in 0..LETTERS {
+            let Some(token) = self.due.pop_front() else { break };
+            let slot = token.slot as usize;
+            let is_due = self
+                .connections
+                .get(slot)
+                .is_some_and(|c| c.generation == token.generation && c.deadline <= self.now);
+            if is_due {
+                self.turn(|shard| {
+                    shard.turn.charge(LETTER);
+                    shard.overdue(slot);
+                });
+            }
+        }
+    }
+
+    /// Collects the connections whose deadline has come.
+    fn collect_due(&mut self) {
+        let (connections, due) = (&mut self.connections, &mut self.due);
         self.wheel.expire(self.now, |token| {
             let connection = connections
                 .get_mut(token.slot as usize)
@@ -313,12 +384,9 @@ impl Shard {
                 return (connection.deadline != u64::MAX).then_some(connection.deadline);
             }
             connection.timer = u64::MAX;
-            due.push(token.slot as usize);
+            due.push_back(token);
             None
         });
-        for slot in due {
-            self.overdue(slot);
-        }
     }
 
     /// A connection's deadline has come.
@@ -338,6 +406,11 @@ impl Shard {
                 self.watch_blocked(slot);
             }
             State::Lingering => self.remove(slot),
+            // Whole requests wait for their turn, or for room for their answers: that is not the client's fault.
+            State::Http if connection.has_requests() => {
+                self.await_request(slot);
+                self.watch_blocked(slot);
+            }
             State::Fresh | State::Http | State::Seed(_) => {
                 let half = !connection.input.is_empty();
                 if half {
@@ -409,39 +482,18 @@ impl Shard {
 
     fn reloaded(&mut self) {
         self.settings = self.shared.settings();
-        self.end_disallowed();
+        self.reviewing = Some(0);
     }
 
     /// The server is going away: nothing new, and everybody is told when to come back.
     fn drain(&mut self) {
         // What was answered to its publisher goes out first: the next server may not have it.
-        self.rounds();
-        self.draining = true;
-        let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).collect();
-        for slot in slots {
-            match &self.connections[slot].state {
-                // It is told what became of its publications first.
-                State::Reading(subscriber)
-                    if subscriber
-                        .socket
-                        .as_ref()
-                        .is_some_and(|socket| !socket.waiting.is_empty()) => {}
-                // Its answer has begun: the rest of it belongs to no cursor.
-                State::Reading(subscriber) if subscriber.answering => {}
-                State::Reading(_) => self.send_away(slot),
-                State::Fresh | State::Http if self.connections[slot].input.is_empty() => {
-                    // A request that came in time is answered, also if it lies in the socket yet.
-                    self.readable(slot);
-                    if let Some(connection) = self.connections.get(slot)
-                        && matches!(connection.state, State::Fresh | State::Http)
-                        && connection.input.is_empty()
-                    {
-                        self.finish(slot);
-                    }
-                }
-                _ => {}
-            }
+        let now = self.hub.now().sequence();
+        while self.fanout.seen().sequence() < now {
+            self.rounds();
         }
+        self.draining = true;
+        self.leaving = Some(0);
     }
 
     /// The reader of a connection, if it has one.

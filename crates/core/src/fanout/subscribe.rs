@@ -170,20 +170,4 @@ impl Fanout {
                 .retain(|(pattern, _)| target != CatchUpTarget::Pattern(*pattern));
         }
     }
-
-    /// Bytes that a reader holds for what it has yet to be shown: its queue, and what was fetched for it from the store.
-    /// Its subscriptions are bounded by their number, and not among them.
-    pub fn held_bytes(&self, reader: ReaderId) -> usize {
-        let Some(rare) = &self.readers[reader as usize].rare else {
-            return 0;
-        };
-        let fetched = rare.page.iter().flat_map(|page| &page.stored);
-        size_of_val(&**rare)
-            + rare.catch_up.capacity() * size_of::<CatchUp>()
-            + size_of_val(&*rare.forgiven)
-            + size_of_val(&*rare.forgotten)
-            + fetched
-                .map(|stored| size_of_val(stored) + stored.body.payload_len())
-                .sum::<usize>()
-    }
 }

@@ -10,7 +10,8 @@ use cometserver_core::hub::{Hub, Receipt};
 use cometserver_core::protocol::native::command::{self, Publish};
 use cometserver_core::protocol::native::{self};
 use cometserver_core::publication::{Kind, Message, Payload};
-use serde::Deserialize;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::http::Request;
@@ -19,22 +20,29 @@ use crate::shared::{self, Settings};
 
 use super::{Pair, Refused, Text, bytes, flag, lacking, limits, text};
 
+/// Whether a publisher may publish in these channels, which is asked before the payload is looked at.
+type May<'a> = dyn FnMut(&[ChannelName]) -> Result<(), Refused> + 'a;
+
 /// The message of a publish request, in either form.
 ///
 /// # Errors
-/// What is wrong with it.
+/// What is wrong with it, or why it may not be published.
 pub fn message(
     request: &Request<'_>,
     parameters: &[Pair<'_>],
     settings: &Settings,
+    may: &mut May<'_>,
 ) -> Result<Message, Refused> {
     let limits = limits(settings);
     if bytes(parameters, "channel").is_none() {
         let publish: Publish<'_> = serde_json::from_slice(&request.body)
             .map_err(|error| Refused::bad(format!("the body is not a publish request: {error}; or give `channel` in the query, then the body is the payload")))?;
-        return Ok(publish.into_message(&limits)?);
+        let names = publish.names(&limits)?;
+        may(&names)?;
+        return Ok(publish.into_message(names, &limits)?);
     }
     let names = channels_named(parameters, settings)?;
+    may(&names)?;
     command::check_size(request.body.len(), &limits)?;
     let kind = match text(parameters, "kind") {
         Some(kind) => command::kind(kind)?,
@@ -101,55 +109,93 @@ pub(super) fn kind_of(content_type: Option<&str>) -> Kind {
     }
 }
 
-/// The messages of a batch, each with what is wrong with it.
+/// The messages of a batch, each with what is wrong with it, or why it may not be published.
 ///
 /// # Errors
 /// It is no batch, or too large a one.
-pub fn batch(request: &Request<'_>, settings: &Settings) -> Result<Vec<Result<Message, Refused>>, Refused> {
+pub fn batch(
+    request: &Request<'_>,
+    settings: &Settings,
+    may: &mut May<'_>,
+) -> Result<Vec<Result<Message, Refused>>, Refused> {
     #[derive(Deserialize)]
     struct Batch<'a> {
         #[serde(borrow)]
-        publications: Vec<&'a RawValue>,
+        publications: &'a RawValue,
     }
-    let batch: Batch<'_> = serde_json::from_slice(&request.body)
-        .map_err(|error| Refused::bad(format!("the body is not a batch: {error}")))?;
+    let not_one = |error| Refused::bad(format!("the body is not a batch: {error}"));
+    let batch: Batch<'_> = serde_json::from_slice(&request.body).map_err(not_one)?;
     let most = settings.config.limits.batch;
-    if batch.publications.len() > most {
+    let mut list = AtMost {
+        items: Vec::new(),
+        most,
+        exceeded: false,
+    };
+    let read = serde_json::Deserializer::from_str(batch.publications.get()).deserialize_seq(&mut list);
+    if list.exceeded {
         return Err(Refused::new(
             413,
             "too_large",
-            format!(
-                "{} publications in one batch: at most {most} are allowed (limits.batch)",
-                batch.publications.len()
-            ),
+            format!("too many publications in one batch: at most {most} are allowed (limits.batch)"),
         ));
     }
+    read.map_err(not_one)?;
     let limits = limits(settings);
     let read = |raw: &RawValue| -> Result<Message, Refused> {
         let publish: Publish<'_> =
             serde_json::from_str(raw.get()).map_err(|error| Refused::bad(error.to_string()))?;
-        Ok(publish.into_message(&limits)?)
+        let names = publish.names(&limits)?;
+        may(&names)?;
+        Ok(publish.into_message(names, &limits)?)
     };
-    Ok(batch.publications.into_iter().map(read).collect())
+    Ok(list.items.into_iter().map(read).collect())
 }
 
-/// May this be published? Notes who does, and when it came.
+/// A list that is read no further than it may go.
+struct AtMost<'a> {
+    items: Vec<&'a RawValue>,
+    most: usize,
+    exceeded: bool,
+}
+
+impl<'a> Visitor<'a> for &mut AtMost<'a> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(self, mut list: A) -> Result<(), A::Error> {
+        while let Some(item) = list.next_element()? {
+            self.exceeded = self.items.len() >= self.most;
+            if self.exceeded {
+                return Err(serde::de::Error::custom("too many"));
+            }
+            self.items.push(item);
+        }
+        Ok(())
+    }
+}
+
+/// May it be published in this channel?
 ///
 /// # Errors
 /// It may not.
-pub fn authorize_publish(hub: &Hub, message: &mut Message, grant: &Grant) -> Result<(), Refused> {
-    for name in &message.channels {
-        if !grant.allows_everywhere(Action::Publish)
-            && !grant.allows(Action::Publish, name, &hub.namespace_of(name))
-        {
-            return Err(lacking(grant, Action::Publish));
-        }
+pub fn authorize_publish(hub: &Hub, name: &ChannelName, grant: &Grant) -> Result<(), Refused> {
+    let allowed = grant.allows_everywhere(Action::Publish)
+        || grant.allows(Action::Publish, name, &hub.namespace_of(name));
+    match allowed {
+        true => Ok(()),
+        false => Err(lacking(grant, Action::Publish)),
     }
+}
+
+/// Notes who publishes, and when it came.
+pub fn sign(message: &mut Message, grant: &Grant) {
     if let Some(user) = &grant.user {
         message.attributes_mut().user = Some(user.clone());
     }
     message.accepted = shared::wall_micros();
-    Ok(())
 }
 
 /// `{"channels":[…],"cursor":…`, open at its end.

@@ -210,6 +210,9 @@ section! {
         /// How fast one connection may publish without a key. Whoever opens another connection may publish as much on it:
         /// connections_per_address, or a front web server, bounds those.
         publish_rate "publish_rate": usize = "100/s" => values::rate;
+        /// How many commands or requests of one connection on a public listener may be refused one after another before the
+        /// connection is ended.
+        refusals "refusals": usize = "1000" => values::count_from(1);
         /// How many idempotency keys are remembered.
         idempotency_keys "idempotency_keys": usize = "100000" => values::count_from(0);
         /// How long idempotency keys are remembered.

@@ -34,28 +34,18 @@ impl Subscriber {
 
 impl WebSocketState {
     fn weight(&self, largest: usize) -> usize {
-        let said = self.said.iter().map(Said::len);
-        let replies = self.replies.iter().map(|reply| reply.target.len());
         let waiting = self
             .waiting
             .iter()
             .map(|waiting| waiting.question.weight(largest));
         size_of::<Self>()
             + self.decoder.held_bytes()
+            + self.said_bytes
             + self.said.capacity() * size_of::<Said>()
             + self.replies.capacity() * size_of::<Reply>()
             + self.waiting.capacity() * size_of::<Waiting>()
             + self.watched.capacity() * size_of::<ChannelId>()
-            + said.chain(replies).chain(waiting).sum::<usize>()
-    }
-}
-
-impl Said {
-    fn len(&self) -> usize {
-        match self {
-            Self::Text(text) => text.len(),
-            Self::Binary(bytes) | Self::Ping(bytes) => bytes.len(),
-            Self::Close(_) | Self::Broke(..) => 0,
-        }
+            + self.listing.as_ref().map_or(0, |listing| listing.weight())
+            + waiting.sum::<usize>()
     }
 }

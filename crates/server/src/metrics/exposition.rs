@@ -124,6 +124,16 @@ impl Metrics {
                 "How much that may be: limits.memory.",
                 plain(gauges.memory_limit),
             ),
+            gauge(
+                "turn_longest_steps",
+                "Most steps of work in one turn of a connection since the start.",
+                plain(self.most(|s| &s.turn_longest_steps)),
+            ),
+            gauge(
+                "turn_longest_seconds",
+                "Longest turn of a connection since the start, in CPU time.",
+                Samples::Plain(self.most(|s| &s.turn_longest_nanos) as f64 / 1e9),
+            ),
             gauge("channels", "Channels that exist.", plain(gauges.channels)),
             gauge("log_bytes", "Bytes kept in all logs.", plain(gauges.log_bytes)),
             gauge(

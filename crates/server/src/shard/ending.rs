@@ -55,26 +55,23 @@ impl Shard {
 
     /// Other namespaces hold: ends what listens to a channel that it may not listen to any more, or sees members that it
     /// may not see. Patterns show what is public now, and no more, by themselves.
-    pub(super) fn end_disallowed(&mut self) {
-        let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).collect();
-        for slot in slots {
-            let State::Reading(subscriber) = &self.connections[slot].state else {
-                continue;
-            };
-            let grant = &subscriber.grant;
-            let allowed = |channel: &cometserver_core::Channel, namespace: &Namespace, presence: bool| {
-                grant.allows(Action::Subscribe, &channel.name, namespace)
-                    && (!presence
-                        || namespace.presence && grant.allows(Action::Presence, &channel.name, namespace))
-            };
-            let mut subscriptions = self.fanout.namespaces(subscriber.reader);
-            let is_allowed =
-                subscriptions.all(|(channel, namespace, presence)| allowed(channel, &namespace, presence));
-            drop(subscriptions);
-            if !is_allowed {
-                self.metrics().drops.of(DropReason::Expired).add(1);
-                self.end(slot, 0, code::POLICY, "not allowed any more");
-            }
+    pub(super) fn end_if_disallowed(&mut self, slot: usize) {
+        let State::Reading(subscriber) = &self.connections[slot].state else {
+            return;
+        };
+        let grant = &subscriber.grant;
+        let allowed = |channel: &cometserver_core::Channel, namespace: &Namespace, presence: bool| {
+            grant.allows(Action::Subscribe, &channel.name, namespace)
+                && (!presence
+                    || namespace.presence && grant.allows(Action::Presence, &channel.name, namespace))
+        };
+        let mut subscriptions = self.fanout.namespaces(subscriber.reader);
+        let is_allowed =
+            subscriptions.all(|(channel, namespace, presence)| allowed(channel, &namespace, presence));
+        drop(subscriptions);
+        if !is_allowed {
+            self.metrics().drops.of(DropReason::Expired).add(1);
+            self.end(slot, 0, code::POLICY, "not allowed any more");
         }
     }
 

@@ -174,13 +174,16 @@ impl Shard {
             socket: accept.map(|_| {
                 Box::new(WebSocketState {
                     decoder: Decoder::new(),
-                    replies: Vec::new(),
+                    replies: VecDeque::new(),
                     watched,
                     patterns,
                     heard: self.now,
                     said: VecDeque::new(),
+                    said_bytes: 0,
+                    listing: None,
                     waiting: Vec::new(),
                     stalled: false,
+                    asks: false,
                 })
             }),
         };

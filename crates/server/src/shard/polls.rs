@@ -57,18 +57,21 @@ impl Shard {
             let read = steps.len();
             let items = limit.saturating_sub(read).max(1);
             let progress = self.fanout.next(reader, ReadLimits { items, ..PAGE }, &mut steps);
+            self.turn.charge(1);
             bytes += steps[read..].iter().map(Step::size).sum::<usize>();
             let is_full = bytes >= PAGE.bytes || steps.len() >= PAGE.items;
             match progress {
                 Progress::Live => break,
-                Progress::More if !self.fanout.owes(reader) => {
-                    // A page of what it has missed is an answer; with its cursor it asks for the next.
-                    if has_begun || !steps.is_empty() {
-                        break;
-                    }
-                }
+                // A page of what it has missed is an answer; with its cursor it asks for the next.
+                Progress::More if !self.fanout.owes(reader) && (has_begun || !steps.is_empty()) => break,
                 Progress::More if is_full => {
                     self.answer_part(slot, steps);
+                    return;
+                }
+                // Many values, or a pattern that matches nothing for long: others have their turn first.
+                Progress::More if self.turn.is_spent() => {
+                    self.gather(slot, steps);
+                    self.read_on_soon(slot);
                     return;
                 }
                 Progress::More => {}
@@ -112,6 +115,7 @@ impl Shard {
         for step in steps {
             self.write_step(slot, Format::Poll, step, &mut items);
         }
+        self.turn.charge_bytes(items.len());
         items
     }
 

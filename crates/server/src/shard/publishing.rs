@@ -1,5 +1,6 @@
 //! Publications over HTTP: one, or several in one request.
 
+use cometserver_core::ChannelName;
 use cometserver_core::grant::Grant;
 use cometserver_core::publication::Message;
 
@@ -10,6 +11,9 @@ use crate::http::cors::Cors;
 use crate::http::response::Terms;
 use crate::metrics::{Door, DropReason};
 use crate::question;
+
+/// Channels of a publication that are read in a step.
+const NAMES: usize = 16;
 
 impl Shard {
     /// Publishes, and answers when it is visible.
@@ -22,9 +26,8 @@ impl Shard {
         cors: &Cors,
         out: &mut Vec<u8>,
     ) -> Result<(), Refused> {
-        api::authorize_publish(&self.hub, &mut message, grant)?;
+        api::sign(&mut message, grant);
         message.payer = self.payer(slot, grant);
-        self.check_rate(slot, grant)?;
         let progress = question::publish(message, &self.asker(slot))?;
         self.metrics().publications.of(Door::Http).add(1);
         self.settle(slot, progress, terms, cors, out)
@@ -41,21 +44,34 @@ impl Shard {
         out: &mut Vec<u8>,
     ) -> Result<(), Refused> {
         let settings = self.settings.clone();
-        let messages = api::batch(request, &settings)?;
-        let messages = messages.into_iter().map(|message| {
-            let mut message = message?;
-            api::authorize_publish(&self.hub, &mut message, grant)?;
-            message.payer = self.payer(slot, grant);
-            self.check_rate(slot, grant)?;
-            Ok(message)
-        });
-        let messages = messages.collect();
+        let mut may = |names: &[ChannelName]| self.may_publish(slot, names, grant);
+        let mut messages = api::batch(request, &settings, &mut may)?;
+        let payer = self.payer(slot, grant);
+        for message in messages.iter_mut().flatten() {
+            api::sign(message, grant);
+            message.payer = payer;
+        }
         let (progress, taken) = question::batch(messages, &self.asker(slot));
         self.metrics().publications.of(Door::Http).add(taken as u64);
         self.settle(slot, progress, terms, cors, out)
     }
 
-    pub(super) fn check_rate(&mut self, slot: usize, grant: &Grant) -> Result<(), Refused> {
+    /// May it be published in these channels now? Asked before the payload is looked at; what is refused counts as well.
+    pub(super) fn may_publish(
+        &mut self,
+        slot: usize,
+        names: &[ChannelName],
+        grant: &Grant,
+    ) -> Result<(), Refused> {
+        self.turn.charge_each(1 + names.len() / NAMES);
+        for name in names {
+            self.turn.charge(1);
+            api::authorize_publish(&self.hub, name, grant)?;
+        }
+        self.check_rate(slot, grant)
+    }
+
+    fn check_rate(&mut self, slot: usize, grant: &Grant) -> Result<(), Refused> {
         if grant.allows_everywhere(cometserver_core::action::Action::Publish) {
             return Ok(());
         }

@@ -14,6 +14,9 @@ pub(super) const PAGE: ReadLimits = ReadLimits {
     bytes: 32 << 10,
 };
 
+/// Things shown that are a step of work.
+const STEPS: usize = 8;
+
 impl Shard {
     /// A page for a reader that is behind.
     pub(super) fn read_on(&mut self, slot: usize) {
@@ -38,10 +41,12 @@ impl Shard {
             .iter()
             .filter(|step| matches!(step, Step::Publication(..)))
             .count();
+        self.turn.charge_each(1 + steps.len() / STEPS);
         for step in steps.drain(..) {
             self.write_step(slot, format, step, &mut out);
         }
         self.steps = steps;
+        self.turn.charge_bytes(out.len());
         self.metrics().deliveries.of(transport).add(delivered as u64);
         self.open_late(slot, &mut out);
         let there = out.is_empty() || self.send(slot, &out);

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io::ErrorKind;
 
 use super::Shard;
+use super::turn::BETWEEN;
 use crate::connection::{Awaits, State};
 use crate::http::response::CONTINUE;
 use crate::http::{self, Limits, Parse};
@@ -12,8 +13,8 @@ use crate::metrics::{Refusal, Transport};
 use crate::seed::{self, Detect};
 use crate::shared::ConnectionId;
 
-/// So many full buffers are read from a connection in one turn: who sends faster than we read must not keep us.
-pub(super) const READS: usize = 8;
+/// Steps of a request, its body, its names and a refusal aside.
+const REQUEST: u32 = 2;
 
 /// So many bytes of answers are collected before a client's further requests wait for it to take them.
 pub(super) const ANSWERS: usize = 256 << 10;
@@ -24,19 +25,30 @@ pub(super) const WRAPPING: usize = 2;
 pub(super) const ROOM: usize = 64 << 10;
 
 impl Shard {
-    /// Something came, or the peer went.
+    /// Something came, or the peer went. Who waits for another turn has it in the order of those who do.
     pub(super) fn readable(&mut self, slot: usize) {
+        match self.connections.get_mut(slot) {
+            Some(connection) if connection.unread => connection.readable = true,
+            _ => self.read(slot),
+        }
+    }
+
+    /// Reads what came, for as long as the turn goes: who sends faster than we read must not keep us.
+    pub(super) fn read(&mut self, slot: usize) {
         let mut input = std::mem::take(&mut self.input);
         self.read_all(slot, &mut input);
         self.input = input;
     }
 
     pub(super) fn read_all(&mut self, slot: usize, input: &mut [u8]) {
-        for _ in 0..READS {
+        loop {
             let Some(connection) = self.connections.get_mut(slot) else {
                 return;
             };
             connection.readable = true;
+            if self.turn.is_spent() {
+                return self.soon(slot);
+            }
             if connection.ended || !self.may_read(slot) {
                 return;
             }
@@ -54,6 +66,8 @@ impl Shard {
                 }
                 Ok(read) => {
                     self.bytes_received += read as u64;
+                    self.turn.charge(1);
+                    self.turn.charge_bytes(read);
                     let generation = connection.generation;
                     // Less than asked for: the next edge tells when there is more.
                     let drained = read < input.len();
@@ -85,30 +99,21 @@ impl Shard {
                 }
             }
         }
-        self.soon(slot);
     }
 
-    /// Gives those their turn again who had more to say than fits into one.
+    /// Gives those their turn again who had more to say than fits into one, until others have waited for long enough: the
+    /// rest of them come first the next time.
     pub(super) fn take_up_unread(&mut self) {
-        for id in std::mem::take(&mut self.unread) {
+        let mut steps = 0;
+        for _ in 0..self.unread.len() {
+            let Some(id) = self.unread.pop_front() else { break };
             let Some(slot) = self.slot_of(id) else { continue };
-            let connection = &mut self.connections[slot];
-            connection.unread = false;
-            if connection.has_said() && !connection.is_blocked() {
-                self.obey(slot);
-                self.settle_turn(id);
-                continue;
-            }
-            if connection.has_requests() && !connection.is_blocked() {
-                let kept = std::mem::take(&mut connection.input);
-                self.feed(slot, Cow::Owned(kept));
-            }
-            // Without requests left the rest is for the socket; the next turn, if this one ended for want of room.
-            let rest = self.slot_of(id).map(|slot| &self.connections[slot]);
-            if rest.is_some_and(|connection| connection.readable && !connection.has_requests()) {
-                self.readable(slot);
-            }
+            self.connections[slot].unread = false;
+            steps += self.turn(|shard| shard.take_up(id, slot));
             self.settle_turn(id);
+            if steps >= BETWEEN {
+                break;
+            }
         }
     }
 
@@ -126,6 +131,23 @@ impl Shard {
             .is_some_and(|connection| connection.generation == generation)
     }
 
+    fn take_up(&mut self, id: ConnectionId, slot: usize) {
+        let connection = &mut self.connections[slot];
+        if connection.has_said() && !connection.is_blocked() {
+            self.obey(slot);
+            return;
+        }
+        if connection.has_requests() && !connection.is_blocked() {
+            let kept = std::mem::take(&mut connection.input);
+            self.feed(slot, Cow::Owned(kept));
+        }
+        // Without requests left the rest is for the socket; the next turn, if this one ended for want of room.
+        let rest = self.slot_of(id).map(|slot| &self.connections[slot]);
+        if rest.is_some_and(|connection| connection.readable && !connection.has_requests()) {
+            self.read(slot);
+        }
+    }
+
     /// Sees to it that what a connection has kept, or left in its socket, is used in the next turn: there will be no
     /// edge for it. Never at once, as who asks is still busy with the request before.
     pub(super) fn go_on(&mut self, slot: usize) {
@@ -140,7 +162,7 @@ impl Shard {
     /// The connection has its next turn when all others have had theirs.
     pub(super) fn soon(&mut self, slot: usize) {
         if !std::mem::replace(&mut self.connections[slot].unread, true) {
-            self.unread.push(self.id_of(slot));
+            self.unread.push_back(self.id_of(slot));
         }
     }
 
@@ -226,7 +248,8 @@ impl Shard {
         out.clear();
         let mut at = 0;
         let generation = self.connections[slot].generation;
-        while at < bytes.len() && out.len() < ANSWERS {
+        // The first in any case: a turn that is spent would come back to it for ever.
+        while at < bytes.len() && out.len() < ANSWERS && (at == 0 || !self.turn.is_spent()) {
             let mut progress = std::mem::take(&mut self.connections[slot].progress);
             let parsed = http::parse(&bytes[at..], &mut progress, &limits);
             self.connections[slot].progress = progress;
@@ -234,7 +257,11 @@ impl Shard {
                 Ok(Parse::Complete { request, consumed }) => {
                     at += consumed;
                     self.connections[slot].awaits = Awaits::Request;
+                    let before = out.len();
+                    self.turn.charge(REQUEST);
+                    self.turn.charge_bytes(consumed);
                     self.handle(slot, &request, &mut out);
+                    self.turn.charge_bytes(out.len().saturating_sub(before));
                 }
                 Ok(Parse::Incomplete { wants_continue, .. }) => {
                     if wants_continue {

@@ -1,5 +1,6 @@
 //! Reading from a connection, and answering requests.
 
+use cometserver_core::ChannelName;
 use cometserver_core::grant::Grant;
 
 use super::Shard;
@@ -26,9 +27,17 @@ impl Shard {
             terms = terms.closing();
         }
         let cors = settings.access.origins(self.role(slot)).cors(request);
-        if let Err(refused) = self.answer(slot, request, terms, &cors, out) {
-            refused.count(self.metrics());
-            refused.answer(terms, &cors, out);
+        match self.answer(slot, request, terms, &cors, out) {
+            Ok(()) => {
+                self.judge(slot, false);
+            }
+            Err(refused) => {
+                refused.count(self.metrics());
+                if self.judge(slot, true) {
+                    terms = terms.closing();
+                }
+                refused.answer(terms, &cors, out);
+            }
         }
         let connection = &mut self.connections[slot];
         if !terms.keep_alive && matches!(connection.state, State::Http) {
@@ -73,6 +82,7 @@ impl Shard {
             return Err(Refused::unavailable(why));
         }
         let parameters: Vec<_> = query::pairs(request.query).collect();
+        self.turn.charge_each(parameters.len());
         let grant = self.grant(slot, request, endpoint, &parameters)?;
         let ops = self.shared.doors[self.connections[slot].door].ops;
         let answer = Answer {
@@ -96,7 +106,8 @@ impl Shard {
                 Ok(())
             }
             Endpoint::Publish => {
-                let message = api::message(request, &parameters, &settings)?;
+                let mut may = |names: &[ChannelName]| self.may_publish(slot, names, &grant);
+                let message = api::message(request, &parameters, &settings, &mut may)?;
                 self.publish(slot, message, &grant, terms, cors, out)
             }
             Endpoint::Batch => self.batch(slot, request, &grant, terms, cors, out),

@@ -1,31 +1,46 @@
 //! Rounds: live readers are told of what became visible; those who are behind get a page each.
 
+use std::time::Instant;
+
 use cometserver_core::Position;
 
 use super::Shard;
+use super::turn::BETWEEN;
 use crate::connection::{Sent, State};
 use crate::shared::wall_micros;
+
+/// The most publications of a round, and the least that it may be where there are many readers: one call to the system
+/// carries all that a reader gets of a round.
+pub(super) const ROUND: usize = 1024;
+const LEAST: usize = 16;
+
+/// About so many times a reader is told of a publication in a round.
+const TOLD: usize = 256 << 10;
 
 /// So many connections that are behind read one page each, then the loop looks around again.
 pub(super) const PUMPS: usize = 64;
 
 impl Shard {
-    /// Tells live readers of what became visible, and flushes each that is concerned, until nothing is left.
+    /// Tells live readers of what became visible, and flushes each that is concerned. One round: what is left is for the
+    /// next one, when others have been served.
     pub(super) fn rounds(&mut self) {
-        loop {
-            let before = self.fanout.seen();
-            let hub = &self.hub;
-            let (frames, encoder) = (&mut self.frames, &mut self.encoder);
-            let (connections, dirty) = (&mut self.connections, &mut self.dirty);
-            let mut latest: *const cometserver_core::Publication = std::ptr::null();
-            let mut times = Vec::new();
-            let round = self.fanout.round(|tag, _reader, publication, place| {
+        let before = self.fanout.seen();
+        let hub = &self.hub;
+        let (frames, encoder) = (&mut self.frames, &mut self.encoder);
+        let (connections, dirty) = (&mut self.connections, &mut self.dirty);
+        let mut latest: *const cometserver_core::Publication = std::ptr::null();
+        let mut times = Vec::new();
+        let mut told = 0;
+        let round = self
+            .fanout
+            .round_of(self.round_size, |tag, _reader, publication, place| {
                 let Some(connection) = connections.get_mut(tag as usize) else {
                     return;
                 };
                 let State::Reading(subscriber) = &connection.state else {
                     return;
                 };
+                told += 1;
                 if connection.share.is_empty() {
                     dirty.push(tag);
                 }
@@ -42,28 +57,37 @@ impl Shard {
                     encoder,
                 );
             });
-            if round.lagged {
-                self.all_behind();
+        if round.lagged {
+            self.all_behind();
+        }
+        let fits = (TOLD * times.len()).checked_div(told);
+        self.round_size = fits.unwrap_or(ROUND).clamp(LEAST, ROUND);
+        self.rounds_left = round.more;
+        self.turn.round_was();
+        let dirty = std::mem::take(&mut self.dirty);
+        for tag in &dirty {
+            self.deliver(*tag as usize, before);
+        }
+        self.dirty = dirty;
+        self.dirty.clear();
+        self.frames.clear();
+        self.answer.forget();
+        if !times.is_empty() {
+            let wall = wall_micros();
+            let metrics = self.metrics();
+            // Nobody published the news about members.
+            for accepted in times.into_iter().filter(|accepted| *accepted != 0) {
+                metrics.publish_to_write.observe(wall.saturating_sub(accepted), 1);
             }
-            let dirty = std::mem::take(&mut self.dirty);
-            for tag in &dirty {
-                self.deliver(*tag as usize, before);
-            }
-            self.dirty = dirty;
-            self.dirty.clear();
-            self.frames.clear();
-            self.answer.forget();
-            if !times.is_empty() {
-                let wall = wall_micros();
-                let metrics = self.metrics();
-                // Nobody published the news about members.
-                for accepted in times.into_iter().filter(|accepted| *accepted != 0) {
-                    metrics.publish_to_write.observe(wall.saturating_sub(accepted), 1);
-                }
-            }
-            if !round.more {
-                break;
-            }
+        }
+    }
+
+    /// A round between turns, if there were many of those since the last: publications do not wait until everybody who said
+    /// something has had a turn.
+    pub(super) fn round_if_due(&mut self) {
+        if self.turn.wants_round() {
+            self.rounds();
+            self.turn.begin_at(Instant::now());
         }
     }
 
@@ -145,19 +169,25 @@ impl Shard {
         self.behind.push_back(id);
     }
 
-    /// A page each for those who are behind.
+    /// A page each for those who are behind, until others have waited for long enough.
     pub(super) fn pump(&mut self) {
+        let mut steps = 0;
         for _ in 0..PUMPS.min(self.behind.len()) {
             let Some(id) = self.behind.pop_front() else { break };
             let Some(slot) = self.slot_of(id) else { continue };
             if let Some(subscriber) = self.connections[slot].subscriber() {
                 subscriber.queued = false;
             }
-            self.read_on(slot);
-            if let Some(slot) = self.slot_of(id) {
-                self.weigh(slot);
-            }
+            steps += self.turn(|shard| {
+                shard.read_on(slot);
+                if let Some(slot) = shard.slot_of(id) {
+                    shard.weigh(slot);
+                }
+            });
             self.relieve();
+            if steps >= BETWEEN {
+                break;
+            }
         }
     }
 }

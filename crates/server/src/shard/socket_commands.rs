@@ -5,11 +5,12 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use cometserver_core::action::Action;
 use cometserver_core::hub::HistoryQuery;
-use cometserver_core::protocol::native::command::{self, Command, Publish};
+use cometserver_core::protocol::native::command::{self, Command};
 use cometserver_core::protocol::native::{self};
 use cometserver_core::publication::Payload;
 
 use super::Shard;
+use super::receiving::ANSWERS;
 use crate::api::{self, Refused};
 use crate::connection::{Said, Voice, parts};
 use crate::metrics::{Door, DropReason};
@@ -19,6 +20,22 @@ use crate::wire::Format;
 
 /// Room for commands that a connection keeps.
 const FEW: usize = 4;
+
+/// So many frames are taken out of what came in a step.
+const EVENTS: usize = 64;
+
+/// What a client is told that goes on asking for what is refused (`limits.refusals`).
+const REFUSED_TOO_OFTEN: &str = "too many refused commands one after another";
+
+/// What became of the next thing that was said.
+pub(super) enum Next {
+    /// It was done, or some of it: on to the next.
+    Heard,
+    /// There is nothing that may be done now.
+    Nothing,
+    /// What was answered is the last that the client is told.
+    Last,
+}
 
 impl Shard {
     /// Bytes of a WebSocket client.
@@ -38,67 +55,89 @@ impl Shard {
             return;
         };
         socket.heard = now;
-        let said = &mut socket.said;
-        let decoded = socket
-            .decoder
-            .decode(bytes, Limits { max_message: most }, &mut |event| {
-                said.push_back(match event {
-                    Event::Text(text) => Said::Text(text.to_owned()),
-                    Event::Binary(bytes) => Said::Binary(bytes.to_vec()),
-                    Event::Ping(payload) => Said::Ping(payload.to_vec()),
-                    Event::Pong(_) => return ControlFlow::Continue(()),
-                    Event::Close(code, _) => Said::Close(code),
-                });
-                ControlFlow::Continue(())
+        let mut decoder = std::mem::take(&mut socket.decoder);
+        let mut events = 0;
+        let decoded = decoder.decode(bytes, Limits { max_message: most }, &mut |event| {
+            events += 1;
+            socket.keep(match event {
+                Event::Text(text) => Said::Text(text.to_owned()),
+                Event::Binary(bytes) => Said::Binary(bytes.to_vec()),
+                Event::Ping(payload) => Said::Ping(payload.to_vec()),
+                Event::Pong(_) => return ControlFlow::Continue(()),
+                Event::Close(code, _) => Said::Close(code),
             });
+            ControlFlow::Continue(())
+        });
+        socket.decoder = decoder;
         if let Err(failure) = decoded {
-            said.push_back(Said::Broke(failure.code, failure.reason));
+            socket.keep(Said::Broke(failure.code, failure.reason));
         }
+        self.turn.charge_each(events / EVENTS);
         self.obey(slot);
     }
 
-    /// Does what was said, as far as answers can be sent and subscriptions catch up; the rest waits.
+    /// Does what was said, as far as the turn goes, answers can be sent and subscriptions catch up; the rest waits.
     pub(super) fn obey(&mut self, slot: usize) {
         let mut out = Vec::new();
-        loop {
-            let blocked = self.connections[slot].is_blocked();
-            let socket = self.connections[slot]
-                .subscriber()
-                .and_then(|subscriber| subscriber.socket.as_mut());
-            let Some(socket) = socket else { return };
-            if blocked || out.len() >= super::receiving::ANSWERS {
-                break;
-            }
-            match socket.hear() {
-                None => {
-                    // Who sends a thousand commands at once does not keep their room.
-                    socket.said.shrink_to(FEW);
-                    break;
-                }
-                Some(Said::Text(text)) => self.command(slot, &text, None, &mut out),
-                Some(Said::Binary(bytes)) => self.binary_command(slot, &bytes, &mut out),
-                Some(Said::Ping(payload)) => websocket::frame(Opcode::Pong, &payload, &mut out),
-                Some(Said::Close(code)) => {
-                    close_reply(code, &mut out);
-                    return self.say_last(slot, &out);
-                }
-                Some(Said::Broke(code, reason)) => {
-                    let limit = code == code::TOO_BIG;
-                    let drop = if limit {
-                        DropReason::Limit
-                    } else {
-                        DropReason::Protocol
-                    };
-                    self.metrics().drops.of(drop).add(1);
-                    websocket::close(code, reason, &mut out);
-                    return self.say_last(slot, &out);
-                }
+        while !self.turn.is_spent() && out.len() < ANSWERS && !self.connections[slot].is_blocked() {
+            let before = out.len();
+            let next = self.obey_next(slot, &mut out);
+            self.turn.charge_bytes(out.len() - before);
+            match next {
+                Next::Heard => {}
+                Next::Nothing => break,
+                Next::Last => return self.say_last(slot, &out),
             }
         }
         if !out.is_empty() && !self.send(slot, &out) {
             return;
         }
         self.read_on(slot);
+        // Where the kernel took all that was answered, nothing else would bring up what was said next.
+        self.go_on(slot);
+    }
+
+    /// Does the next thing that was said, or more of one that names many.
+    fn obey_next(&mut self, slot: usize, out: &mut Vec<u8>) -> Next {
+        let socket = self.connections[slot]
+            .subscriber()
+            .and_then(|subscriber| subscriber.socket.as_mut());
+        let Some(socket) = socket else {
+            return Next::Nothing;
+        };
+        if let Some(listing) = socket.listing.take() {
+            return self.go_through(slot, listing, out);
+        }
+        let Some(said) = socket.hear() else {
+            if socket.said.is_empty() {
+                // Who sends a thousand commands at once does not keep their room.
+                socket.said.shrink_to(FEW);
+            }
+            return Next::Nothing;
+        };
+        self.turn.charge(1);
+        self.turn.charge_bytes(said.bytes());
+        match said {
+            Said::Text(text) => self.command(slot, &text, None, out),
+            Said::Binary(bytes) => self.binary_command(slot, &bytes, out),
+            Said::Ping(payload) => {
+                websocket::frame(Opcode::Pong, &payload, out);
+                Next::Heard
+            }
+            Said::Close(code) => {
+                close_reply(code, out);
+                Next::Last
+            }
+            Said::Broke(code, reason) => {
+                let drop = match code {
+                    code::TOO_BIG => DropReason::Limit,
+                    _ => DropReason::Protocol,
+                };
+                self.metrics().drops.of(drop).add(1);
+                websocket::close(code, reason, out);
+                Next::Last
+            }
+        }
     }
 
     /// The last bytes of a WebSocket: its reader is gone with them.
@@ -110,20 +149,20 @@ impl Shard {
     }
 
     /// A header with its length before it, and the payload behind it.
-    fn binary_command(&mut self, slot: usize, bytes: &[u8], out: &mut Vec<u8>) {
+    fn binary_command(&mut self, slot: usize, bytes: &[u8], out: &mut Vec<u8>) -> Next {
         match parts(bytes) {
             Some((head, payload)) => self.command(slot, head, Some(payload), out),
             None => {
                 let refused = Refused::bad(
                     "a binary frame has 4 bytes of length, so many bytes of a JSON header, and the payload",
                 );
-                self.refuse(slot, None, &refused, out);
+                self.refuse(slot, None, &refused, out)
             }
         }
     }
 
-    fn command(&mut self, slot: usize, text: &str, payload: Option<&[u8]>, out: &mut Vec<u8>) {
-        let mut command = match Command::parse(text) {
+    fn command(&mut self, slot: usize, text: &str, payload: Option<&[u8]>, out: &mut Vec<u8>) -> Next {
+        let command = match Command::parse(text) {
             Ok(command) => command,
             Err(error) => {
                 let refused = Refused::bad(format!("not a command: {error}"));
@@ -131,15 +170,22 @@ impl Shard {
             }
         };
         let id: Option<Box<str>> = command.id.map(|id| id.get().into());
+        let id = id.as_deref();
         let done = match command.kind {
-            "subscribe" => self.subscribe(slot, &mut command, id.as_deref(), out),
-            "unsubscribe" => self.unsubscribe(slot, &mut command, id.as_deref(), out),
-            "publish" => self.socket_publish(slot, text, payload, id.as_deref(), out),
-            "presence" => self.socket_presence(slot, &command, id.as_deref(), out),
-            "history" => self.socket_history(slot, &command, id.as_deref(), out),
-            "authorize" => self.authorize_again(slot, &command, id.as_deref(), out),
+            "subscribe" => match self.subscription(slot, &command) {
+                Ok(listing) => return self.go_through(slot, listing, out),
+                Err(refused) => Err(refused),
+            },
+            "unsubscribe" => match self.unsubscription(&command) {
+                Ok(listing) => return self.go_through(slot, listing, out),
+                Err(refused) => Err(refused),
+            },
+            "publish" => self.socket_publish(slot, command, payload, id, out),
+            "presence" => self.socket_presence(slot, &command, id, out),
+            "history" => self.socket_history(slot, &command, id, out),
+            "authorize" => self.authorize_again(slot, &command, id, out),
             "ping" => {
-                let open = self.opening("pong", id.as_deref());
+                let open = self.opening("pong", id);
                 self.reply(slot, &open, out);
                 Ok(())
             }
@@ -147,8 +193,23 @@ impl Shard {
                 "`type` is one of subscribe, unsubscribe, publish, presence, history, authorize and ping",
             )),
         };
-        if let Err(refused) = done {
-            self.refuse(slot, id.as_deref(), &refused, out);
+        self.done(slot, id, done, out)
+    }
+
+    /// A command was obeyed, or is refused.
+    pub(super) fn done(
+        &mut self,
+        slot: usize,
+        id: Option<&str>,
+        done: Result<(), Refused>,
+        out: &mut Vec<u8>,
+    ) -> Next {
+        match done {
+            Ok(()) => {
+                self.judge(slot, false);
+                Next::Heard
+            }
+            Err(refused) => self.refuse(slot, id, &refused, out),
         }
     }
 
@@ -171,7 +232,7 @@ impl Shard {
         self.encoder.object(format, open, None, out);
     }
 
-    fn refuse(&mut self, slot: usize, id: Option<&str>, refused: &Refused, out: &mut Vec<u8>) {
+    fn refuse(&mut self, slot: usize, id: Option<&str>, refused: &Refused, out: &mut Vec<u8>) -> Next {
         refused.count(self.metrics());
         let mut open = self.opening("error", id);
         open.extend_from_slice(b",\"code\":");
@@ -179,19 +240,22 @@ impl Shard {
         open.extend_from_slice(b",\"message\":");
         native::json_string(&refused.detail, &mut open);
         self.reply(slot, &open, out);
+        if !self.judge(slot, true) {
+            return Next::Heard;
+        }
+        websocket::close(code::POLICY, REFUSED_TOO_OFTEN, out);
+        Next::Last
     }
 
     fn socket_publish(
         &mut self,
         slot: usize,
-        text: &str,
+        command: Command<'_>,
         payload: Option<&[u8]>,
         id: Option<&str>,
         out: &mut Vec<u8>,
     ) -> Result<(), Refused> {
-        let mut publish: Publish<'_> =
-            serde_json::from_str(text).map_err(|error| Refused::bad(error.to_string()))?;
-        publish.id = None;
+        let mut publish = command.into_publish()?;
         let Some(subscriber) = self.connections[slot].subscriber() else {
             return Ok(());
         };
@@ -204,8 +268,10 @@ impl Shard {
             publish.exclude_session = Some(session.into());
         }
         let limits = api::limits(&self.settings);
+        let names = publish.names(&limits)?;
+        self.may_publish(slot, &names, &grant)?;
         let mut message = match payload {
-            None => publish.into_message(&limits)?,
+            None => publish.into_message(names, &limits)?,
             Some(bytes) => {
                 let kind = command::kind(publish.kind.as_deref().unwrap_or("binary"))?;
                 command::check_size(bytes.len(), &limits)?;
@@ -213,15 +279,14 @@ impl Shard {
                     .map_err(|error| Refused::bad(error.to_string()))?;
                 publish.kind = None;
                 publish.data = Some(&nothing);
-                let mut message = publish.into_message(&limits)?;
+                let mut message = publish.into_message(names, &limits)?;
                 message.payload = Payload::new(kind, Bytes::copy_from_slice(bytes))
                     .map_err(|error| Refused::bad(error.to_string()))?;
                 message
             }
         };
-        api::authorize_publish(&self.hub, &mut message, &grant)?;
+        api::sign(&mut message, &grant);
         message.payer = self.payer(slot, &grant);
-        self.check_rate(slot, &grant)?;
         let progress = question::publish(message, &self.asker(slot))?;
         self.metrics().publications.of(Door::WebSocket).add(1);
         self.settle_command(slot, "published", id, progress, out)
@@ -262,9 +327,15 @@ impl Shard {
     /// The store has answered a command.
     pub(super) fn answer_command(&mut self, slot: usize, kind: &str, id: Option<&str>, outcome: Outcome) {
         let mut out = Vec::new();
-        match outcome {
-            Ok(reply) => self.write_outcome(slot, kind, id, reply, &mut out),
+        let next = match outcome {
+            Ok(reply) => {
+                self.write_outcome(slot, kind, id, reply, &mut out);
+                Next::Heard
+            }
             Err(refused) => self.refuse(slot, id, &refused, &mut out),
+        };
+        if matches!(next, Next::Last) {
+            return self.say_last(slot, &out);
         }
         if !out.is_empty() && !self.send(slot, &out) {
             return;

@@ -89,6 +89,16 @@ impl Shard {
                 .filter(move |(own, _)| **own == *name)
                 .map(|(_, value)| value)
         };
+        let count = |names: &[&[u8]]| {
+            let named = |(own, _): &&api::Pair<'_>| names.contains(&&**own);
+            parameters.iter().filter(named).count()
+        };
+        // Counted before any is read.
+        if count(&[b"channel", b"watch", b"join"]) > most.subscriptions
+            || count(&[b"pattern"]) > most.patterns
+        {
+            return Err(too_many(most.subscriptions, most.patterns));
+        }
         let (join, watch) = presence_wish(api::text(parameters, "presence"))?;
         let listening = |name, watch, join| {
             native::command::channel_name(name, &limits).map(|name| Listening { name, watch, join })
@@ -101,9 +111,6 @@ impl Shard {
         let patterns = named(b"pattern")
             .map(|text| api::pattern(text, &self.settings).map(Arc::new))
             .collect::<Result<Vec<_>, _>>()?;
-        if channels.len() > most.subscriptions || patterns.len() > most.patterns {
-            return Err(too_many(most.subscriptions, most.patterns));
-        }
         if channels.is_empty() && patterns.is_empty() && endpoint != Endpoint::WebSocket {
             return Err(Refused::bad(
                 "name at least one `channel` or `pattern` to listen to",
@@ -215,21 +222,17 @@ impl Shard {
         for channel in &wish.channels {
             self.authorize_channel(&channel.name, grant, channel.watch)?;
         }
-        self.authorize_pattern_presence(&wish.patterns, grant, wish.watch)
+        self.authorize_pattern_presence(wish.patterns.iter(), grant, wish.watch)
     }
 
     /// Members are shown by pattern only to whom all that it matches is open: namespaces that are public need not show theirs.
-    pub(super) fn authorize_pattern_presence(
+    pub(super) fn authorize_pattern_presence<'p>(
         &self,
-        patterns: &[Arc<cometserver_core::pattern::Pattern>],
+        mut patterns: impl Iterator<Item = &'p Arc<cometserver_core::pattern::Pattern>>,
         grant: &Grant,
         presence: bool,
     ) -> Result<(), Refused> {
-        if presence
-            && patterns
-                .iter()
-                .any(|pattern| !grant.covers(Action::Presence, pattern))
-        {
+        if presence && patterns.any(|pattern| !grant.covers(Action::Presence, pattern)) {
             return Err(api::lacking(grant, Action::Presence));
         }
         Ok(())

@@ -1,14 +1,20 @@
 //! What a client of the native dialect may say: publish requests, and the commands of a WebSocket.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::channel::{ChannelName, NameError};
 use crate::publication::{Kind, Message, Payload, PayloadError};
+use crate::quota::Payer;
 
 /// The most free pairs on one message, and the longest of the short texts on it, in bytes.
 const MAX_TAGS: usize = 16;
@@ -33,6 +39,9 @@ pub enum RequestError {
     /// Beyond a limit; the text names it.
     #[error("{0}")]
     TooLarge(String),
+    /// More names than one command may have: so many.
+    #[error("more than {0} names in one list")]
+    TooMany(usize),
 }
 
 /// Bounds on what a client sends.
@@ -46,39 +55,92 @@ pub struct Limits {
     pub channels: usize,
 }
 
-/// One or several texts.
-#[derive(Debug, Default, Deserialize)]
-#[serde(untagged)]
-pub enum OneOrMany {
-    /// None given.
-    #[default]
-    None,
-    /// One.
-    One(String),
-    /// Several.
-    Many(Vec<String>),
-}
+/// Texts as a client lists them, one or several, not read yet: there may be more than anybody may name.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Names<'a>(#[serde(borrow)] Option<&'a RawValue>);
 
-impl OneOrMany {
-    /// All of them.
-    pub fn into_vec(self) -> Vec<String> {
-        match self {
-            OneOrMany::None => Vec::new(),
-            OneOrMany::One(one) => vec![one],
-            OneOrMany::Many(many) => many,
+impl<'a> Names<'a> {
+    /// Are there none?
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none_or(|raw| matches!(raw.get(), "null" | "[]"))
+    }
+
+    /// All of them, in their order. What is beyond `most` is not looked at.
+    ///
+    /// # Errors
+    /// [`RequestError::TooMany`], or [`RequestError::Json`] if it is no list of texts.
+    pub fn read(&self, most: usize) -> Result<Vec<Cow<'a, str>>, RequestError> {
+        let Some(raw) = self.0 else { return Ok(Vec::new()) };
+        let mut reader = ReadNames {
+            names: Vec::new(),
+            most,
+            exceeded: false,
+        };
+        let read = serde_json::Deserializer::from_str(raw.get()).deserialize_any(&mut reader);
+        if reader.exceeded {
+            return Err(RequestError::TooMany(most));
         }
+        read.map(|()| reader.names).map_err(RequestError::Json)
     }
 }
 
-/// A message as JSON describes it.
-#[derive(Debug, Deserialize)]
+/// Reads [`Names`], and stops at the first that is too many.
+struct ReadNames<'a> {
+    names: Vec<Cow<'a, str>>,
+    most: usize,
+    exceeded: bool,
+}
+
+impl<'a> ReadNames<'a> {
+    fn add<E: de::Error>(&mut self, name: Cow<'a, str>) -> Result<(), E> {
+        self.exceeded = self.names.len() >= self.most;
+        if self.exceeded {
+            return Err(E::custom("too many names"));
+        }
+        self.names.push(name);
+        Ok(())
+    }
+}
+
+impl<'a> Visitor<'a> for &mut ReadNames<'a> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or a list of strings")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_borrowed_str<E: de::Error>(self, name: &'a str) -> Result<(), E> {
+        self.add(Cow::Borrowed(name))
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> Result<(), E> {
+        self.add(Cow::Owned(name.to_owned()))
+    }
+
+    fn visit_seq<A: de::SeqAccess<'a>>(self, mut list: A) -> Result<(), A::Error> {
+        #[derive(Deserialize)]
+        struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+        while let Some(Name(name)) = list.next_element()? {
+            self.add(name)?;
+        }
+        Ok(())
+    }
+}
+
+/// A message as JSON describes it. What may be of any length is not read before its publisher's rights are known.
+#[derive(Debug, Default, Deserialize)]
 pub struct Publish<'a> {
     /// One channel, or
     #[serde(default)]
     pub channel: Option<String>,
     /// several.
-    #[serde(default)]
-    pub channels: Vec<String>,
+    #[serde(borrow, default)]
+    pub channels: Names<'a>,
     /// The payload: JSON, or a string of which `kind` says what it is.
     #[serde(borrow, default, deserialize_with = "given")]
     pub data: Option<&'a RawValue>,
@@ -88,9 +150,9 @@ pub struct Publish<'a> {
     /// See [`Attributes`](crate::publication::Attributes).
     #[serde(default)]
     pub event: Option<String>,
-    /// The publisher's own id. On a WebSocket `id` is the command's, so there it is `message_id`.
-    #[serde(default)]
-    pub id: Option<serde_json::Value>,
+    /// The publisher's own id: a string or a number. On a WebSocket `id` is the command's, so there it is `message_id`.
+    #[serde(borrow, default)]
+    pub id: Option<&'a RawValue>,
     /// See `id`.
     #[serde(default)]
     pub message_id: Option<String>,
@@ -101,8 +163,8 @@ pub struct Publish<'a> {
     #[serde(default)]
     pub idempotency_key: Option<String>,
     /// Free pairs.
-    #[serde(default)]
-    pub tags: std::collections::BTreeMap<String, String>,
+    #[serde(borrow, default)]
+    pub tags: Option<&'a RawValue>,
     /// Not for connections of this session.
     #[serde(default)]
     pub exclude_session: Option<String>,
@@ -138,55 +200,59 @@ fn short(text: String, what: &'static str) -> Result<Box<str>, RequestError> {
 }
 
 impl Publish<'_> {
-    /// The message, checked.
+    /// The channels that it names: at least one.
     ///
     /// # Errors
     /// [`RequestError`] names what is wrong.
-    pub fn into_message(self, limits: &Limits) -> Result<Message, RequestError> {
-        let names = match (&self.channel, self.channels.is_empty()) {
-            (Some(_), false) => {
-                return Err(RequestError::Bad("give either `channel` or `channels`, not both"));
-            }
-            (Some(channel), true) => vec![channel_name(channel.as_bytes(), limits)?],
-            (None, true) => {
-                return Err(RequestError::Bad(
-                    "`channel` is missing: name the channel to publish in",
-                ));
-            }
+    pub fn names(&self, limits: &Limits) -> Result<Vec<ChannelName>, RequestError> {
+        match (&self.channel, self.channels.is_empty()) {
+            (Some(_), false) => Err(RequestError::Bad("give either `channel` or `channels`, not both")),
+            (Some(channel), true) => Ok(vec![channel_name(channel.as_bytes(), limits)?]),
+            (None, true) => Err(RequestError::Bad(
+                "`channel` is missing: name the channel to publish in",
+            )),
             (None, false) => {
-                check_channels(self.channels.len(), limits)?;
-                let names = self
-                    .channels
-                    .iter()
-                    .map(|name| channel_name(name.as_bytes(), limits));
-                names.collect::<Result<_, _>>()?
+                let names = self.channels.read(limits.channels).map_err(|error| match error {
+                    RequestError::TooMany(most) => RequestError::TooLarge(format!(
+                        "too many channels in one publication: at most {most} are allowed (limits.subscriptions)"
+                    )),
+                    error => error,
+                })?;
+                let names = names.iter().map(|name| channel_name(name.as_bytes(), limits));
+                names.collect()
             }
-        };
+        }
+    }
+
+    /// The message, checked, in channels that [`Publish::names`] gave.
+    ///
+    /// # Errors
+    /// [`RequestError`] names what is wrong.
+    pub fn into_message(self, names: Vec<ChannelName>, limits: &Limits) -> Result<Message, RequestError> {
         let data = self.data.ok_or(RequestError::Bad(
             "`data` is missing: give the payload, `null` if there is none",
         ))?;
         let payload = payload(data, self.kind.as_deref(), limits)?;
-        let mut message = Message::new(names[0].clone(), payload);
-        message.channels = names;
-        message.retain = self.retain;
+        let mut message = Message {
+            channels: names,
+            payload,
+            retain: self.retain,
+            idempotency_key: None,
+            attributes: None,
+            accepted: 0,
+            payer: Payer::SITE,
+        };
         message.idempotency_key = self
             .idempotency_key
             .map(|key| short(key, "the idempotency key"))
             .transpose()?;
         let id = match (self.message_id, self.id) {
             (Some(id), _) => Some(id),
-            (None, Some(serde_json::Value::String(id))) => Some(id),
-            (None, Some(serde_json::Value::Number(id))) => Some(id.to_string()),
-            (None, Some(_)) => return Err(RequestError::Bad("`id` is a string or a number")),
+            (None, Some(id)) => Some(own_id(id)?),
             (None, None) => None,
         };
-        if self.tags.len() > MAX_TAGS {
-            return Err(RequestError::TooLarge(format!(
-                "{} tags: at most {MAX_TAGS} are allowed",
-                self.tags.len()
-            )));
-        }
-        if self.event.is_some() || id.is_some() || self.exclude_session.is_some() || !self.tags.is_empty() {
+        let tags = self.tags.map(tags).transpose()?.unwrap_or_default();
+        if self.event.is_some() || id.is_some() || self.exclude_session.is_some() || !tags.is_empty() {
             let attributes = message.attributes_mut();
             attributes.event = self.event.map(|text| short(text, "the event name")).transpose()?;
             attributes.id = id.map(|text| short(text, "the id")).transpose()?;
@@ -194,7 +260,7 @@ impl Publish<'_> {
                 .exclude_session
                 .map(|text| short(text, "the session"))
                 .transpose()?;
-            for (name, value) in self.tags {
+            for (name, value) in tags {
                 attributes
                     .tags
                     .push((short(name, "a tag's name")?, short(value, "a tag")?));
@@ -202,6 +268,48 @@ impl Publish<'_> {
         }
         Ok(message)
     }
+}
+
+/// The publisher's own id, which may be a number.
+fn own_id(raw: &RawValue) -> Result<String, RequestError> {
+    match raw.get().as_bytes().first() {
+        Some(b'"') => Ok(serde_json::from_str(raw.get())?),
+        Some(b'-' | b'0'..=b'9') => Ok(serde_json::from_str::<serde_json::Number>(raw.get())?.to_string()),
+        _ => Err(RequestError::Bad("`id` is a string or a number")),
+    }
+}
+
+/// Free pairs, sorted by name. What is beyond the most that are allowed is not looked at.
+fn tags(raw: &RawValue) -> Result<BTreeMap<String, String>, RequestError> {
+    struct Tags {
+        exceeded: bool,
+    }
+    impl<'de> Visitor<'de> for &mut Tags {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object of strings")
+        }
+
+        fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut tags = BTreeMap::new();
+            while let Some((name, value)) = map.next_entry()? {
+                self.exceeded = tags.insert(name, value).is_none() && tags.len() > MAX_TAGS;
+                if self.exceeded {
+                    return Err(de::Error::custom("too many tags"));
+                }
+            }
+            Ok(tags)
+        }
+    }
+    let mut visitor = Tags { exceeded: false };
+    let read = serde_json::Deserializer::from_str(raw.get()).deserialize_map(&mut visitor);
+    if visitor.exceeded {
+        return Err(RequestError::TooLarge(format!(
+            "too many tags: at most {MAX_TAGS} are allowed"
+        )));
+    }
+    Ok(read?)
 }
 
 /// Reads a kind's name.
@@ -218,7 +326,7 @@ pub fn kind(name: &str) -> Result<Kind, RequestError> {
 }
 
 /// What is there, also if it is `null`, which serde would take for nothing.
-fn given<'de: 'a, 'a, D: serde::Deserializer<'de>>(value: D) -> Result<Option<&'a RawValue>, D::Error> {
+fn given<'de: 'a, 'a, D: Deserializer<'de>>(value: D) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(value).map(Some)
 }
 
@@ -283,14 +391,14 @@ pub struct Command<'a> {
     #[serde(default)]
     pub channel: Option<String>,
     /// or several,
-    #[serde(default)]
-    pub channels: OneOrMany,
+    #[serde(borrow, default)]
+    pub channels: Names<'a>,
     /// a pattern,
     #[serde(default)]
     pub pattern: Option<String>,
     /// or several.
-    #[serde(default)]
-    pub patterns: OneOrMany,
+    #[serde(borrow, default)]
+    pub patterns: Names<'a>,
     /// A cursor, `now` or `earliest`.
     #[serde(default)]
     pub since: Option<String>,
@@ -312,6 +420,25 @@ pub struct Command<'a> {
     /// Newest first.
     #[serde(default)]
     pub reverse: Option<bool>,
+    /// Members of a publication, which no other command looks at, see [`Publish`].
+    #[serde(borrow, default, deserialize_with = "given")]
+    pub data: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "kind")]
+    payload_kind: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    event: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    message_id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    retain: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    idempotency_key: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    tags: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    exclude_session: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    echo: Option<&'a RawValue>,
 }
 
 impl<'a> Command<'a> {
@@ -330,19 +457,58 @@ impl<'a> Command<'a> {
         Ok(command)
     }
 
-    /// All channels named.
-    pub fn channels(&mut self) -> Vec<String> {
-        let mut all = std::mem::take(&mut self.channels).into_vec();
-        all.extend(self.channel.take());
-        all
+    /// The publication that it asks for.
+    ///
+    /// # Errors
+    /// [`RequestError::Json`].
+    pub fn into_publish(self) -> Result<Publish<'a>, RequestError> {
+        fn read<T: serde::de::DeserializeOwned>(raw: Option<&RawValue>) -> Result<Option<T>, RequestError> {
+            Ok(raw.map(|raw| serde_json::from_str(raw.get())).transpose()?)
+        }
+        Ok(Publish {
+            channel: self.channel,
+            channels: self.channels,
+            data: self.data,
+            kind: read(self.payload_kind)?,
+            event: read(self.event)?,
+            id: None,
+            message_id: read(self.message_id)?,
+            retain: read(self.retain)?.unwrap_or(false),
+            idempotency_key: read(self.idempotency_key)?,
+            tags: self.tags,
+            exclude_session: read(self.exclude_session)?,
+            echo: read(self.echo)?,
+        })
     }
 
-    /// All patterns named.
-    pub fn patterns(&mut self) -> Vec<String> {
-        let mut all = std::mem::take(&mut self.patterns).into_vec();
-        all.extend(self.pattern.take());
-        all
+    /// All channels named, at most so many.
+    ///
+    /// # Errors
+    /// As [`Names::read`].
+    pub fn channels(&self, most: usize) -> Result<Vec<Cow<'_, str>>, RequestError> {
+        several(&self.channels, self.channel.as_deref(), most)
     }
+
+    /// All patterns named, at most so many.
+    ///
+    /// # Errors
+    /// As [`Names::read`].
+    pub fn patterns(&self, most: usize) -> Result<Vec<Cow<'_, str>>, RequestError> {
+        several(&self.patterns, self.pattern.as_deref(), most)
+    }
+}
+
+fn several<'s>(
+    list: &Names<'s>,
+    one: Option<&'s str>,
+    most: usize,
+) -> Result<Vec<Cow<'s, str>>, RequestError> {
+    let mut names = list.read(most)?;
+    names.extend(one.map(Cow::Borrowed));
+    if names.len() > most {
+        return Err(RequestError::TooMany(most));
+    }
+    Ok(names)
 }
 
 #[cfg(test)]
@@ -357,7 +523,8 @@ mod tests {
 
     fn read(text: &str) -> Result<Message, String> {
         let publish: Publish<'_> = serde_json::from_str(text).map_err(|e| e.to_string())?;
-        publish.into_message(&LIMITS).map_err(|e| e.to_string())
+        let names = publish.names(&LIMITS).map_err(|e| e.to_string())?;
+        publish.into_message(names, &LIMITS).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -391,5 +558,49 @@ mod tests {
             let error = read(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_list_is_read_no_further_than_anybody_may_name() {
+        let command = |list: &str| format!(r#"{{"type":"subscribe","channels":{list}}}"#);
+        let names = |text: &str| {
+            let read = Command::parse(text).unwrap();
+            let names = read.channels(2).map_err(|error| error.to_string())?;
+            Ok::<_, String>(names.into_iter().map(Cow::into_owned).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&command(r#""a""#)), Ok(vec!["a".to_owned()]));
+        assert_eq!(
+            names(&command(r#"["a","\u0062"]"#)),
+            Ok(vec!["a".to_owned(), "b".to_owned()])
+        );
+        assert_eq!(names(&command("null")), Ok(vec![]));
+        // What follows is no name at all: nobody has looked.
+        assert!(
+            names(&command(r#"["a","b","c",7]"#))
+                .unwrap_err()
+                .contains("more than 2")
+        );
+        assert!(names(&command(r#"["a",7]"#)).unwrap_err().contains("string"));
+        let both = r#"{"type":"subscribe","channels":["a","b"],"channel":"c"}"#;
+        assert!(names(both).unwrap_err().contains("more than 2"));
+    }
+
+    #[test]
+    fn tags_are_read_no_further_than_are_allowed() {
+        let tags: Vec<_> = (0..=MAX_TAGS).map(|n| format!(r#""{n:02}":"x""#)).collect();
+        let text = |tags: &[String], more: &str| {
+            format!(
+                r#"{{"channel":"a","data":1,"tags":{{{}{more}}}}}"#,
+                tags.join(",")
+            )
+        };
+        assert!(read(&text(&tags[1..], "")).is_ok());
+        // The same one again is none too many; behind the one that is, nobody has looked.
+        assert!(read(&text(&tags[1..], r#","01":"y""#)).is_ok());
+        assert!(
+            read(&text(&tags, ",\"z\":7"))
+                .unwrap_err()
+                .contains("too many tags")
+        );
     }
 }

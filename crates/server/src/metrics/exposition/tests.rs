@@ -214,6 +214,8 @@ fn every_family_comes_once_with_help_and_type() {
         "memory_held_bytes",
         "memory_limit_bytes",
         "publish_to_write_seconds",
+        "turn_longest_steps",
+        "turn_longest_seconds",
         "channels",
         "log_bytes",
         "log_lines_lost_total",
