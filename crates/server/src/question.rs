@@ -18,12 +18,13 @@ use cometserver_core::publication::Payload;
 use crate::api::Refused;
 use crate::http::cors::Cors;
 use crate::http::response::{Head, Terms};
+use crate::metrics::Door;
 use crate::shared::{ConnectionId, Part, Shared};
 
 pub use errand::{backup, storage};
 pub use keys::{dump, read, write};
 pub use looking::{ask, history, since};
-pub use publishing::{batch, publish};
+pub use publishing::{AT_ONCE, batch, publish};
 
 /// Who asks, and where parts of the answer go that come later.
 #[derive(Clone, Copy)]
@@ -53,6 +54,12 @@ impl Asker<'_> {
     fn completion(&self, index: usize) -> Completion {
         let (shared, connection, number) = (self.shared.clone(), self.connection, self.number);
         Box::new(move |result| shared.answer(connection, number, Part::Published(index, result)))
+    }
+
+    /// Counts what was published by a batch.
+    fn count_publications(&self, count: usize) {
+        let metrics = self.shared.metrics.shard(usize::from(self.connection.shard));
+        metrics.publications.of(Door::Http).add(count as u64);
     }
 
     /// Counts what is refused within an answer.
@@ -143,6 +150,7 @@ impl Question {
             (Self::Read(key), Part::Value(result)) => key.take(result, asker),
             (Self::Dump(dump), Part::Values(result)) => dump.take(result, asker),
             (Self::Dump(dump), Part::Taken) if dump.rests() => dump.go_on(asker),
+            (Self::Batch(batch), Part::Taken) if batch.rests() => batch.go_on(asker),
             // Its own number came with something that was never asked for.
             (question, _) => Progress::Waits(question),
         }
@@ -187,9 +195,13 @@ impl Question {
         }
     }
 
-    /// Does it go on when what was sent of it is taken?
+    /// Does it go on when what was sent of it is taken, and others have had their turn?
     pub fn rests(&self) -> bool {
-        matches!(self, Self::Dump(dump) if dump.rests())
+        match self {
+            Self::Dump(dump) => dump.rests(),
+            Self::Batch(batch) => batch.rests(),
+            _ => false,
+        }
     }
 
     /// May more be published before it is answered? Nothing else may be asked: it could not be true yet.

@@ -33,9 +33,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cometserver_core::Time;
 use cometserver_core::fanout::{Fanout, ReaderId, Step};
 use cometserver_core::hub::Hub;
+use cometserver_core::{ChannelId, Time};
 use mio::event::Event;
 use mio::{Events, Poll, Token};
 use slab::Slab;
@@ -107,6 +107,8 @@ pub struct Shard {
     reviewing: Option<usize>,
     /// Where it goes on to send connections away; none: there is no need, or all were.
     leaving: Option<usize>,
+    /// Members that have gone, and where they were: they leave some of it at a time.
+    left: VecDeque<(Box<str>, Vec<ChannelId>)>,
     turn: Turn,
     /// There is more to tell of than the last round has told.
     rounds_left: bool,
@@ -160,6 +162,7 @@ impl Shard {
             due: VecDeque::new(),
             reviewing: None,
             leaving: None,
+            left: VecDeque::new(),
             turn: Turn::new(),
             rounds_left: false,
             round_size: rounds::ROUND,
@@ -236,6 +239,7 @@ impl Shard {
             && self.due.is_empty()
             && self.reviewing.is_none()
             && self.leaving.is_none()
+            && self.left.is_empty()
             && !self.rounds_left;
         if !idle {
             return Some(Duration::ZERO);

@@ -160,6 +160,17 @@ fn no_flood_of_requests_gets_more_than_a_turn_at_a_time() {
             20,
             413,
         ),
+        (
+            post(
+                "/v1/batch",
+                &format!(
+                    r#"{{"publications":[{}1]}}"#,
+                    r#"{"channel":"a","data":1},"#.repeat(999)
+                ),
+            ),
+            20,
+            200,
+        ),
     ];
     for (index, (request, count, status)) in floods.into_iter().enumerate() {
         let answers = flood_http(&server, &request, count);
@@ -255,4 +266,33 @@ fn who_is_refused_again_and_again_is_ended_and_told_why() {
     for _ in 0..50 {
         assert_eq!(refused(&mut backend).header("connection"), None);
     }
+}
+
+#[test]
+fn a_large_batch_is_published_in_several_turns_in_order_and_answered_as_one() {
+    let server = TestServer::with(|config| config.threads = Some(1));
+    let mut listener = server.listen(Door::Tcp, support::Transport::Stream, "channel=a");
+    let list: Vec<Value> = (0..1000)
+        .map(|n| match n % 100 {
+            99 => json!({"channel": "", "data": n}),
+            _ => json!({"channel": "a", "data": n}),
+        })
+        .collect();
+    let body = json!({"publications": list}).to_string();
+    let answer = server.request(Door::Backend, "POST", "/v1/batch", &body).json();
+    let results = answer["results"].as_array().unwrap();
+    assert_eq!(results.len(), 1000);
+    let mut offset = 0;
+    for (n, result) in results.iter().enumerate() {
+        if n % 100 == 99 {
+            assert_eq!(result["error"]["code"], "bad_request", "{n}");
+        } else {
+            offset += 1;
+            assert_eq!(result["channels"][0]["offset"], offset, "{n}");
+        }
+    }
+    let expected: Vec<Value> = (0..1000).filter(|n| n % 100 != 99).map(Value::from).collect();
+    assert_eq!(listener.data(990), expected);
+    assert_eq!(server.metric("cometserver_publications_total", "http"), 990.0);
+    within_bounds(&server, "a batch");
 }

@@ -13,6 +13,9 @@ use crate::quota::Payer;
 /// A channel without readers is listened to for so long: the next long poll then finds everything in place.
 const LINGER: Time = 5_000;
 
+/// So many channels are let go of at a time: each is asked of the hub, and others want to be served meanwhile.
+const RESTED: usize = 256;
+
 impl Fanout {
     pub(super) fn slot_of(&self, name: &ChannelName) -> Option<u32> {
         self.by_name
@@ -154,12 +157,14 @@ impl Fanout {
         }
     }
 
-    /// Stops listening to channels that have had no reader for a while. Returns when to call again.
+    /// Stops listening to channels that have had no reader for a while, some at a time. Returns when to call again.
     pub fn rest(&mut self, now: Time) -> Option<Time> {
+        let mut rested = 0;
         while let Some((since, slot, channel)) = self.idle.front().copied() {
-            if since.saturating_add(LINGER) > now {
+            if since.saturating_add(LINGER) > now || rested == RESTED {
                 return Some(since.saturating_add(LINGER));
             }
+            rested += 1;
             self.idle.pop_front();
             let Some(entry) = self
                 .slots

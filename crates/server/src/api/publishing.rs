@@ -20,6 +20,9 @@ use crate::shared::{self, Settings};
 
 use super::{Pair, Refused, Text, bytes, flag, lacking, limits, text};
 
+/// So many publications of a batch are refused to one who may not publish them before the rest is not looked at.
+const REFUSED: usize = 64;
+
 /// Whether a publisher may publish in these channels, which is asked before the payload is looked at.
 type May<'a> = dyn FnMut(&[ChannelName]) -> Result<(), Refused> + 'a;
 
@@ -141,11 +144,16 @@ pub fn batch(
     }
     read.map_err(not_one)?;
     let limits = limits(settings);
+    let mut refused = 0;
     let read = |raw: &RawValue| -> Result<Message, Refused> {
+        if refused == REFUSED {
+            let why = "too many publications before this one in the batch were refused: it was not looked at";
+            return Err(Refused::new(429, "limit_reached", why));
+        }
         let publish: Publish<'_> =
             serde_json::from_str(raw.get()).map_err(|error| Refused::bad(error.to_string()))?;
         let names = publish.names(&limits)?;
-        may(&names)?;
+        may(&names).inspect_err(|_| refused += 1)?;
         Ok(publish.into_message(names, &limits)?)
     };
     Ok(list.items.into_iter().map(read).collect())

@@ -1,5 +1,7 @@
 //! Publications: what their publisher is told when the store has answered, or at once.
 
+use std::collections::VecDeque;
+
 use cometserver_core::ChannelName;
 use cometserver_core::broker::BrokerError;
 use cometserver_core::hub::{PublishError, Published, Receipt};
@@ -13,7 +15,12 @@ pub struct Batch {
     /// What became of each; none: not known yet.
     results: Vec<Option<Result<Told, Refused>>>,
     missing: usize,
+    /// Those whose turn has not come: after some of them others have theirs.
+    rest: VecDeque<Result<Message, Refused>>,
 }
+
+/// So many publications of a batch are published in one turn.
+pub const AT_ONCE: usize = 128;
 
 /// What a publisher is told.
 enum Told {
@@ -63,36 +70,54 @@ pub(super) fn published(result: Result<Receipt, PublishError>, asker: &Asker<'_>
     Ok(Told::Visible(result?).reply(asker))
 }
 
-/// Publishes all that may be, in order and at once, so that they reach the store together; returns how many it took.
-pub fn batch(messages: Vec<Result<Message, Refused>>, asker: &Asker<'_>) -> (Progress, usize) {
-    let mut batch = Batch {
+/// Publishes all that may be, in order, so many at once that others do not wait for long: those reach the store together.
+pub fn batch(messages: Vec<Result<Message, Refused>>, asker: &Asker<'_>) -> Progress {
+    let batch = Batch {
         results: Vec::with_capacity(messages.len()),
         missing: 0,
+        rest: messages.into(),
     };
-    let mut taken = 0;
-    for (index, message) in messages.into_iter().enumerate() {
-        let told = message.and_then(|message| {
-            let channels = message.channels.clone();
-            let published = asker
-                .hub()
-                .publish(message, asker.now, &mut || asker.completion(index))?;
-            taken += 1;
-            Ok(match published {
-                Published::Visible(receipt) => Some(Told::Visible(receipt)),
-                Published::Accepted => Some(Told::Accepted(channels)),
-                Published::Pending => None,
-            })
-        });
-        batch.missing += usize::from(matches!(told, Ok(None)));
-        batch.results.push(told.transpose());
-    }
-    (batch.progress(asker), taken)
+    batch.go_on(asker)
 }
 
 impl Batch {
     /// Bytes that it holds.
     pub(super) fn weight(&self) -> usize {
-        self.results.capacity() * size_of::<Option<Result<Told, Refused>>>()
+        let rest = self.rest.iter().flatten();
+        let payloads = rest.map(|message| size_of_val(message) + message.payload.bytes().len());
+        self.results.capacity() * size_of::<Option<Result<Told, Refused>>>() + payloads.sum::<usize>()
+    }
+
+    /// Publishes the next of those whose turn has not come.
+    pub(super) fn go_on(mut self, asker: &Asker<'_>) -> Progress {
+        let mut taken = 0;
+        for _ in 0..AT_ONCE {
+            let Some(message) = self.rest.pop_front() else {
+                break;
+            };
+            let index = self.results.len();
+            let told = message.and_then(|message| {
+                let channels = message.channels.clone();
+                let published = asker
+                    .hub()
+                    .publish(message, asker.now, &mut || asker.completion(index))?;
+                taken += 1;
+                Ok(match published {
+                    Published::Visible(receipt) => Some(Told::Visible(receipt)),
+                    Published::Accepted => Some(Told::Accepted(channels)),
+                    Published::Pending => None,
+                })
+            });
+            self.missing += usize::from(matches!(told, Ok(None)));
+            self.results.push(told.transpose());
+        }
+        asker.count_publications(taken);
+        self.progress(asker)
+    }
+
+    /// Is there more to be published when others have had their turn?
+    pub(super) fn rests(&self) -> bool {
+        !self.rest.is_empty()
     }
 
     pub(super) fn take(
@@ -109,14 +134,16 @@ impl Batch {
     }
 
     fn progress(self, asker: &Asker<'_>) -> Progress {
-        if self.missing > 0 {
+        if self.missing > 0 || self.rests() {
             return Progress::Waits(Question::Batch(self));
         }
         Progress::Done(Ok(self.reply(asker)))
     }
 
-    /// Answers with what is known: of the rest it is not known whether it was stored.
+    /// Answers with what is known: of the others it is not known whether they were stored, or they were not published.
     pub(super) fn give_up(mut self, why: &str, asker: &Asker<'_>) -> Reply {
+        let unpublished = |_| Some(Err(Refused::unavailable(why.to_owned())));
+        self.results.extend(self.rest.drain(..).map(unpublished));
         for place in self.results.iter_mut().filter(|place| place.is_none()) {
             *place = Some(Err(Refused::from(BrokerError::Unknown(why.to_owned()))));
         }

@@ -84,14 +84,15 @@ impl Shard {
             return;
         }
         let generation = connection.generation;
-        let State::Reading(subscriber) = std::mem::replace(&mut connection.state, State::Http) else {
+        let State::Reading(mut subscriber) = std::mem::replace(&mut connection.state, State::Http) else {
             return;
         };
         connection.share = Share::default();
-        if let Some(member) = &subscriber.member {
-            for channel in &subscriber.joined {
-                self.hub.leave(*channel, &member.user, self.wall);
-            }
+        if let Some(member) = &subscriber.member
+            && !subscriber.joined.is_empty()
+        {
+            let joined = std::mem::take(&mut subscriber.joined);
+            self.left.push_back((member.user.clone(), joined));
         }
         self.release_hold(subscriber.route, subscriber.place);
         if let Some((held_as, holder)) = &subscriber.held_as {

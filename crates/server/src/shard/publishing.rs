@@ -51,8 +51,8 @@ impl Shard {
             api::sign(message, grant);
             message.payer = payer;
         }
-        let (progress, taken) = question::batch(messages, &self.asker(slot));
-        self.metrics().publications.of(Door::Http).add(taken as u64);
+        self.turn.charge_each(messages.len().min(question::AT_ONCE));
+        let progress = question::batch(messages, &self.asker(slot));
         self.settle(slot, progress, terms, cors, out)
     }
 
@@ -63,18 +63,18 @@ impl Shard {
         names: &[ChannelName],
         grant: &Grant,
     ) -> Result<(), Refused> {
-        self.turn.charge_each(1 + names.len() / NAMES);
+        self.turn.charge_each(names.len() / NAMES);
+        if grant.allows_everywhere(cometserver_core::action::Action::Publish) {
+            return Ok(());
+        }
         for name in names {
             self.turn.charge(1);
             api::authorize_publish(&self.hub, name, grant)?;
         }
-        self.check_rate(slot, grant)
+        self.check_rate(slot)
     }
 
-    fn check_rate(&mut self, slot: usize, grant: &Grant) -> Result<(), Refused> {
-        if grant.allows_everywhere(cometserver_core::action::Action::Publish) {
-            return Ok(());
-        }
+    fn check_rate(&mut self, slot: usize) -> Result<(), Refused> {
         let rate = self.settings.config.limits.publish_rate;
         let now = self.now + 1000;
         if self.connections[slot].bucket.take(rate, now) {

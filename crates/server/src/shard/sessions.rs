@@ -79,8 +79,9 @@ impl Shard {
                 .filter_map(|held_as| sessions.get(held_as).copied())
                 .collect()
         };
+        // Those of this shard by mail as well: a session may hold very many, and each has a turn of its own.
         for held in &held {
-            self.tell_superseded(*held);
+            self.shared.mailboxes[held.shard as usize].send(Mail::Superseded(*held));
         }
         Ok(held.len())
     }

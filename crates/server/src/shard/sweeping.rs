@@ -9,6 +9,9 @@ const SWEEP: u32 = 512;
 /// Steps of a connection that is sent away, or looked at; its subscriptions count besides.
 const CONNECTION: u32 = 2;
 
+/// Memberships that end before the loop looks for others.
+const MEMBERSHIPS: usize = 256;
+
 /// Subscriptions that are looked at in a step.
 const SUBSCRIPTIONS: usize = 8;
 
@@ -17,6 +20,20 @@ impl Shard {
     pub(super) fn sweep(&mut self) {
         self.reviewing = self.sweep_from(self.reviewing, Self::review);
         self.leaving = self.sweep_from(self.leaving, Self::leave);
+        self.let_members_go();
+    }
+
+    /// Takes members that have gone out of channels.
+    fn let_members_go(&mut self) {
+        for _ in 0..MEMBERSHIPS {
+            let Some((user, channels)) = self.left.front_mut() else {
+                return;
+            };
+            match channels.pop() {
+                Some(channel) => self.hub.leave(channel, user, self.wall),
+                None => drop(self.left.pop_front()),
+            }
+        }
     }
 
     /// Does something with the next connections; returns where to go on.

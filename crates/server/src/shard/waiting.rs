@@ -5,7 +5,7 @@ use crate::api::Refused;
 use crate::connection::{State, Voice, Waiting};
 use crate::http::cors::Cors;
 use crate::http::response::Terms;
-use crate::question::{Asker, Outcome, Progress, Question, Reply};
+use crate::question::{AT_ONCE, Asker, Outcome, Progress, Question, Reply};
 use crate::shared::{ConnectionId, Part};
 
 impl Shard {
@@ -50,6 +50,7 @@ impl Shard {
             false => self.now + self.shared.patience,
         };
         let piece = question.piece();
+        let rests = piece.is_none() && question.rests();
         let waiting = Waiting {
             number,
             until,
@@ -70,9 +71,7 @@ impl Shard {
             }
         }
         self.weigh(slot);
-        if let Some(piece) = piece
-            && self.send(slot, &piece)
-        {
+        if rests || piece.is_some_and(|piece| self.send(slot, &piece)) {
             self.taken(slot);
         }
     }
@@ -96,6 +95,9 @@ impl Shard {
         let Some(waiting) = self.connections[slot].take_waiting(|waiting| waiting.number == number) else {
             return;
         };
+        if waiting.question.rests() {
+            self.turn.charge_each(AT_ONCE);
+        }
         match waiting.question.take(part, &self.asker_again(slot, number)) {
             Progress::Done(outcome) => self.answer_late(slot, waiting.voice, outcome),
             Progress::Waits(question) => self.put_aside(slot, number, question, waiting.voice),
