@@ -127,7 +127,16 @@ impl Budget {
 
     /// How many wait.
     pub fn held(&self) -> usize {
-        self.0.iter().map(|pool| pool.held.load(Ordering::Relaxed)).sum()
+        self.held_by(true) + self.held_by(false)
+    }
+
+    /// How many of them wait behind gateways that have proved themselves, or have not.
+    pub fn held_by(&self, is_proved: bool) -> usize {
+        let pools = [Gateway::Bridge, Gateway::Cgi].map(|gateway| Place { gateway, is_proved }.pool());
+        pools
+            .iter()
+            .map(|pool| self.0[*pool].held.load(Ordering::Relaxed))
+            .sum()
     }
 
     /// When somebody who found no place should come back, in milliseconds from `now` (milliseconds since 1970).

@@ -163,6 +163,8 @@ fn who_only_says_to_be_a_gateway_takes_no_place_of_a_true_ones() {
         get(&server, target).json()["retry_ms"].is_u64(),
         "those have a bound, too"
     );
+    let waiting_as = |proved| server.metric("cometserver_gateway_holds", proved);
+    assert_eq!((waiting_as("yes"), waiting_as("no")), (2.0, 2.0));
     server.publish("news", 1);
     for poll in &mut pretenders {
         assert_eq!(poll.answer().json()["publications"][0]["data"], 1);

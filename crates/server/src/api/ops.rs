@@ -80,6 +80,7 @@ pub(super) fn gauges(shared: &Shared) -> Gauges {
         ],
         memory_held: shared.memory.held() as u64,
         memory_limit: shared.memory.limit() as u64,
+        gateway_holds: [true, false].map(|is_proved| shared.gateways.held_by(is_proved) as u64),
         trimmed: realms
             .into_iter()
             .map(|(realm, count)| (realm_name(realm), count))

@@ -30,6 +30,8 @@ pub struct Gauges {
     pub memory_held: u64,
     /// How much that may be.
     pub memory_limit: u64,
+    /// Requests that wait behind gateways which proved that they are the site's own, and behind others.
+    pub gateway_holds: [u64; 2],
     /// By realm: publications that a ceiling took out of a log before their time, since the start.
     pub trimmed: Vec<(String, u64)>,
     /// The log on disk, if there is one.
@@ -108,6 +110,18 @@ impl Metrics {
                 "holds",
                 "Requests held: long polls, SSE, streams.",
                 self.sum(|s| &s.holds),
+            ),
+            gauge(
+                "gateway_holds",
+                "Of them those with a route; proved: whether the gateway showed its key.",
+                Samples::By(
+                    "proved",
+                    ["yes", "no"]
+                        .into_iter()
+                        .map(str::to_owned)
+                        .zip(gauges.gateway_holds)
+                        .collect(),
+                ),
             ),
             gauge(
                 "pending_bytes",

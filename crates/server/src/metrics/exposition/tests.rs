@@ -11,6 +11,7 @@ use crate::metrics::{Door, DropReason, Recovery, Refusal, Subscription, Transpor
 const LABELS: [&str; 9] = [
     "transport",
     "kind",
+    "proved",
     "door",
     "result",
     "reason",
@@ -173,6 +174,7 @@ fn gauges() -> Gauges {
         visitors: vec![("patterns", Usage { taken: 5, refused: 6 })],
         memory_held: 5,
         memory_limit: 64 << 20,
+        gateway_holds: [12, 13],
         trimmed: vec![("default".to_owned(), 7), ("we\"ird\\\nrealm".to_owned(), 8)],
         storage: Some(DiskStats {
             bytes: 5000,
@@ -210,6 +212,7 @@ fn every_family_comes_once_with_help_and_type() {
         "bytes_sent_total",
         "refused_total",
         "holds",
+        "gateway_holds",
         "pending_bytes",
         "memory_held_bytes",
         "memory_limit_bytes",
@@ -313,6 +316,8 @@ fn shards_are_added_up_under_the_right_names() {
     assert_eq!(plain("holds"), 33.0);
     assert_eq!(labelled("visitor_entries", "patterns"), 5.0);
     assert_eq!(labelled("visitor_refused_total", "patterns"), 6.0);
+    assert_eq!(labelled("gateway_holds", "yes"), 12.0);
+    assert_eq!(labelled("gateway_holds", "no"), 13.0);
     assert_eq!(labelled("trimmed_total", "we\"ird\\\nrealm"), 8.0);
 }
 
