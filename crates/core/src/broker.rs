@@ -270,6 +270,11 @@ pub trait Broker: Send + Sync {
     /// A channel, whether the hub has it or not; none if the store does not know it.
     fn channel(&self, name: &ChannelName) -> Option<StoredChannel>;
 
+    /// What the names of all channels that the store knows take of memory, in bytes.
+    fn names_bytes(&self) -> usize {
+        0
+    }
+
     /// Channels of which a publication or a value is kept, in the order in which they were made, from the first after the
     /// number `after` (0: from the first of all), at most `limit`, perhaps fewer. Where to go on, if there may be more: a number
     /// below 2^52.

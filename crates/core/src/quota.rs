@@ -85,6 +85,16 @@ pub struct Part {
     pub visitors: usize,
 }
 
+impl Part {
+    /// What payers of this kind, and those who are known less, may take together.
+    pub fn together(&self, payer: Payer) -> usize {
+        match payer.is_anonymous() {
+            true => self.anonymous,
+            false => self.visitors,
+        }
+    }
+}
+
 /// Whose part is used up, and how much that is. The table's own text says of what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spent {
@@ -176,6 +186,12 @@ impl Quota {
             self.anonymous += amount;
         }
         Ok(())
+    }
+
+    /// Notes that a visitor was refused for another reason than its own account.
+    pub fn refuse(&mut self, spent: Spent) -> Spent {
+        self.refused += 1;
+        spent
     }
 
     /// A payer gives back so much of what it took.

@@ -521,3 +521,46 @@ fn what_is_refused_again_and_again_leaves_nothing_behind() {
         (0, 0)
     );
 }
+
+#[test]
+fn visitors_bring_the_store_so_many_names_and_the_site_more() {
+    let broker = broker::TestBroker::new(3);
+    let guests = Namespace {
+        anonymous_publish: true,
+        ..namespace(3, Durability::Committed)
+    };
+    let hub = Arc::new(Hub::with_broker(
+        Options {
+            namespaces: Namespaces::uniform(guests),
+            log_memory: 1 << 20,
+            ..small()
+        },
+        broker.clone(),
+    ));
+    let mut now = 10;
+    let mut say = |payer: Payer, channel: String| {
+        let mut message = Message::text(name(&channel), "x");
+        message.payer = payer;
+        let said = hub.publish(message, now, &mut || Box::new(|_| {}));
+        hub.commit(broker.batch(1, 0), now);
+        // Long enough for the hub to forget the channel: the store does not.
+        now += 1_000;
+        hub.tick(now);
+        hub.tick(now + 500);
+        said
+    };
+    let long = |who: &str, n: usize| format!("{who} {n} {}", "x".repeat(8_000));
+    let taken = (0..200)
+        .filter(|n| say(visitor(*n as u64), long("guest", *n)).is_ok())
+        .count();
+    assert!((25..=33).contains(&taken), "a quarter of 1 MiB: {taken}");
+    assert!(matches!(
+        say(visitor(1), long("guest", 999)),
+        Err(PublishError::Quota(OverQuota::All { .. }))
+    ));
+    assert!(
+        say(visitor(1), long("guest", 0)).is_ok(),
+        "what is stored already takes more"
+    );
+    assert!((0..60).all(|n| say(Payer::SITE, long("site", n)).is_ok()));
+}

@@ -176,6 +176,7 @@ impl State {
                 names.push(entry.channel.name.clone());
             }
         }
+        self.check_stored(message.payer, channels)?;
         self.charge_queued(&message)?;
         let ticket = self.next_ticket();
         let message = Arc::new(message);

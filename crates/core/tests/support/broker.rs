@@ -493,6 +493,11 @@ impl Broker for TestBroker {
         self.inner().channel(name)
     }
 
+    fn names_bytes(&self) -> usize {
+        let inner = self.inner();
+        inner.channels.keys().map(|name| name.as_bytes().len()).sum()
+    }
+
     fn channels(&self, after: u64, limit: usize) -> (Vec<StoredChannel>, Option<u64>) {
         let inner = self.inner();
         let mut found: Vec<StoredChannel> = inner

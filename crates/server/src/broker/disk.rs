@@ -282,6 +282,10 @@ impl Broker for DiskLog {
         self.shared.index().stored(name)
     }
 
+    fn names_bytes(&self) -> usize {
+        self.shared.index().names_bytes
+    }
+
     fn channels(&self, after: u64, limit: usize) -> (Vec<StoredChannel>, Option<u64>) {
         self.shared.index().list(after, limit)
     }

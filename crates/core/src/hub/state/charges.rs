@@ -7,7 +7,7 @@ use crate::channel::{ChannelId, ChannelName};
 use crate::hub::{ListenError, VisitorStats};
 use crate::pattern::Pattern;
 use crate::publication::Message;
-use crate::quota::{LEAST_BYTES, LEAST_ENTRIES, OverQuota, Payer, Quota};
+use crate::quota::{LEAST_BYTES, LEAST_ENTRIES, OverQuota, Payer, Quota, Spent};
 
 /// What visitors have of the hub's tables.
 #[derive(Debug, Default)]
@@ -156,6 +156,24 @@ impl State {
         for payer in payers {
             self.charges.members.give_back(payer, 1);
         }
+    }
+
+    /// A message is about to be stored in these channels: the store keeps their names for as long as it keeps a history, so
+    /// visitors may not bring it new ones without end.
+    pub(in crate::hub) fn check_stored(&mut self, payer: Payer, ids: &[ChannelId]) -> Result<(), OverQuota> {
+        let mut entries = ids.iter().filter_map(|id| self.channel(*id));
+        let is_new = entries.any(|entry| entry.channel.is_stored() && entry.offset == 0);
+        let (true, true, Some(broker)) = (payer.is_visitor(), is_new, &self.broker) else {
+            return Ok(());
+        };
+        let part = self.options.parts.of(self.names_room(), LEAST_BYTES);
+        let most = part.together(payer);
+        if broker.names_bytes() <= most {
+            return Ok(());
+        }
+        let spent = self.charges.name_bytes.refuse(Spent::All(most));
+        Err(spent
+            .of("bytes of names of stored channels, those of the site included (half of limits.log_memory)"))
     }
 
     /// A message is about to wait for the store: one is allowed in any case, so that a large one can be published at all.

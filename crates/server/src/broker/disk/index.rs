@@ -31,6 +31,9 @@ pub(crate) use stretches::{first_of, stretch};
 /// So many starts are remembered: a client that comes with an older mark is told of a gap.
 pub(crate) const MARKS: usize = 1024;
 
+/// What a channel's name takes besides its bytes: its allocation, and its places in the tables.
+const NAME_OVERHEAD: usize = 64;
+
 /// A channel's place in the table; slots are used again.
 pub(crate) type Slot = u32;
 
@@ -70,6 +73,8 @@ pub(crate) struct Index {
     pub(crate) publications: usize,
     channels: Slab<Channel>,
     names: Names,
+    /// What the channels' names take of memory.
+    pub(crate) names_bytes: usize,
     /// By the position of the newest publication: what changed since some position is found without looking at the rest.
     by_last: BTreeSet<(u64, Slot)>,
     /// Which of them have something where.
@@ -110,6 +115,7 @@ impl Index {
             publications: 0,
             channels: Slab::new(),
             names: Names::default(),
+            names_bytes: 0,
             by_last: BTreeSet::new(),
             stretches: Stretches::default(),
             by_made: BTreeMap::new(),
@@ -219,6 +225,7 @@ impl Index {
         });
         self.made += 1;
         let bounds = self.namespaces.of(&name).history;
+        self.names_bytes += name_cost(&name);
         let mut channel = Channel::new(name, epoch, self.made, bounds, self.version);
         // It may be one that was forgotten, or of which nothing was ever written.
         channel.gone = self.forgotten.max(self.losses.of(&channel.name));
@@ -235,6 +242,7 @@ impl Index {
             return;
         };
         let (last, made, gone) = (channel.last, channel.made, channel.gone);
+        self.names_bytes -= name_cost(&channel.name);
         self.forget_gone(slot, gone);
         self.forgotten = self.forgotten.max(last);
         self.by_last.remove(&(last, slot));
@@ -504,4 +512,8 @@ impl Index {
             segment.places -= 1;
         }
     }
+}
+
+fn name_cost(name: &ChannelName) -> usize {
+    name.as_bytes().len() + NAME_OVERHEAD
 }
