@@ -292,12 +292,19 @@ fn one_visitor_is_a_member_so_often_and_leaves_room_for_others() {
     let joined = plain.ask(&json!({"type": "subscribe", "id": 1, "channel": "room", "presence": "join"}));
     assert_eq!(joined["code"], "limit_reached", "{joined}");
     server.publish("room", "not for it");
-    assert_eq!(plain.ask(&json!({"type": "ping", "id": 2}))["type"], "pong");
+    plain.send(&json!({"type": "ping", "id": 2}));
+    assert_eq!(plain.object()["type"], "pong", "it was told nothing in between");
     assert_eq!(poll(&mut server.public_from(3), "good").status, 200);
     let own = server
         .backend()
         .get("/v1/poll?channel=room&wait_ms=0&presence=join&session=site");
     assert_eq!(own.status, 200);
+    // With room for one more, both of two channels are refused, and the first is left again.
+    sockets.pop();
+    until("one place is free", || taken(&server, "members") == 19);
+    let both = client.get("/v1/poll?channel=room&channel=other&wait_ms=0&presence=join&session=both");
+    assert_eq!(both.problem_naming(429, "limits.one_visitor"), "limit_reached");
+    until("it is free again", || poll(&mut client, "another").status == 200);
     drop(sockets);
     until("all is given back", || taken(&server, "members") == 0);
     assert_eq!(poll(&mut client, "another").status, 200);
