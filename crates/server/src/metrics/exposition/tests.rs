@@ -8,7 +8,7 @@ use super::*;
 use crate::metrics::{Door, DropReason, Recovery, Refusal, Subscription, Transport};
 
 /// The only labels there may be: none of them can hold a channel, a user or an address.
-const LABELS: [&str; 9] = [
+const LABELS: [&str; 10] = [
     "transport",
     "kind",
     "proved",
