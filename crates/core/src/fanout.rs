@@ -29,6 +29,7 @@ use crate::pattern::Pattern;
 use crate::position::Position;
 use crate::publication::{Body, Publication};
 use crate::quota::Payer;
+use crate::room::{SlabRoom, Table};
 
 pub use subscribe::Standing;
 
@@ -245,6 +246,8 @@ pub struct Fanout {
     idle: VecDeque<(Time, u32, ChannelId)>,
     subscriptions: usize,
     pattern_subscriptions: usize,
+    slots_room: SlabRoom,
+    readers_room: SlabRoom,
 }
 
 impl Fanout {
@@ -266,6 +269,8 @@ impl Fanout {
             idle: VecDeque::new(),
             subscriptions: 0,
             pattern_subscriptions: 0,
+            slots_room: SlabRoom::default(),
+            readers_room: SlabRoom::default(),
         }
     }
 
@@ -451,6 +456,20 @@ impl Fanout {
             self.detach_pattern(reader, pattern.id, now);
         }
         self.readers.remove(reader as usize);
+        self.readers_room.left(&mut self.readers);
+    }
+
+    /// How full this shard's tables are.
+    pub fn tables(&self) -> [Table; 7] {
+        [
+            Table::of("listened", &self.slots),
+            Table::of("listened_names", &self.by_name),
+            Table::of("listened_places", &self.by_place),
+            Table::of("listened_patterns", &self.patterns),
+            Table::of("listened_texts", &self.by_pattern),
+            Table::of("readers", &self.readers),
+            Table::of("unlistened", &self.idle),
+        ]
     }
 
     /// How many subscriptions a reader has: to channels, and to patterns.

@@ -28,6 +28,7 @@ use crate::pattern::Pattern;
 use crate::position::{Position, Source};
 use crate::publication::{Message, Publication};
 use crate::quota::{OverQuota, Parts, Payer};
+use crate::room::Table;
 
 pub use crate::broker::Delete;
 pub use answers::{
@@ -577,6 +578,11 @@ impl Hub {
     /// Figures for the operator.
     pub fn stats(&self) -> Stats {
         self.state().stats()
+    }
+
+    /// How full the hub's tables are.
+    pub fn tables(&self) -> Vec<Table> {
+        self.state().tables()
     }
 
     /// Publications that left early, by realm.

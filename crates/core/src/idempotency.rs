@@ -9,6 +9,7 @@ use crate::broker::Remembered;
 use crate::channel::ChannelName;
 use crate::hub::{Completion, Receipt};
 use crate::quota::{Part, Payer, Usage};
+use crate::room::{Room, Table};
 
 /// A large odd number without a pattern: the fraction of the golden ratio.
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -277,6 +278,7 @@ impl Keys {
             if self.entries.get(scope).is_some_and(Entry::is_settled) {
                 let scope = scope.clone();
                 self.remove(&scope);
+                self.entries.tidy();
             }
         }
     }
@@ -293,6 +295,11 @@ impl Keys {
             taken: self.of_visitors.len(),
             refused: self.early,
         }
+    }
+
+    /// How full its tables are.
+    pub fn tables(&self) -> [Table; 1] {
+        [Table::of("keys", &self.entries)]
     }
 
     /// How many keys are known.

@@ -43,6 +43,7 @@ pub mod log;
 mod names;
 pub mod namespace;
 pub mod order;
+mod paged;
 pub mod pattern;
 pub mod position;
 pub mod presence;
@@ -50,6 +51,7 @@ pub mod protocol;
 pub mod publication;
 pub mod quota;
 pub mod registry;
+pub mod room;
 pub mod shares;
 pub mod token;
 

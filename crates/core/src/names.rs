@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 
 use crate::channel::ChannelName;
+use crate::room::Room;
 
 /// The number of an empty cell: no table has so many entries.
 const EMPTY: u32 = u32::MAX;
@@ -112,6 +113,15 @@ impl Names {
             }
         }
     }
+}
+
+impl Room for Names {
+    fn filled(&self) -> (usize, usize) {
+        (self.len, self.cells.len())
+    }
+
+    /// It follows by itself what is in it.
+    fn keep(&mut self, _: usize) {}
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::position::Position;
 use crate::publication::Publication;
+use crate::room::Room;
 
 /// Below so many entries it is not worth while to close the holes.
 const COMPACT_FROM: usize = 64;
@@ -70,6 +71,7 @@ impl Order {
             self.holes -= 1;
             self.window = self.window.saturating_sub(1);
         }
+        self.entries.tidy();
         if self.entries.len() > COMPACT_FROM && self.holes * 2 > self.entries.len() {
             let before = self
                 .entries
@@ -181,5 +183,15 @@ impl Order {
                 .entries
                 .binary_search_by_key(&sequence, |entry| entry.at.sequence()),
         }
+    }
+}
+
+impl Room for Order {
+    fn filled(&self) -> (usize, usize) {
+        self.entries.filled()
+    }
+
+    fn keep(&mut self, entries: usize) {
+        self.entries.keep(entries);
     }
 }

@@ -1,6 +1,6 @@
 //! Who is on a channel.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 
@@ -8,6 +8,7 @@ use crate::Time;
 use crate::log::{Log, Trimmed};
 use crate::publication::Body;
 use crate::quota::Payer;
+use crate::room::Room;
 
 /// The node that a member is connected to; one until there is a cluster.
 pub const LOCAL_NODE: u16 = 0;
@@ -31,8 +32,8 @@ pub struct Member {
 #[derive(Debug, Default)]
 pub struct Presence {
     members: HashMap<Box<str>, Member>,
-    /// Who goes when the grace has passed, in the order of that; those who came back are found out when it is their turn.
-    leaving: VecDeque<(Time, Box<str>)>,
+    /// Who goes when the grace has passed, in the order of that: each once, and not those who came back.
+    leaving: BTreeSet<(Time, Box<str>)>,
     /// The hub comes to ask at this time.
     asked: Option<Time>,
     /// Joins and leaves, within the live window only: they are read like messages, but they are no history.
@@ -87,7 +88,9 @@ impl Presence {
     ) -> Option<Body> {
         if let Some(member) = self.members.get_mut(user) {
             member.connections += 1;
-            member.leaving = None;
+            if let Some(at) = member.leaving.take() {
+                self.leaving.remove(&(at, user.into()));
+            }
             if info.is_some() {
                 member.info = info;
             }
@@ -118,7 +121,7 @@ impl Presence {
             if member.connections == 0 && member.leaving.is_none() {
                 let at = now.saturating_add(limits.grace);
                 member.leaving = Some(at);
-                self.leaving.push_back((at, user.into()));
+                self.leaving.insert((at, user.into()));
             }
         }
     }
@@ -129,8 +132,8 @@ impl Presence {
             self.asked = None;
         }
         let (mut bodies, mut gone) = (Vec::new(), Vec::new());
-        while self.leaving.front().is_some_and(|(at, _)| *at <= now) {
-            let Some((at, user)) = self.leaving.pop_front() else {
+        while self.leaving.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((at, user)) = self.leaving.pop_first() else {
                 break;
             };
             if self
@@ -139,6 +142,7 @@ impl Presence {
                 .is_some_and(|member| member.leaving == Some(at))
             {
                 gone.extend(self.members.remove(&user).map(|member| member.payer));
+                self.members.tidy();
                 bodies.extend(self.announce(Body::Leave { user }, now, limits));
             }
         }
@@ -166,7 +170,7 @@ impl Presence {
     pub fn ask(&mut self) -> Option<Time> {
         let next = self
             .leaving
-            .front()
+            .first()
             .map(|(at, _)| *at)
             .into_iter()
             .chain(self.count_due)

@@ -10,6 +10,7 @@ use crate::channel::{ChannelName, Realm};
 use crate::log::Trimmed;
 use crate::pattern::Pattern;
 use crate::quota::Payer;
+use crate::room::{Room, Table};
 
 /// How long a pattern without listeners stays: whoever returns within this time is told of gaps exactly.
 const LINGER: Time = 60_000;
@@ -136,6 +137,14 @@ impl Patterns {
         self.entries.get(self.by_text.get(pattern)?)
     }
 
+    /// How full its tables are.
+    pub fn tables(&self) -> [Table; 2] {
+        [
+            Table::of("patterns", &self.entries),
+            Table::of("pattern_texts", &self.by_text),
+        ]
+    }
+
     /// A pattern by its number.
     pub fn get(&self, id: u32) -> Option<&Listened> {
         self.entries.get(&id)
@@ -227,6 +236,7 @@ impl Patterns {
             }
             still
         });
+        idle.tidy();
         self.idle = idle;
     }
 
@@ -243,6 +253,8 @@ impl Patterns {
             self.literals(&entry.pattern)
                 .remove(realm, literal(&entry.pattern), id);
             self.removed += 1;
+            self.entries.tidy();
+            self.by_text.tidy();
         }
     }
 

@@ -1,7 +1,7 @@
 //! Who gives way when a ceiling is reached: the realm with the most, and in it the channel with the largest share, so that
 //! one flood does not shorten everybody's window.
 
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::channel::{ChannelId, Realm};
 
@@ -15,9 +15,10 @@ pub struct Share {
 #[derive(Debug, Default)]
 struct RealmShare {
     total: usize,
-    /// Candidates by the share under which they were listed. A channel is listed anew when its share has doubled; what
-    /// is out of date is found when it is drawn. So an append costs nothing here most of the time.
-    heap: BinaryHeap<(usize, ChannelId)>,
+    /// Every channel with a share, by the share under which it was listed. It is listed anew when its share has doubled, or is
+    /// drawn when it has halved, so an append costs nothing here most of the time; and once only, so that a channel that fills
+    /// and empties for ever leaves nothing behind.
+    listed: BTreeSet<(usize, ChannelId)>,
 }
 
 /// The shares of all channels in one bounded resource, in bytes.
@@ -40,21 +41,30 @@ impl Shares {
         let realm = self.realms.entry(realm).or_default();
         realm.total += by;
         if share.bytes > share.listed.saturating_mul(2) {
+            realm.listed.remove(&(share.listed, channel));
             share.listed = share.bytes;
-            realm.heap.push((share.bytes, channel));
+            realm.listed.insert((share.bytes, channel));
         }
     }
 
     /// A channel's share shrank.
-    pub fn shrink(&mut self, realm: Realm, share: &mut Share, by: usize) {
+    pub fn shrink(&mut self, realm: Realm, channel: ChannelId, share: &mut Share, by: usize) {
         self.total -= by;
         share.bytes -= by;
         if let Some(realm) = self.realms.get_mut(&realm) {
             realm.total -= by;
+            if share.bytes == 0 {
+                realm.listed.remove(&(share.listed, channel));
+            }
         }
         if share.bytes == 0 {
             share.listed = 0;
         }
+    }
+
+    /// How many channels are listed.
+    pub fn len(&self) -> usize {
+        self.realms.values().map(|realm| realm.listed.len()).sum()
     }
 
     /// The channel that should give way first, within a factor of two. `share` looks up a channel's share in `table`.
@@ -67,22 +77,21 @@ impl Shares {
             let realm = self
                 .realms
                 .values_mut()
-                .filter(|r| !r.heap.is_empty())
+                .filter(|r| !r.listed.is_empty())
                 .max_by_key(|r| r.total)?;
-            let (listed, channel) = realm.heap.pop()?;
+            let (listed, channel) = *realm.listed.last()?;
             match share(table, channel) {
-                // Gone, or listed anew since.
-                None => {}
-                Some(share) if share.listed != listed => {}
                 Some(share) if share.bytes * 2 < listed => {
+                    realm.listed.pop_last();
                     share.listed = share.bytes;
                     if share.bytes > 0 {
-                        realm.heap.push((share.bytes, channel));
+                        realm.listed.insert((share.bytes, channel));
                     }
                 }
-                Some(_) => {
-                    realm.heap.push((listed, channel));
-                    return Some(channel);
+                Some(_) => return Some(channel),
+                None => {
+                    debug_assert!(false, "who leaves has no share left, and is not listed");
+                    realm.listed.pop_last();
                 }
             }
         }
@@ -110,7 +119,7 @@ mod tests {
         while let Some(channel) = shares.largest(&mut table, |t, id| t.get_mut(&id).map(|e| &mut e.1)) {
             let (realm, share) = table.get_mut(&channel).unwrap();
             let bytes = share.bytes;
-            shares.shrink(*realm, share, bytes);
+            shares.shrink(*realm, channel, share, bytes);
             taken.push(channel.slot);
         }
         assert_eq!(shares.total(), 0);
@@ -120,5 +129,26 @@ mod tests {
             [4, 2],
             "realm 1 holds 1210 of 2210, then realm 0 holds 1000"
         );
+    }
+
+    #[test]
+    fn channels_that_fill_and_empty_ten_times_leave_nothing_behind() {
+        let mut shares = Shares::default();
+        let id = |slot| ChannelId { slot, generation: 0 };
+        for _ in 0..10 {
+            let mut own = vec![Share::default(); 100];
+            for (slot, share) in own.iter_mut().enumerate() {
+                for _ in 0..50 {
+                    shares.grow(Realm(0), id(slot as u32), share, 7);
+                }
+            }
+            assert_eq!(shares.len(), 100, "each once");
+            for (slot, share) in own.iter_mut().enumerate() {
+                for _ in 0..50 {
+                    shares.shrink(Realm(0), id(slot as u32), share, 7);
+                }
+            }
+            assert_eq!((shares.len(), shares.total()), (0, 0));
+        }
     }
 }

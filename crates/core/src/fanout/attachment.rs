@@ -9,6 +9,7 @@ use crate::few::Few;
 use crate::hub::ListenError;
 use crate::pattern::Pattern;
 use crate::quota::Payer;
+use crate::room::Room;
 
 /// A channel without readers is listened to for so long: the next long poll then finds everything in place.
 const LINGER: Time = 5_000;
@@ -153,6 +154,8 @@ impl Fanout {
             let pattern = slot.pattern.clone();
             self.patterns.remove(&id);
             self.by_pattern.remove(&pattern);
+            self.patterns.tidy();
+            self.by_pattern.tidy();
             self.hub.unlisten_pattern(self.shard, id, now);
         }
     }
@@ -166,6 +169,7 @@ impl Fanout {
             }
             rested += 1;
             self.idle.pop_front();
+            self.idle.tidy();
             let Some(entry) = self
                 .slots
                 .get_mut(slot as usize)
@@ -178,8 +182,10 @@ impl Fanout {
                 continue;
             }
             let entry = self.slots.remove(slot as usize);
+            self.slots_room.left(&mut self.slots);
             self.by_name.remove(&entry.channel.name, slot);
             self.by_place.remove(&channel.slot);
+            self.by_place.tidy();
             self.hub.unlisten(self.shard, channel, now);
         }
         None

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 
 use super::state::State;
 use crate::Time;
+use crate::room::Room;
 
 /// So many publications leave, or channels are looked at, before the lock is given back.
 const PIECE: usize = 4096;
@@ -38,6 +39,7 @@ impl State {
                 break;
             }
             self.presence_due.pop();
+            self.presence_due.tidy();
             let Some(presence) = self.channel_mut(id).and_then(|entry| entry.presence.as_mut()) else {
                 continue;
             };

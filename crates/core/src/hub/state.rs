@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
-use slab::Slab;
 
 use self::charges::Charges;
 pub(super) use self::charges::queued;
@@ -25,10 +24,12 @@ use crate::log::{Log, Trimmed};
 use crate::names::Names;
 use crate::namespace::{Namespace, Namespaces};
 use crate::order::Order;
+use crate::paged::Paged;
 use crate::position::Position;
 use crate::presence::Presence;
 use crate::quota::{LEAST_ENTRIES, OverQuota, Payer};
 use crate::registry::{Matches, Patterns};
+use crate::room::{Room, Table};
 use crate::shares::{Share, Shares};
 
 /// What a channel's name costs besides its bytes: its allocation, and its places in the tables. What else a channel costs is
@@ -129,7 +130,7 @@ pub(super) struct State {
     /// How far each shard has seen.
     pub(super) seen: Vec<(u8, Position)>,
     names: Names,
-    pub(super) entries: Slab<Entry>,
+    pub(super) entries: Paged<Entry>,
     generation: u32,
     /// Channels in the order they were made, for listing.
     pub(super) made: BTreeMap<u64, ChannelId>,
@@ -190,7 +191,7 @@ impl State {
             hot_from: durable,
             seen: Vec::new(),
             names: Names::default(),
-            entries: Slab::new(),
+            entries: Paged::default(),
             generation: 0,
             made: BTreeMap::new(),
             made_next: 0,
@@ -382,11 +383,7 @@ impl State {
         let store = self.broker.as_ref().filter(|_| namespace.durability.is_stored());
         let stored = store.map(|broker| broker.open(name));
         self.generation = self.generation.wrapping_add(1);
-        let slot = self.entries.vacant_entry();
-        let id = ChannelId {
-            slot: slot.key() as u32,
-            generation: self.generation,
-        };
+        let generation = self.generation;
         self.made_next += 1;
         // Of a channel in memory: the incarnation, and its number in it.
         let made = u64::from(self.options.incarnation) << 32 | self.made_next & u64::from(u32::MAX);
@@ -398,8 +395,12 @@ impl State {
             None => (self.forgotten, self.forgotten.max(self.forgotten_news).durable),
         };
         let memory = gone.max(self.forgotten_news).memory.memory;
-        slot.insert(Entry {
-            channel: Arc::new(Channel::new(id, name.clone(), epoch, namespace.clone())),
+        let of = |number: usize| ChannelId {
+            slot: number as u32,
+            generation,
+        };
+        let number = self.entries.insert_with(|number| Entry {
+            channel: Arc::new(Channel::new(of(number), name.clone(), epoch, namespace.clone())),
             namespace,
             log: Log::new(gone),
             offset: stored.map_or(0, |stored| stored.offset),
@@ -419,6 +420,7 @@ impl State {
             payer: Payer::NOBODY,
             idle: BUSY,
         });
+        let id = of(number);
         self.names_bytes += name_cost(name);
         self.names.insert(name, id.slot);
         self.made.insert(self.made_next, id);
@@ -484,6 +486,7 @@ impl State {
                 return;
             }
             self.idle.pop_front();
+            self.idle.tidy();
             let awaited = self.awaited.contains_key(&id);
             // It was needed in between, and is queued again when it no longer is.
             let Some(entry) = self.channel_mut(id).filter(|e| e.idle == since) else {
@@ -557,6 +560,7 @@ impl State {
             *count -= 1;
             if *count == 0 {
                 self.awaited.remove(&id);
+                self.awaited.tidy();
                 self.maybe_idle(id, now);
             }
         }
@@ -612,6 +616,33 @@ impl State {
             lost: self.lost,
             visitors: self.visitor_stats(),
         }
+    }
+}
+
+impl State {
+    /// How full the hub's tables are.
+    pub(super) fn tables(&self) -> Vec<Table> {
+        let counted = |name, entries| Table {
+            name,
+            entries,
+            room: entries,
+        };
+        let mut tables = vec![
+            Table::of("channels", &self.entries),
+            Table::of("names", &self.names),
+            counted("made", self.made.len()),
+            Table::of("order", &self.order),
+            Table::of("submitted", &self.submitted),
+            Table::of("awaited", &self.awaited),
+            counted("window_shares", self.window.len()),
+            counted("memory_shares", self.memory.len()),
+            Table::of("expiring", &self.expiring),
+            Table::of("idle", &self.idle),
+            Table::of("presence_due", &self.presence_due),
+        ];
+        tables.extend(self.keys.tables());
+        tables.extend(self.patterns.tables());
+        tables
     }
 }
 

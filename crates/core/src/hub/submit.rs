@@ -12,6 +12,7 @@ use crate::idempotency::{Claim, Scope, digest};
 use crate::namespace::Durability;
 use crate::position::Position;
 use crate::publication::{Body, Message, Place, Places};
+use crate::room::Room;
 
 /// What waits for the store's answer. Its channels are not forgotten meanwhile.
 pub(super) enum Submitted {
@@ -243,6 +244,7 @@ impl State {
     fn committed(&mut self, committed: Committed, answers: &mut Answers, now: Time) {
         let Committed { ticket, result } = committed;
         let submitted = self.submitted.remove(&ticket);
+        self.submitted.tidy();
         if let Ok(Outcome::Published { position, .. }) = &result {
             let known = matches!(submitted, Some(Submitted::Publication { .. }));
             // What there is no publication for is in the store nevertheless.
@@ -323,7 +325,7 @@ impl State {
         self.hot_from = position;
         self.order.pass_over(self.visible.sequence());
         let broker = self.broker.clone();
-        for (_, entry) in &mut self.entries {
+        for entry in self.entries.values_mut() {
             if !entry.channel.is_stored() {
                 continue;
             }

@@ -3,15 +3,15 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use slab::Slab;
-
 use super::{Entry, State};
 use crate::Time;
 use crate::broker::Delete;
 use crate::channel::{ChannelId, ChannelName};
 use crate::namespace::{Bounds, Durability, Namespace};
+use crate::paged::Paged;
 use crate::position::Source;
 use crate::publication::Publication;
+use crate::room::Room;
 use crate::shares::Share;
 
 /// The live window keeps at least so many publications of a channel, whatever the others do.
@@ -50,8 +50,12 @@ impl State {
                 freed += presence.news.unprotect_through(sequence);
             }
             if let Some(shares) = &mut entry.shares {
-                self.window
-                    .shrink(place.channel.name.realm(), &mut shares.window, freed);
+                self.window.shrink(
+                    place.channel.name.realm(),
+                    place.channel.id,
+                    &mut shares.window,
+                    freed,
+                );
             }
             self.settle(id, now);
         }
@@ -124,9 +128,10 @@ impl State {
         };
         let realm = entry.channel.name.realm();
         if let Some(shares) = &mut entry.shares {
-            self.window.shrink(realm, &mut shares.window, protected);
+            self.window.shrink(realm, id, &mut shares.window, protected);
             if gone {
-                self.memory.shrink(realm, &mut shares.memory, publication.size());
+                self.memory
+                    .shrink(realm, id, &mut shares.memory, publication.size());
             }
         }
         if gone {
@@ -141,7 +146,8 @@ impl State {
             if let Some(entry) = self.entries.get_mut(id.slot as usize) {
                 let realm = entry.channel.name.realm();
                 if let Some(shares) = &mut entry.shares {
-                    self.memory.shrink(realm, &mut shares.memory, publication.size());
+                    self.memory
+                        .shrink(realm, id, &mut shares.memory, publication.size());
                 }
             }
             self.note_gone(id, publication);
@@ -187,7 +193,7 @@ impl State {
 
     /// At a ceiling the largest share gives way first.
     pub(super) fn enforce_ceilings(&mut self) {
-        let share_of: for<'a> fn(&'a mut Slab<Entry>, ChannelId) -> Option<&'a mut Share> = |entries, id| {
+        let share_of: for<'a> fn(&'a mut Paged<Entry>, ChannelId) -> Option<&'a mut Share> = |entries, id| {
             entries
                 .get_mut(id.slot as usize)
                 .filter(|e| e.channel.id == id)
@@ -212,13 +218,13 @@ impl State {
                 break;
             }
             if let Some(shares) = &mut entry.shares {
-                self.window.shrink(realm, &mut shares.window, freed);
+                self.window.shrink(realm, id, &mut shares.window, freed);
             }
             let before = entry.log.len();
             self.settle(id, self.last_time);
             self.count_early(id, before);
         }
-        let share_of: for<'a> fn(&'a mut Slab<Entry>, ChannelId) -> Option<&'a mut Share> = |entries, id| {
+        let share_of: for<'a> fn(&'a mut Paged<Entry>, ChannelId) -> Option<&'a mut Share> = |entries, id| {
             entries
                 .get_mut(id.slot as usize)
                 .filter(|e| e.channel.id == id)
@@ -268,6 +274,7 @@ impl State {
             return false;
         }
         self.expiring.pop();
+        self.expiring.tidy();
         if self.channel(id).is_none_or(|entry| entry.expiring != Some(at)) {
             return true;
         }
