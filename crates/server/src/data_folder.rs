@@ -11,10 +11,13 @@ use serde::{Deserialize, Serialize};
 use crate::config::default_data_dir;
 use crate::platform;
 
+mod keeping;
 mod probe;
 #[cfg(test)]
 mod tests;
 
+pub use keeping::Kept;
+use keeping::{identity, lock_folder};
 pub use probe::{Probe, probe};
 
 /// The data folder and `public/`: a front web server of another user reaches the socket in it and lists nothing.
@@ -26,7 +29,8 @@ const FILE_MODE: u32 = 0o600;
 /// The pid file is for clients of the seed, which run as anybody.
 const PID_FILE_MODE: u32 = 0o644;
 
-/// The lock, and in it who holds it. Never removed: who locks a file that another has unlinked holds nothing.
+/// The lock, and in it who holds it. Never removed by us: who locks a file that another has unlinked holds nothing. If somebody
+/// else does, the folder is locked too.
 const LOCK_FILE: &str = "comet.lock";
 
 /// The process id, for clients of the seed only; nothing of ours trusts it.
@@ -63,6 +67,11 @@ pub struct Lock {
     folder: PathBuf,
     /// Keeps the lock; the kernel lets go of it however the process ends.
     file: File,
+    /// The folder, locked too, where it can be.
+    folder_file: Option<File>,
+    /// Which folder it is, whatever happens to its name.
+    identity: (u64, u64),
+    socket: PathBuf,
     wrote_pid: bool,
 }
 
@@ -168,40 +177,52 @@ impl DataFolder {
     pub fn lock(&self, socket: &Path) -> Result<Lock, DataFolderError> {
         let path = self.path.join(LOCK_FILE);
         let failed = |source| file_error(&path, source);
-        let options = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(FILE_MODE)
-            .clone();
-        let mut file = options.open(&path).map_err(failed)?;
+        let file = open_lock_file(&path).map_err(failed)?;
         if !try_lock(&file).map_err(failed)? {
             return Err(DataFolderError::Locked {
                 holder: read_holder(&file),
                 path,
             });
         }
-        let holder = Holder {
-            pid: std::process::id(),
-            host: platform::host_name(),
-            // A path that is not UTF-8 is shown as well as it can be: the entry is for people.
-            socket: socket.to_string_lossy().into_owned().into(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+        let folder_file = match lock_folder(&self.path) {
+            Ok(folder) => folder,
+            // Its lock file was removed, and the one we have is new.
+            Err(folder) => {
+                return Err(DataFolderError::Locked {
+                    holder: known_holder(&folder),
+                    path,
+                });
+            }
         };
-        let text = serde_json::to_vec(&holder).expect("numbers and UTF-8 text always become JSON");
-        file.set_len(0)
-            .and_then(|()| file.write_all(&text))
-            .map_err(failed)?;
-        Ok(Lock {
+        let lock = Lock {
             folder: self.path.clone(),
+            identity: identity(&fs::metadata(&self.path).map_err(failed)?),
             file,
+            folder_file,
+            socket: socket.to_owned(),
             wrote_pid: false,
-        })
+        };
+        lock.write_holder(&lock.file).map_err(failed)?;
+        lock.mark();
+        Ok(lock)
     }
 }
 
 impl Lock {
+    /// Writes into a lock file who holds it.
+    fn write_holder(&self, mut file: &File) -> io::Result<()> {
+        let holder = Holder {
+            pid: std::process::id(),
+            host: platform::host_name(),
+            // A path that is not UTF-8 is shown as well as it can be: the entry is for people.
+            socket: self.socket.to_string_lossy().into_owned().into(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let text = serde_json::to_vec(&holder).expect("numbers and UTF-8 text always become JSON");
+        file.set_len(0)?;
+        file.write_all(&text)
+    }
+
     /// Writes `comet.pid`: the number alone, as clients of the seed expect it. Removed again with the lock.
     ///
     /// # Errors
@@ -214,6 +235,8 @@ impl Lock {
             written.and_then(|()| fs::set_permissions(&path, Permissions::from_mode(PID_FILE_MODE)));
         written.map_err(|source| file_error(&path, source))?;
         self.wrote_pid = true;
+        // Whoever syncs a folder closes it, and with that takes the mark away.
+        self.mark();
         Ok(())
     }
 
@@ -254,6 +277,7 @@ impl Drop for Lock {
         }
         // Closing is not enough: a child that has forked and not yet executed shares the open file, and with it the lock.
         let _ = self.file.unlock();
+        let _ = self.folder_file.as_ref().map(File::unlock);
     }
 }
 
@@ -292,18 +316,59 @@ pub fn check_socket_path(path: &Path) -> Result<(), DataFolderError> {
 /// # Errors
 /// The lock cannot be read, as another user's cannot.
 pub fn holder(folder: &Path) -> io::Result<Option<Option<Holder>>> {
-    let file = match File::open(folder.join(LOCK_FILE)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+    match File::open(folder.join(LOCK_FILE)) {
+        Ok(file) if is_held(&file)? => return Ok(Some(read_holder(&file))),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
+    }
+    // The lock file may have been removed under its server. Who may not look, or cannot there, knows no more than before.
+    let held = File::open(folder)
+        .ok()
+        .filter(|folder| is_held(folder).unwrap_or(false));
+    Ok(held.map(|folder| known_holder(&folder)))
+}
+
+/// The process that holds the folder, at the kernel's word; `None` if nobody does, or it is not for us to see.
+pub fn holding_process(folder: &Path) -> Option<u32> {
+    let held = |path: &Path| {
+        let file = File::open(path).ok()?;
+        let pid = platform::marked_by(&file).ok().flatten()?;
+        is_held(&file).ok().filter(|held| *held).map(|_| pid)
     };
+    held(&folder.join(LOCK_FILE)).or_else(|| held(folder))
+}
+
+/// Holds anybody a lock on it?
+fn is_held(file: &File) -> io::Result<bool> {
     // Shared, so that two who only look do not see each other as a server.
     match file.try_lock_shared() {
         // At once, not with the file: a forked child would keep it.
-        Ok(()) => file.unlock().map(|()| None),
-        Err(TryLockError::WouldBlock) => Ok(Some(read_holder(&file))),
+        Ok(()) => file.unlock().map(|()| false),
+        Err(TryLockError::WouldBlock) => Ok(true),
         Err(TryLockError::Error(error)) => Err(error),
     }
+}
+
+/// What is known of who holds a folder without its lock file.
+fn known_holder(folder: &File) -> Option<Holder> {
+    let pid = platform::marked_by(folder).ok().flatten()?;
+    Some(Holder {
+        pid,
+        host: platform::host_name(),
+        socket: PathBuf::new(),
+        version: String::new(),
+    })
+}
+
+fn open_lock_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(FILE_MODE)
+        .open(path)
 }
 
 /// Takes the lock; `false` if a server holds it.

@@ -101,8 +101,8 @@ fn notice(style: Style, lost: u64) -> Vec<u8> {
             )
         },
     );
-    let line = std::mem::take(&mut *line.lock().unwrap_or_else(PoisonError::into_inner));
-    line
+    let mut line = line.lock().unwrap_or_else(PoisonError::into_inner);
+    std::mem::take(&mut *line)
 }
 
 /// Puts each line in the queue.

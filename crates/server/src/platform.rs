@@ -10,6 +10,7 @@ mod daemon;
 mod inherited;
 mod memory;
 mod names;
+mod owner;
 mod sockets;
 mod usage;
 
@@ -17,6 +18,7 @@ pub use daemon::{detach, redirect_std};
 pub use inherited::{InheritedListener, Listener, inherited_listeners};
 pub use memory::available_memory;
 pub use names::{group_id, group_name, host_name, user_name};
+pub use owner::{mark, marked_by};
 pub use sockets::{PeerCredentials, bound_unsent, peer_credentials, unsent_bytes};
 pub use usage::{ProcessUsage, open_descriptors, process_usage, thread_time};
 

@@ -26,6 +26,7 @@ use crate::{logging, platform};
 mod accepting;
 mod binding;
 mod building;
+mod healing;
 mod idle;
 mod opening;
 mod signals;
@@ -34,6 +35,7 @@ use accepting::Failures;
 use binding::{Sockets, addresses, bind_all, gateway_key};
 pub use building::namespaces as namespaces_of;
 use building::{hub_options, reload_with, settings};
+use healing::Healing;
 use idle::Idle;
 pub use opening::{Reading, files_of, log_folder};
 use opening::{connect, open_log, stop_on_failure};
@@ -151,8 +153,9 @@ pub struct Server {
     draining_until: Option<Instant>,
     idle: Idle,
     sockets: Sockets,
+    healing: Healing,
     /// Held for life.
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl Server {
@@ -171,13 +174,18 @@ impl Server {
         for warning in warnings {
             tracing::warn!("{warning}");
         }
+        let poll = Poll::new().map_err(system("an event queue"))?;
+        // Whoever finds the lock held may ask by a signal for the socket: from the first moment that must not end us.
+        let hangup = match options.embedded {
+            true => None,
+            false => Some(signals::hangup(&poll)?),
+        };
         let mut lock = folder.lock(&config.socket)?;
         // Before anybody is let in: what they ask for may be there.
         let log = match options.store {
             Some(_) => None,
             None => open_log(&config, options.disk, options.progress)?,
         };
-        let poll = Poll::new().map_err(system("an event queue"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(system("a waker"))?;
         let mut sockets = Sockets::default();
         let bound = bind_all(&config, &lock, &mut sockets)?;
@@ -190,11 +198,7 @@ impl Server {
                 .register(listener.source(), token, mio::Interest::READABLE)
                 .map_err(system("to watch a listener"))?;
         }
-        let signals = if options.embedded {
-            None
-        } else {
-            Some(Signals::new(&poll)?)
-        };
+        let signals = hangup.map(|hangup| Signals::new(&poll, hangup)).transpose()?;
         let threads = config
             .threads
             .unwrap_or_else(platform::cores)
@@ -274,7 +278,8 @@ impl Server {
             draining_until: None,
             idle: Idle::new(Instant::now()),
             sockets,
-            _lock: lock,
+            healing: Healing::new(Instant::now()),
+            lock,
         })
     }
 
@@ -330,6 +335,9 @@ impl Server {
                     self.accept(listener);
                 }
             }
+            if self.healing.due() <= Instant::now() {
+                self.heal();
+            }
             for listener in std::mem::take(&mut self.more) {
                 self.accept(listener);
             }
@@ -351,7 +359,12 @@ impl Server {
         }
         let now = Instant::now();
         let housekeeping = housekeeping.map(|at| Duration::from_millis(at.saturating_sub(wall_clock())));
-        let others = [self.paused, self.draining_until, self.idle_deadline()];
+        let others = [
+            self.paused,
+            self.draining_until,
+            self.idle_deadline(),
+            Some(self.healing.due()),
+        ];
         let others = others
             .into_iter()
             .flatten()
@@ -370,6 +383,7 @@ impl Server {
         };
         let (stop, hangup) = signals.take();
         if hangup {
+            self.heal();
             // Logged there; nobody waits for it.
             let _ = self.shared.reload();
         }
@@ -478,7 +492,7 @@ fn room(config: &Config, descriptors: u64, log: Option<&DiskLog>) -> Room {
     let segments = log.map_or(0, |_| room::segments(config));
     let room = Room::of(descriptors, own, segments.saturating_sub(open_segments));
     for complaint in room.complaints(config.limits.connections) {
-        tracing::warn!("{complaint}");
+        tracing::info!("{complaint}");
     }
     room
 }

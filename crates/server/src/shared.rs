@@ -240,6 +240,8 @@ pub struct Trouble {
     is_there: AtomicBool,
     is_final: AtomicBool,
     what: Mutex<String>,
+    /// Why the data folder is not there, if it is not.
+    folder: Mutex<Option<String>>,
 }
 
 impl Trouble {
@@ -276,8 +278,29 @@ impl Trouble {
         self.is_final.load(Ordering::Relaxed)
     }
 
+    /// The data folder has been removed, or another one is in its place. Said once.
+    pub fn folder_is_gone(&self, folder: &str) {
+        let why = format!(
+            "the data folder {folder} was removed or replaced: nothing can be kept, and no command finds the server: restart it"
+        );
+        let was = lock(&self.folder).replace(why.clone());
+        if was.is_none() {
+            tracing::error!("{why}");
+        }
+    }
+
+    /// The data folder is where it belongs.
+    pub fn folder_is_there(&self) {
+        if lock(&self.folder).take().is_some() {
+            tracing::info!("the data folder is there again");
+        }
+    }
+
     /// Why the log takes nothing.
     pub fn now(&self) -> Option<String> {
+        if let Some(why) = lock(&self.folder).clone().filter(|_| !self.is_final()) {
+            return Some(why);
+        }
         self.is_there
             .load(Ordering::Relaxed)
             .then(|| lock(&self.what).clone())

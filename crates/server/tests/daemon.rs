@@ -83,15 +83,16 @@ fn a_started_server_keeps_nothing_of_its_caller() {
     assert_eq!(link("fd/0"), Path::new("/dev/null"));
     let log = home.data().canonicalize().unwrap().join("comet.log");
     assert_eq!((link("fd/1"), link("fd/2")), (log.clone(), log));
-    let lock = home.data().canonicalize().unwrap().join("comet.lock");
+    let data = home.data().canonicalize().unwrap();
+    let lock = data.join("comet.lock");
     for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
         let entry = entry.unwrap();
         let number: i32 = entry.file_name().to_str().unwrap().parse().unwrap();
         let target = fs::read_link(entry.path()).unwrap();
         let shown = target.to_str().unwrap();
         let is_log = target.starts_with(home.data().canonicalize().unwrap().join("log"));
-        let own =
-            shown.starts_with("socket:") || shown.starts_with("anon_inode:") || target == lock || is_log;
+        let is_lock = target == lock || target == data;
+        let own = shown.starts_with("socket:") || shown.starts_with("anon_inode:") || is_lock || is_log;
         assert!(number <= 2 || own, "{number} is {shown}");
     }
     let id = rustix::process::Pid::from_raw(pid as i32).unwrap();

@@ -32,9 +32,9 @@ pub(super) fn ready(answer: Answer<'_>) {
     let mut body = serde_json::json!({"status": word});
     if answer.ops {
         body["storage"] = match (&shared.log, trouble) {
-            (None, _) => "off".into(),
+            (_, Some(trouble)) => trouble.into(),
+            (None, None) => "off".into(),
             (Some(_), None) => "ok".into(),
-            (Some(_), Some(trouble)) => trouble.into(),
         };
         let stats = shared.hub.stats();
         body["version"] = env!("CARGO_PKG_VERSION").into();

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::client::{Address, Client, ClientError, Path};
 use crate::config::Config;
 use crate::data_folder::{self, Holder};
@@ -129,9 +131,36 @@ pub(super) fn stop(settings: &Settings) -> Outcome {
 
 fn nothing_to_stop(settings: &Settings) -> Outcome {
     match Held::of_server(settings) {
-        Held::By(holder) => Err(silent(holder.as_ref())),
+        Held::By(holder) => stop_by_lock(&settings.load()?.config, holder.as_ref()),
         Held::Free | Held::Unknown => super::print(b"already stopped: not running\n"),
     }
+}
+
+/// Ends a server that has lost its socket: by a signal to the process that holds its folder.
+fn stop_by_lock(config: &Config, holder: Option<&Holder>) -> Outcome {
+    let Some(pid) = signal(config, Signal::TERM) else {
+        return Err(silent(holder));
+    };
+    let limit = config.shutdown.drain + END_MARGIN;
+    let end = Instant::now() + limit;
+    while matches!(Held::of(config), Held::By(_)) {
+        if Instant::now() > end {
+            return Err(Failure::new(format!(
+                "the server, pid {pid}, was told to stop and still runs after {} s: see its log, or kill it",
+                limit.as_secs()
+            )));
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+    super::print(format!("{}, pid {pid}\n", Paint::for_stdout().green("stopped")).as_bytes())
+}
+
+/// Sends a signal to the server that holds the folder. Returns its process id, if there is one, and it is ours to signal.
+pub(super) fn signal(config: &Config, signal: Signal) -> Option<u32> {
+    // At the kernel's word: a number in a file may be anybody's by now.
+    let pid = data_folder::holding_process(&config.data_dir)?;
+    let process = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    kill_process(process, signal).ok().map(|()| pid)
 }
 
 /// There is a server between its lock and its socket: it starts, or ends, or listens elsewhere.
@@ -141,11 +170,13 @@ pub(super) fn silent(holder: Option<&Holder>) -> Failure {
             "a server holds the data folder but does not answer: it may be starting; try again",
         );
     };
+    let socket = match holder.socket.as_os_str().is_empty() {
+        true => String::new(),
+        false => format!("; its socket is {}", holder.socket.display()),
+    };
     Failure::new(format!(
-        "pid {} on {} holds the data folder but does not answer: it may be starting or ending; its socket is {}",
-        holder.pid,
-        holder.host,
-        holder.socket.display()
+        "pid {} on {} holds the data folder but does not answer: it may be starting or ending{socket}",
+        holder.pid, holder.host,
     ))
 }
 

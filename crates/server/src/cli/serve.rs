@@ -88,10 +88,29 @@ fn detached(config: Config, settings: Settings) -> Outcome {
     let options = Options {
         progress: Some(Box::new(move |progress| slow.progress(progress))),
         ready: Some(Box::new(move |addresses| ready.ready(addresses))),
-        reload: Some(reload(settings)),
+        reload: Some(reopening(log_path(&config), reload(settings))),
         ..Options::default()
     };
     serve(config, options).inspect_err(|failure| report.error(failure.message()))
+}
+
+/// Opens the log anew with every reload, as whoever has moved it away expects.
+fn reopening(path: PathBuf, reload: server::Reload) -> server::Reload {
+    Box::new(move || {
+        let opened = open_log(&path).and_then(|log| platform::redirect_std(Some(log.as_fd())));
+        if let Err(error) = opened {
+            tracing::error!(%error, "{}: the log goes on where it was", path.display());
+        }
+        reload()
+    })
+}
+
+fn open_log(path: &Path) -> std::io::Result<std::fs::File> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
 }
 
 fn leave(config: &Config, report: i32) -> Result<(), Failure> {
@@ -106,12 +125,7 @@ fn leave(config: &Config, report: i32) -> Result<(), Failure> {
         Failure::new(format!("{}: {error}{hint}", path.display()))
     };
     let path = log_path(config);
-    let log = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(&path);
-    let log = log.map_err(|error| said(&path, error))?;
+    let log = open_log(&path).map_err(|error| said(&path, error))?;
     platform::redirect_std(Some(log.as_fd())).map_err(|error| said(&path, error))?;
     // What is open when we detach must belong to nobody.
     drop(log);
@@ -163,6 +177,8 @@ impl Report {
     }
 
     fn say(&self, line: &str) {
+        // Who hears it may look into the log at once.
+        logging::flush();
         // A second report has nobody to hear it: the pipe is gone with the first.
         let pipe = self.pipe.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut pipe) = pipe {

@@ -8,6 +8,7 @@ use clap::{Arg, ArgAction, ArgMatches, error::ErrorKind};
 
 use crate::client::{Address, Client};
 use crate::config::{self, Config, ConfigError, Loaded, Sources};
+use crate::data_folder::{self, Probe};
 
 use super::Failure;
 
@@ -166,8 +167,10 @@ impl Settings {
         let socket = match self.given("socket") {
             // A mistake in the file must not keep anybody from a server that is named.
             Some(socket) => PathBuf::from(socket),
-            None => self.load()?.config.socket,
+            None => socket_of(self.load()?.config),
         };
+        let fits = data_folder::check_socket_path(&socket);
+        fits.map_err(|error| Failure::new(error.to_string()))?;
         Ok(Client::new(Address::Unix(socket)))
     }
 
@@ -181,6 +184,22 @@ impl Settings {
             args.extend(["--set".into(), format!("{key}={value}").into()]);
         }
         args
+    }
+}
+
+/// The socket of the server that is meant: if nobody listens where the settings say, the one that the holder of the folder names.
+fn socket_of(config: Config) -> PathBuf {
+    // Who holds it is looked at first: that knocks at no door.
+    let named = match data_folder::holder(&config.data_dir) {
+        Ok(Some(Some(holder))) => holder.socket,
+        _ => return config.socket,
+    };
+    if named == config.socket || named.as_os_str().is_empty() {
+        return config.socket;
+    }
+    match data_folder::probe(&config.socket, &config.data_dir) {
+        Probe::LockedButSilent { .. } => named,
+        _ => config.socket,
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 use crate::client::{Address, Client};
 use crate::config::Config;
@@ -44,11 +46,16 @@ impl Start {
         match data_folder::probe(&config.socket, &config.data_dir) {
             Probe::NotRunning => start(config, &settings),
             Probe::Answers => already_running(config),
-            Probe::LockedButSilent { holder } if wait_for_other(config, None) => {
-                drop(holder);
-                already_running(config)
+            // It listens elsewhere than these settings say.
+            Probe::LockedButSilent { .. } if settings.client()?.probe().is_ok() => already_running(config),
+            Probe::LockedButSilent { holder } => {
+                // It may only have lost its socket.
+                daemon::signal(config, Signal::HUP);
+                match wait_for_other(config, None) {
+                    true => already_running(config),
+                    false => Err(daemon::silent(holder.as_ref())),
+                }
             }
-            Probe::LockedButSilent { holder } => Err(daemon::silent(holder.as_ref())),
             // The client says the same with both users' names. Starting another server would only hide it.
             Probe::Denied { .. } => match client(config).probe() {
                 Err(error) => Err(error.into()),
@@ -81,7 +88,9 @@ fn start(config: &Config, settings: &Settings) -> Outcome {
 }
 
 fn spawn(settings: &Settings) -> Result<Child, Failure> {
-    let program = std::env::current_exe()?;
+    // Without /proc the system does not tell: then by the name by which we were called.
+    let called = || std::env::args_os().next().map(PathBuf::from);
+    let program = std::env::current_exe().or_else(|error| called().ok_or(error))?;
     let mut command = Command::new(program);
     command.args(["serve", "--detached"]).args(settings.as_args());
     command

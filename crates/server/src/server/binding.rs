@@ -1,7 +1,6 @@
 //! The doors of a configuration: bound, and removed again.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use crate::config::Config;
 use crate::data_folder::Lock;
@@ -9,19 +8,33 @@ use crate::gateway_key::{self, GatewayKey};
 use crate::listener::{Door, DoorAddress, Listener, Role};
 use crate::platform;
 
+use super::healing::Made;
 use super::{Addresses, StartError, system};
 
 /// The sockets that this server made, which go with it: also if it fails to start. Not those that it inherited: whoever
 /// opened one goes on listening there when we are gone.
 #[derive(Default)]
-pub(super) struct Sockets(Vec<PathBuf>);
+pub(super) struct Sockets {
+    made: Vec<Made>,
+}
 
 impl Sockets {
     pub(super) fn remove(&mut self) {
-        for path in self.0.drain(..) {
+        for made in self.made.drain(..) {
             // Somebody else may have removed it; nothing depends on it.
-            let _ = std::fs::remove_file(path);
+            let _ = std::fs::remove_file(made.path);
         }
+    }
+
+    /// All of them.
+    pub(super) fn made(&mut self) -> impl Iterator<Item = &mut Made> {
+        self.made.iter_mut()
+    }
+
+    /// The listeners of those whose path leads elsewhere, or nowhere.
+    pub(super) fn missing(&self) -> Vec<usize> {
+        let missing = self.made.iter().filter(|made| made.is_missing());
+        missing.map(|made| made.listener).collect()
     }
 }
 
@@ -72,8 +85,9 @@ pub(super) fn bind_all(
             continue;
         };
         lock.remove_stale_socket(path)?;
-        sockets.0.push(path.clone());
         let listener = Listener::unix(path, mode, group).map_err(StartError::Listen)?;
+        let made = Made::new(path.clone(), mode, group, bound.len());
+        sockets.made.push(made);
         bound.push((
             door(config, role, None, DoorAddress::Unix(path.clone())),
             listener,

@@ -6,6 +6,24 @@ use mio::Poll;
 
 use super::{SIGNALS, StartError, system};
 
+/// The signal to reload, which ends nobody from now on.
+pub(super) fn hangup(poll: &Poll) -> Result<mio::net::UnixStream, StartError> {
+    pipe(poll, &[signal_hook::consts::SIGHUP]).map_err(system("to catch signals"))
+}
+
+fn pipe(poll: &Poll, signals: &[i32]) -> io::Result<mio::net::UnixStream> {
+    let (read, write) = std::os::unix::net::UnixStream::pair()?;
+    read.set_nonblocking(true)?;
+    write.set_nonblocking(true)?;
+    for signal in signals {
+        signal_hook::low_level::pipe::register(*signal, write.try_clone()?)?;
+    }
+    let mut read = mio::net::UnixStream::from_std(read);
+    poll.registry()
+        .register(&mut read, SIGNALS, mio::Interest::READABLE)?;
+    Ok(read)
+}
+
 /// Signals as bytes in a pipe: the main thread reads them when it has time.
 pub(super) struct Signals {
     stop: mio::net::UnixStream,
@@ -13,22 +31,10 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    pub(super) fn new(poll: &Poll) -> Result<Self, StartError> {
-        let pipe = |signals: &[i32]| -> io::Result<mio::net::UnixStream> {
-            let (read, write) = std::os::unix::net::UnixStream::pair()?;
-            read.set_nonblocking(true)?;
-            write.set_nonblocking(true)?;
-            for signal in signals {
-                signal_hook::low_level::pipe::register(*signal, write.try_clone()?)?;
-            }
-            let mut read = mio::net::UnixStream::from_std(read);
-            poll.registry()
-                .register(&mut read, SIGNALS, mio::Interest::READABLE)?;
-            Ok(read)
-        };
-        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-        let stop = pipe(&[SIGTERM, SIGINT]).map_err(system("to catch signals"))?;
-        let hangup = pipe(&[SIGHUP]).map_err(system("to catch signals"))?;
+    /// Those to stop, beside the one to reload.
+    pub(super) fn new(poll: &Poll, hangup: mio::net::UnixStream) -> Result<Self, StartError> {
+        use signal_hook::consts::{SIGINT, SIGTERM};
+        let stop = pipe(poll, &[SIGTERM, SIGINT]).map_err(system("to catch signals"))?;
         Ok(Self { stop, hangup })
     }
 

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -86,6 +86,14 @@ pub trait DiskFile: Send + Sync {
     /// # Errors
     /// Whatever the system says; asking again would prove nothing.
     fn sync(&self) -> io::Result<()>;
+
+    /// Has the file a name? Whatever is written to one without is gone with the process.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn has_name(&self) -> io::Result<bool> {
+        Ok(true)
+    }
 
     /// Cuts the file off.
     ///
@@ -211,6 +219,10 @@ impl DiskFile for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn has_name(&self) -> io::Result<bool> {
+        Ok(self.metadata()?.nlink() > 0)
     }
 
     fn truncate(&self, length: u64) -> io::Result<()> {

@@ -45,12 +45,17 @@ struct Holder {
 
 /// The lock, held until it is dropped.
 #[derive(Debug)]
-pub(super) struct Lock(File);
+pub(super) struct Lock {
+    file: File,
+    /// The folder, locked too, where it can be: the file may be removed by others.
+    folder: Option<File>,
+}
 
 impl Drop for Lock {
     fn drop(&mut self) {
         // A child that has forked and not yet executed shares the open file, and with it the lock: closing is not enough.
-        let _ = self.0.unlock();
+        let _ = self.file.unlock();
+        let _ = self.folder.as_ref().map(File::unlock);
     }
 }
 
@@ -79,6 +84,14 @@ pub(super) fn take(folder: &Path) -> Result<Lock, LockError> {
             });
         }
     }
+    let held = |file: &File| matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+    let locked = File::open(folder).ok();
+    if locked.as_ref().is_some_and(held) {
+        return Err(LockError::Held {
+            folder: folder.to_owned(),
+            holder: "another server, whose lock file was removed".to_owned(),
+        });
+    }
     let holder = Holder {
         pid: std::process::id(),
         host: platform::host_name(),
@@ -87,7 +100,7 @@ pub(super) fn take(folder: &Path) -> Result<Lock, LockError> {
     file.set_len(0)
         .and_then(|()| file.write_all(&text))
         .map_err(failed)?;
-    Ok(Lock(file))
+    Ok(Lock { file, folder: locked })
 }
 
 fn holder(mut file: &File) -> String {

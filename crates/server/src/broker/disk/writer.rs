@@ -401,6 +401,12 @@ impl Writer {
             let _ = file.truncate(u64::from(length));
             return Err(Failure::Unknown(error));
         }
+        if !file.has_name().unwrap_or(true) {
+            // Somebody has removed it, perhaps with the whole folder: what is in it now, nobody will ever read.
+            self.current = None;
+            let gone = io::Error::new(io::ErrorKind::NotFound, "its newest segment was removed");
+            return Err(Failure::Nothing(gone));
+        }
         let current = self.current.as_mut().expect("a failed sync has returned");
         current.length += self.buffer.len() as u32;
         Ok(current.length)
