@@ -149,6 +149,24 @@ pub struct Stored {
     pub body: Body,
 }
 
+/// Something that was taken, and lost before it was stored. A position of its own stands for it.
+#[derive(Clone, Debug)]
+pub struct Lost {
+    /// Who may have lost it.
+    pub whose: Whose,
+    /// The position.
+    pub position: u64,
+}
+
+/// A part of what is selected by a [`Fetch`].
+#[derive(Clone, Debug)]
+pub enum Whose {
+    /// A channel that is named.
+    Channel(ChannelName),
+    /// Channels that a pattern matches.
+    Pattern(Arc<Pattern>),
+}
+
 /// The answer to a [`Fetch`].
 #[derive(Clone, Debug, Default)]
 pub struct Page {
@@ -164,6 +182,8 @@ pub struct Page {
     /// the fetch that the store does not know is among them if `after` lies before `forgotten`. Of those that only a pattern
     /// finds, [`Page::forgotten`] may speak instead. Retained values have no gaps.
     pub gaps: Vec<(ChannelName, u64)>,
+    /// What was taken and never stored, as far as the page reaches: unlike before a gap, what is kept before it is whole.
+    pub lost: Vec<Lost>,
     /// Of channels that the store no longer knows by name, or of which it cannot say (a damaged part), something up to here
     /// may be gone: a pattern that begins before it is told of a gap.
     pub forgotten: u64,
@@ -173,6 +193,11 @@ pub struct Page {
 }
 
 impl Page {
+    /// Is something missing of what it is about?
+    pub(crate) fn has_gaps(&self) -> bool {
+        !self.gaps.is_empty() || !self.lost.is_empty()
+    }
+
     /// Is there more of what was asked for?
     pub(crate) fn is_part(&self) -> bool {
         let Some(asked) = &self.asked else { return false };

@@ -137,3 +137,51 @@ fn health_is_not_well_once_the_log_has_failed() {
     server.ask_to_stop();
     server.outcome().unwrap_err();
 }
+
+#[test]
+fn what_was_answered_at_once_and_then_refused_by_the_disk_is_told_to_whoever_listens() {
+    let disk = SimDisk::default();
+    let options = Options {
+        embedded: true,
+        disk: Some(Arc::new(disk.clone())),
+        ..Options::default()
+    };
+    let server = TestServer::with_options(options, |config| {
+        config.namespace_default.durability = Durability::Fsync;
+        config.namespaces.push(NamespaceRule {
+            pattern: "quick**".into(),
+            namespace: Namespace {
+                durability: Durability::Buffered,
+                ..config.namespace_default.clone()
+            },
+        });
+    });
+    let listen = |query: &str| server.listen(Door::Tcp, Transport::Sse, query);
+    let mut named = listen("channel=quick&retained=0");
+    let mut by_pattern = listen("pattern=quick*&retained=0");
+    let mut other = listen("channel=news&retained=0");
+    let is_taken = |data: &str| publish(&server, "quick", data).status == 202;
+    assert!(is_taken("before"));
+    for reader in [&mut named, &mut by_pattern] {
+        assert_eq!(reader.data(1), ["before"]);
+    }
+    disk.set_full(true);
+    assert!(is_taken("answered, and never written"));
+    server.until("it is known", || {
+        server.metric("cometserver_storage_write_failures_total", "") >= 1.0
+    });
+    disk.set_full(false);
+    server.until("the disk is tried again", || {
+        publish(&server, "news", "next").status == 200
+    });
+    assert_eq!(other.data(1), ["next"], "and no gap");
+    for (reader, who) in [(&mut named, "channel"), (&mut by_pattern, "pattern")] {
+        let gap = reader.next();
+        assert_eq!(gap["type"], "gap", "{gap}");
+        assert!(gap[who].as_str().unwrap().starts_with("quick"), "{gap}");
+    }
+    assert!(is_taken("after"));
+    for reader in [&mut named, &mut by_pattern] {
+        assert_eq!(reader.data(1), ["after"], "it is told once");
+    }
+}

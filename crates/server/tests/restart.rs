@@ -321,6 +321,7 @@ fn whoever_comes_back_for_what_is_answered_at_once_is_told_of_a_kill_and_nobody_
     for end in ENDS {
         let mut site = Site::start();
         let mut reader = site.listen(Transport::Sse, "channel=quick");
+        let empty = encode(&site.now());
         site.publish_numbers("quick", 0..3);
         site.publish_numbers("news", 0..3);
         // What has been shown is safe: only then it is known that nothing is lost but what was never shown.
@@ -350,6 +351,23 @@ fn whoever_comes_back_for_what_is_answered_at_once_is_told_of_a_kill_and_nobody_
             }
             let mut listener = site.listen(transport, &format!("channel=news&cursor={page}"));
             assert_eq!(listener.data(1), numbers(3..4), "{transport:?} {end:?}");
+        }
+        // Whoever has far to go is told once, where it was.
+        let earliest = if end == End::Killed { 3 } else { 0 };
+        for query in ["channel=quick&channel=news", "pattern=quick"] {
+            let mut reader = site.listen(Transport::Sse, &format!("{query}&cursor={empty}"));
+            let wanted = if query.starts_with("pattern") { 4 } else { 8 };
+            let (mut seen, mut gaps) = (Vec::new(), Vec::new());
+            while seen.len() < wanted {
+                let next = reader.next();
+                match &next["type"] {
+                    kind if kind == "gap" => gaps.push(seen.len()),
+                    _ => seen.push(next["data"].clone()),
+                }
+            }
+            let at = if wanted == 4 { earliest } else { 2 * earliest };
+            let expected = if end == End::Killed { vec![at] } else { Vec::new() };
+            assert_eq!(gaps, expected, "{query} {end:?}: {seen:?}");
         }
         // From here on nothing is missing.
         let page = encode(&site.now());

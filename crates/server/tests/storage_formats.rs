@@ -234,7 +234,8 @@ fn said(log: &Log, marks: &[u32], channels: &[&str]) -> Value {
                 "epoch": known.as_ref().map(|known| known.epoch),
                 "offset": known.as_ref().map(|known| known.offset),
                 "history": history.stored.iter().map(publication).collect::<Vec<_>>(),
-                "gap": history.gaps.iter().map(|(_, at)| *at).max(),
+                "gap": history.gaps.iter().map(|(_, at)| *at).chain(history.lost.iter().map(|lost| lost.position)).max(),
+
                 "value": value.stored.first().map(publication),
             })
         })

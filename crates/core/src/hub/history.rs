@@ -86,7 +86,7 @@ impl Hub {
                 Err(error) => return later(Err(error)),
             };
             let more = page.is_part();
-            if more && asked.fetch.want == Want::Oldest && page.stored.is_empty() && page.gaps.is_empty() {
+            if more && asked.fetch.want == Want::Oldest && page.stored.is_empty() && !page.has_gaps() {
                 // It looked at as much as it does at a time, and there was nothing.
                 asked.fetch.after = page.reached;
                 return hub.read_history(asked, later);
@@ -205,7 +205,7 @@ impl State {
         let channel = self.entries[id.slot as usize].channel.clone();
         History {
             offset: asked.offset,
-            gap: since.is_some_and(|since| since.lost_durable || !page.gaps.is_empty())
+            gap: since.is_some_and(|since| since.lost_durable || page.has_gaps())
                 || has_hole(&channel, &publications),
             channel,
             publications,

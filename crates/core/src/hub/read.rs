@@ -108,6 +108,8 @@ struct Gone {
     presence: bool,
     /// The newest that is gone.
     lost: (Source, Position),
+    /// Nothing before it is: it is told at its place, and not before what is kept there.
+    alone: bool,
 }
 
 impl PartialEq for Head {
@@ -159,9 +161,10 @@ impl State {
         }
         let mut gone = self.gone(selection, from);
         gone.extend(page.into_iter().flat_map(|page| self.stored_gone(page, from)));
+        gone.extend(page.into_iter().flat_map(|page| self.stored_lost(page, from)));
         let mut heads: Vec<Head> = gone
             .iter()
-            .filter(|gone| gone.channel.is_some())
+            .filter(|gone| gone.channel.is_some() || gone.alone)
             .map(Gone::head)
             .collect();
         heads.extend(page.into_iter().flat_map(|page| self.stored(page, from)));
@@ -180,7 +183,7 @@ impl State {
         };
         // Of a pattern it is not known where the loss begins: it is told before anything else.
         for index in 0..reader.gone.len() {
-            if reader.gone[index].pattern.is_some() {
+            if reader.gone[index].pattern.is_some() && !reader.gone[index].alone {
                 reader.tell_gone(index);
             }
         }
@@ -204,6 +207,7 @@ impl State {
                     pattern: None,
                     presence,
                     lost,
+                    alone: false,
                 }
             };
             all.extend(entry.log.trimmed.gaps_after(from).map(gone(false)));
@@ -221,6 +225,7 @@ impl State {
                     pattern: Some(listened.pattern.clone()),
                     presence,
                     lost,
+                    alone: false,
                 }
             };
             all.extend(listened.trimmed.gaps_after(from).map(gone(false)));
@@ -358,7 +363,7 @@ impl Reader<'_> {
         };
         let indexed = self.gone.iter().enumerate();
         indexed
-            .filter(|(_, gone)| !gone.presence && is_island(gone))
+            .filter(|(_, gone)| !gone.presence && !gone.alone && is_island(gone))
             .map(|(index, _)| index)
             .collect()
     }
@@ -390,7 +395,7 @@ impl Reader<'_> {
                 Source::Durable => from.durable < until.durable,
                 Source::Memory => from.memory < until.memory,
             };
-            if gone.channel.is_some() && read_some && !until.covers(source, at) {
+            if gone.channel.is_some() && !gone.alone && read_some && !until.covers(source, at) {
                 self.tell_gone(index);
             }
         }

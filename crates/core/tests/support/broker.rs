@@ -389,7 +389,7 @@ impl Inner {
             reached,
             gaps: gaps.chain(unknown).collect(),
             forgotten: self.forgotten,
-            asked: None,
+            ..Page::default()
         }
     }
 

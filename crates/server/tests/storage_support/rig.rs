@@ -228,7 +228,8 @@ impl Log {
                     .iter()
                     .map(|stored| (stored.position, text(&stored.body))),
             );
-            gap = page.gaps.iter().map(|(_, at)| *at).max().or(gap);
+            let lost = page.lost.iter().map(|lost| lost.position);
+            gap = page.gaps.iter().map(|(_, at)| *at).chain(lost).max().or(gap);
             if page.reached >= until {
                 return (found, gap);
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{From, Gone, Head, Limits, Selection};
-use crate::broker::{Fetch, Page, Stored};
+use crate::broker::{Fetch, Page, Stored, Whose};
 use crate::hub::state::State;
 use crate::position::{Position, Source};
 use crate::publication::{Place, Places, Publication};
@@ -59,8 +59,35 @@ impl State {
                     pattern: None,
                     presence: false,
                     lost: (Source::Durable, at),
+                    alone: false,
                 })
             })
+    }
+
+    /// What was taken and never stored.
+    pub(super) fn stored_lost<'a>(
+        &'a self,
+        page: &'a Page,
+        from: Position,
+    ) -> impl Iterator<Item = Gone> + 'a {
+        let lost = page.lost.iter().filter(move |lost| lost.position > from.durable);
+        lost.filter_map(|lost| {
+            let (channel, pattern) = match &lost.whose {
+                Whose::Channel(name) => (Some(self.find(name)?.channel.clone()), None),
+                Whose::Pattern(pattern) => (None, Some(pattern.clone())),
+            };
+            let at = Position {
+                durable: lost.position,
+                memory: 0,
+            };
+            Some(Gone {
+                channel,
+                pattern,
+                presence: false,
+                lost: (Source::Durable, at),
+                alone: true,
+            })
+        })
     }
 
     /// What was fetched.

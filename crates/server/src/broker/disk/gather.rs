@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use cometserver_core::broker::{Fetch, Want};
+use cometserver_core::broker::{Fetch, Lost, Want, Whose};
 use cometserver_core::channel::ChannelName;
 
 use super::index::{Channel, Entry, Index, Slot};
@@ -48,8 +48,8 @@ pub(crate) struct Gather<'a> {
     pub(crate) gaps: Vec<(ChannelName, u64)>,
     /// See [`Page::forgotten`](cometserver_core::broker::Page::forgotten).
     pub(crate) forgotten: u64,
-    /// The same of what was answered and never written: told of the patterns, and not once more of each channel.
-    lost: u64,
+    /// What was answered and never written, of the channels and patterns.
+    pub(crate) lost: Vec<Lost>,
     /// What lies behind has not been looked at.
     horizon: u64,
     ends_at: u64,
@@ -72,7 +72,7 @@ impl<'a> Gather<'a> {
             seen: HashSet::new(),
             gaps: Vec::new(),
             forgotten: 0,
-            lost: 0,
+            lost: Vec::new(),
             horizon: u64::MAX,
             ends_at: 0,
             looked: 0,
@@ -96,11 +96,7 @@ impl<'a> Gather<'a> {
             self.looked += steps;
         }
         if self.fetch.want != Want::Retained {
-            if !self.fetch.patterns.is_empty() {
-                let patterns = self.fetch.patterns.iter().map(|pattern| &**pattern);
-                self.lost = shared.index().losses.of_patterns(patterns);
-                self.forgotten = self.lost;
-            }
+            self.look_for_losses(shared);
             self.patterns(shared, now);
             // At last: who was forgotten meanwhile was not found.
             self.forgotten = self.forgotten.max(shared.index().forgotten);
@@ -154,14 +150,31 @@ impl<'a> Gather<'a> {
             (Some(slot), Want::Retained) => self.retained(index, slot),
             (Some(slot), _) => return self.channel(index, slot, now),
             (None, Want::Retained) => {}
-            (None, _) => {
-                let gone = index.forgotten.max(index.losses.of(name));
-                if gone > self.fetch.after {
-                    self.gaps.push((name.clone(), gone));
-                }
+            (None, _) if index.forgotten > self.fetch.after => {
+                self.gaps.push((name.clone(), index.forgotten));
             }
+            (None, _) => {}
         }
         Some(0)
+    }
+
+    /// Whether a channel is known makes no difference: what was lost may have been its first.
+    fn look_for_losses(&mut self, shared: &Shared) {
+        let index = shared.index();
+        let losses = &index.losses;
+        if losses.known.is_empty() {
+            return;
+        }
+        let names = self.fetch.channels.iter();
+        let named = names.map(|name| (losses.of(name), Whose::Channel(name.clone())));
+        let patterns = self.fetch.patterns.iter();
+        let patterned = patterns.map(|pattern| (losses.of_pattern(pattern), Whose::Pattern(pattern.clone())));
+        let between = self.fetch.after + 1..=self.fetch.until;
+        let all = named.chain(patterned);
+        self.lost = all
+            .filter(|(position, _)| between.contains(position))
+            .map(|(position, whose)| Lost { whose, position })
+            .collect();
     }
 
     fn retained(&mut self, index: &Index, slot: Slot) {
@@ -230,8 +243,7 @@ impl<'a> Gather<'a> {
         let Fetch {
             want, after, until, ..
         } = *self.fetch;
-        let is_told = channel.gone <= self.lost && !self.fetch.channels.contains(&channel.name);
-        if channel.gone > after && !is_told {
+        if channel.gone > after {
             if self.gaps.len() < MAX_GAPS || self.fetch.channels.contains(&channel.name) {
                 self.gaps.push((channel.name.clone(), channel.gone));
             } else {

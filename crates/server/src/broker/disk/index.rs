@@ -227,8 +227,8 @@ impl Index {
         let bounds = self.namespaces.of(&name).history;
         self.names_bytes += name_cost(&name);
         let mut channel = Channel::new(name, epoch, self.made, bounds, self.version);
-        // It may be one that was forgotten, or of which nothing was ever written.
-        channel.gone = self.forgotten.max(self.losses.of(&channel.name));
+        // It may be one that was forgotten.
+        channel.gone = self.forgotten;
         let slot = self.channels.insert(channel) as Slot;
         self.names.insert(slot, &mut self.channels);
         slot

@@ -188,8 +188,10 @@ fn read(shared: &Shared, fetch: &Fetch) -> Page {
         (Want::Oldest | Want::Retained, last) => last.unwrap_or(fetch.until),
         (Want::Newest, last) => last.map_or(fetch.after, |last| last - 1),
     };
+    page.lost = std::mem::take(&mut gather.lost);
     if fetch.want == Want::Oldest {
         let reached = page.reached;
+        page.lost.retain(|lost| lost.position <= reached);
         page.gaps
             .iter_mut()
             .for_each(|(_, gone)| *gone = reached.min(*gone));

@@ -298,7 +298,6 @@ impl Replay {
         }
         for slot in 0..slots {
             self.note_damage(slot);
-            self.index.apply_losses(slot);
             if self.index.get(slot).is_some() {
                 self.index.trim(slot, now, &mut { usize::MAX });
                 self.index.settle_idle(slot);

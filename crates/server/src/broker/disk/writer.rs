@@ -12,7 +12,6 @@ use super::format::header::{file_name, seed};
 use super::format::{Concerned, Header, Loss, Mark, Opening, SegmentState, VERSION, frame, start};
 use super::index::Segment;
 use super::io::DiskFile;
-use super::keeper::for_each_slot;
 use super::plan::Plan;
 use super::queue::{Batch, Chore, Request};
 use super::reach::ReachFile;
@@ -475,15 +474,9 @@ fn put(buffer: &mut Vec<u8>, seed: u32, base: u32, body: impl FnOnce(&mut Vec<u8
 
 /// It is written that something is lost: from now on readers are told.
 fn lose(shared: &Shared, loss: Loss) {
-    {
-        let mut index = shared.index();
-        index.position = loss.position;
-        index.losses.note(loss);
-    }
-    for_each_slot(shared, |index, slot, _, _| {
-        index.apply_losses(slot);
-        true
-    });
+    let mut index = shared.index();
+    index.position = loss.position;
+    index.losses.note(loss);
 }
 
 /// Is there only no room? Then there may be some again.

@@ -113,7 +113,7 @@ impl Gather<'_> {
         let Some(channel) = index.get(slot) else { return };
         let gone = channel.gone;
         // What was forgotten is told of everybody.
-        let is_told = gone <= self.fetch.after || gone > reaches || gone <= index.forgotten.max(self.lost);
+        let is_told = gone <= self.fetch.after || gone > reaches || gone <= index.forgotten;
         if is_told || self.seen.contains(&slot) || !self.matches(channel) {
             return;
         }

@@ -14,11 +14,15 @@ impl Index {
         let slot = self.ensure(name.realm(), name.as_bytes(), None);
         let channel = &mut self.channels[slot as usize];
         channel.open = true;
+        let newest = if channel.offset == 0 {
+            channel.gone
+        } else {
+            channel.last
+        };
         let known = Known {
             epoch: channel.epoch,
             offset: channel.offset,
-            // What was answered and never written may be newer than the newest that is there.
-            position: channel.last.max(channel.gone),
+            position: newest.max(self.losses.of(name)),
             retained: channel.retained.map_or(0, |entry| entry.position),
         };
         self.idle.remove(&(channel.last, slot));

@@ -1,10 +1,9 @@
-//! What was answered and never written: whoever has seen less of a channel that it may have been in is told of a gap.
+//! What was answered and never written: whoever has seen less of a channel that it may have been in is told of a gap there.
 
 use cometserver_core::channel::ChannelName;
 use cometserver_core::namespace::Namespaces;
 use cometserver_core::pattern::Pattern;
 
-use super::{Index, Slot};
 use crate::broker::disk::format::{Concerned, Loss};
 
 /// So many losses of different channels are told apart; beyond, the oldest two become one.
@@ -49,25 +48,10 @@ impl Losses {
         loss.map_or(0, |loss| loss.position)
     }
 
-    /// The same of what these patterns match.
-    pub(crate) fn of_patterns<'a>(&self, patterns: impl Iterator<Item = &'a Pattern> + Clone) -> u64 {
-        let may_concern = |loss: &&Loss| {
-            patterns
-                .clone()
-                .any(|pattern| loss.concerned.may_concern(pattern))
-        };
+    /// The same of what this pattern matches.
+    pub(crate) fn of_pattern(&self, pattern: &Pattern) -> u64 {
         let mut newest_first = self.known.iter().rev();
-        newest_first.find(may_concern).map_or(0, |loss| loss.position)
-    }
-}
-
-impl Index {
-    /// A channel in this slot is told of what it may have lost.
-    pub(crate) fn apply_losses(&mut self, slot: Slot) {
-        if self.losses.known.is_empty() {
-            return;
-        }
-        let lost = self.get(slot).map_or(0, |channel| self.losses.of(&channel.name));
-        self.raise_gone(slot, lost);
+        let loss = newest_first.find(|loss| loss.concerned.may_concern(pattern));
+        loss.map_or(0, |loss| loss.position)
     }
 }
