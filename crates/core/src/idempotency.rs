@@ -48,6 +48,13 @@ struct Entry {
     state: State,
 }
 
+impl Entry {
+    /// Is the first request still on its way?
+    fn is_pending(&self) -> bool {
+        matches!(self.state, State::Pending(_) | State::Accepted)
+    }
+}
+
 /// A request under a key.
 #[derive(Clone, Debug)]
 pub struct Claim {
@@ -72,6 +79,9 @@ impl Claim {
         })
     }
 }
+
+/// A claim forgets so many old keys on its way, and makes one.
+const CHORES: usize = 4;
 
 /// What is known about a key.
 pub enum Known {
@@ -129,8 +139,10 @@ impl Keys {
 
     /// What is known about a key; a new one is now pending.
     pub fn claim(&mut self, claim: &Claim, now: Time) -> Known {
-        self.forget(now);
-        match self.entries.get(&claim.scope) {
+        self.forget(now, CHORES);
+        let known = self.entries.get(&claim.scope);
+        // An old one may still be there: others were forgotten before it.
+        match known.filter(|entry| entry.is_pending() || entry.since.saturating_add(self.window) > now) {
             None => {
                 self.insert(claim.clone(), now, State::Pending(Vec::new()));
                 Known::New
@@ -185,20 +197,22 @@ impl Keys {
         }
     }
 
-    /// Forgets what is older than the window, and the oldest above the limit; a pending one is never forgotten.
-    pub fn forget(&mut self, now: Time) {
-        let mut pending = 0;
+    /// Forgets what is older than the window, and the oldest above the limit; a pending one is never forgotten. At most
+    /// `most` are looked at; is there more to forget?
+    pub fn forget(&mut self, now: Time, most: usize) -> bool {
+        let (mut pending, mut looked) = (0, 0);
         while self.ages.len() > pending {
             let (since, scope) = &self.ages[0];
             if since.saturating_add(self.window) > now && self.ages.len() <= self.limit {
-                break;
+                return false;
             }
+            if looked == most {
+                // If all are pending, they will be later as well.
+                return pending < most;
+            }
+            looked += 1;
             match self.entries.get(scope) {
-                Some(Entry {
-                    state: State::Pending(_) | State::Accepted,
-                    since: own,
-                    ..
-                }) if own == since => {
+                Some(entry) if entry.is_pending() && entry.since == *since => {
                     // Goes to the end of the line, under its old time.
                     self.ages.rotate_left(1);
                     pending += 1;
@@ -212,6 +226,7 @@ impl Keys {
                 }
             }
         }
+        false
     }
 
     /// When the oldest key will be forgotten.

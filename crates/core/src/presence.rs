@@ -1,6 +1,6 @@
 //! Who is on a channel.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
@@ -27,7 +27,8 @@ pub struct Member {
 /// The members of one channel, and the news about them.
 #[derive(Debug, Default)]
 pub struct Presence {
-    members: HashMap<Box<str>, Member>,
+    /// By name: so the first of a crowd are found without looking at all.
+    members: BTreeMap<Box<str>, Member>,
     /// Who goes when the grace has passed, in the order of that; those who came back are found out when it is their turn.
     leaving: VecDeque<(Time, Box<str>)>,
     /// The hub comes to ask at this time.
@@ -109,16 +110,18 @@ impl Presence {
         }
     }
 
-    /// What has to be announced now; the hub had been told to ask at `asked`.
-    pub fn due(&mut self, asked: Time, now: Time, limits: &Limits) -> Vec<Body> {
+    /// What has to be announced now; the hub had been told to ask at `asked`. At most `most` members leave, and how many did
+    /// is the second value: ask again for the others.
+    pub fn due(&mut self, asked: Time, (now, most): (Time, usize), limits: &Limits) -> (Vec<Body>, usize) {
         if self.asked == Some(asked) {
             self.asked = None;
         }
-        let mut bodies = Vec::new();
-        while self.leaving.front().is_some_and(|(at, _)| *at <= now) {
+        let (mut bodies, mut left) = (Vec::new(), 0);
+        while left < most && self.leaving.front().is_some_and(|(at, _)| *at <= now) {
             let Some((at, user)) = self.leaving.pop_front() else {
                 break;
             };
+            left += 1;
             if self
                 .members
                 .get(&user)
@@ -136,7 +139,7 @@ impl Presence {
                 bodies.push(Body::Members { count });
             }
         }
-        bodies
+        (bodies, left)
     }
 
     fn announce(&mut self, body: Body, now: Time, limits: &Limits) -> Option<Body> {
@@ -164,16 +167,11 @@ impl Presence {
         Some(next)
     }
 
-    /// The first members by name, at most `limit`, in no order; those within their grace included. Only these are copied: of
-    /// a crowd, all others are compared once.
+    /// The first members by name, at most `limit`, in that order; those within their grace included.
     pub fn first(&self, limit: usize) -> Vec<(Box<str>, Member)> {
-        let mut members: Vec<(&Box<str>, &Member)> = self.members.iter().collect();
-        if members.len() > limit {
-            members.select_nth_unstable_by_key(limit, |(user, _)| *user);
-            members.truncate(limit);
-        }
-        members
-            .into_iter()
+        self.members
+            .iter()
+            .take(limit)
             .map(|(user, member)| (user.clone(), member.clone()))
             .collect()
     }
@@ -210,12 +208,12 @@ mod tests {
         presence.leave("ann", 10, &LIMITS);
         assert_eq!(presence.ask(), Some(5_010));
         assert_eq!(presence.ask(), None, "agreed once");
-        assert_eq!(presence.due(5_010, 5_009, &LIMITS), vec![]);
+        assert_eq!(presence.due(5_010, (5_009, 100), &LIMITS).0, vec![]);
         assert!(presence.join("ann", None, 5_009, &LIMITS).is_none());
-        assert_eq!(presence.due(5_010, 9_999, &LIMITS), vec![]);
+        assert_eq!(presence.due(5_010, (9_999, 100), &LIMITS).0, vec![]);
         presence.leave("ann", 10_000, &LIMITS);
         assert_eq!(
-            presence.due(15_000, 15_000, &LIMITS),
+            presence.due(15_000, (15_000, 100), &LIMITS).0,
             vec![Body::Leave { user: "ann".into() }]
         );
     }
@@ -230,9 +228,9 @@ mod tests {
             assert!(presence.join(&user.to_string(), None, 100, &LIMITS).is_none());
         }
         assert_eq!(presence.ask(), Some(1_100));
-        assert_eq!(presence.due(1_099, 1_099, &LIMITS), vec![]);
+        assert_eq!(presence.due(1_099, (1_099, 100), &LIMITS).0, vec![]);
         assert_eq!(
-            presence.due(1_100, 1_100, &LIMITS),
+            presence.due(1_100, (1_100, 100), &LIMITS).0,
             vec![Body::Members { count: 1_002 }]
         );
     }

@@ -1,7 +1,10 @@
 //! What the hub's lock guards: the channels, and what is made of them; who is forgotten, what time it is.
 
 mod append;
+mod compare;
 mod trim;
+
+pub(super) use compare::Behind;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
@@ -11,6 +14,7 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
+use super::held::{HOLD, Hold};
 use super::submit::Submitted;
 use super::{Options, PublishError, Stats};
 use crate::Time;
@@ -33,6 +37,12 @@ const NAME_OVERHEAD: usize = 64;
 
 /// Names may take this part of the memory of all logs: they must not push out everybody's history.
 const NAMES_PART: usize = 2;
+
+/// So many idle channels are forgotten in one hold of the lock.
+const FORGOTTEN_AT_ONCE: usize = 256;
+
+/// Forgetting a channel takes so many steps: it leaves several tables.
+const FORGOTTEN: usize = 8;
 
 /// A clock that jumps further than this is not believed at once: expiry would empty every history.
 const CLOCK_JUMP: Time = 3_600_000;
@@ -75,12 +85,17 @@ struct EntryShares {
 /// The time since when a channel is idle that is not.
 pub(super) const BUSY: Time = Time::MAX;
 
-/// There are too many channels, this many.
-pub(super) struct Full(pub(super) usize);
+/// There are too many channels.
+pub(super) struct Full {
+    /// This many.
+    pub(super) channels: usize,
+    /// There may be room all the same: not all idle ones have been looked at in this hold of the lock.
+    pub(super) again: bool,
+}
 
 impl From<Full> for PublishError {
     fn from(full: Full) -> Self {
-        PublishError::TooManyChannels(full.0)
+        PublishError::TooManyChannels(full.channels)
     }
 }
 
@@ -136,6 +151,12 @@ pub(super) struct State {
     published: u64,
     /// Messages that were answered when they were taken, and could then not be stored.
     pub(super) lost: u64,
+    /// What a channel has let go in this hold of the lock, of which its patterns have not been told yet.
+    untold: Option<compare::Untold>,
+    /// What has been done in this hold of the lock, in steps.
+    pub(super) steps: usize,
+    /// The longest hold so far.
+    pub(super) longest: Hold,
 }
 
 impl State {
@@ -179,7 +200,15 @@ impl State {
             catching_up: false,
             published: 0,
             lost: 0,
+            untold: None,
+            steps: 0,
+            longest: Hold::default(),
         }
+    }
+
+    /// May more be done in this hold of the lock? If not, it is given back first.
+    pub(super) fn has_time(&self) -> bool {
+        self.steps < HOLD
     }
 
     /// The time, never going back. When it jumps ahead by more than an hour while something is kept, it stands still, and
@@ -254,8 +283,11 @@ impl State {
             .take(limit)
             .map(|(made, id)| (*made, *id))
             .collect();
-        for (_, id) in &found {
+        for (made, id) in &found {
             self.renew_namespace(*id);
+            if !self.has_time() {
+                return Some(*made);
+            }
         }
         found
             .last()
@@ -267,6 +299,10 @@ impl State {
         let Some(entry) = self.entries.get_mut(id.slot as usize) else {
             return;
         };
+        // Each rule may have to be compared.
+        let rules = self.options.namespaces.listed.iter();
+        let length = entry.channel.name.as_bytes().len();
+        self.steps += 2 + rules.map(|(rule, _)| rule.steps(length)).sum::<usize>();
         let mut namespace = self.options.namespaces.of(&entry.channel.name).clone();
         if namespace.durability != entry.channel.durability {
             namespace = Arc::new(Namespace {
@@ -280,8 +316,9 @@ impl State {
         entry.namespace = namespace.clone();
         entry.channel.set_namespace(namespace);
         let now = self.last_time;
-        self.settle(id, now);
-        self.expire_next(id, now);
+        if self.settle(id, now) {
+            self.expire_next(id, now);
+        }
     }
 
     /// Finds a channel, or makes it.
@@ -290,9 +327,12 @@ impl State {
             return Ok(id);
         }
         if !self.has_room(name) {
-            self.forget_idle(now, true);
+            let again = self.forget_idle(now, true);
             if !self.has_room(name) {
-                return Err(Full(self.entries.len()));
+                return Err(Full {
+                    channels: self.entries.len(),
+                    again,
+                });
             }
         }
         Ok(self.make(name))
@@ -373,11 +413,7 @@ impl State {
     }
 
     /// All or none of the channels of a message.
-    pub(super) fn open_all(
-        &mut self,
-        names: &[ChannelName],
-        now: Time,
-    ) -> Result<Few<ChannelId>, PublishError> {
+    pub(super) fn open_all(&mut self, names: &[ChannelName], now: Time) -> Result<Few<ChannelId>, Full> {
         let mut ids = Few::default();
         for name in names {
             let id = self.open(name, now)?;
@@ -388,7 +424,10 @@ impl State {
         }
         // To make room for the last, the first may have been forgotten: nobody needed them yet.
         if ids.iter().any(|id| self.channel(*id).is_none()) {
-            return Err(Full(self.entries.len()).into());
+            return Err(Full {
+                channels: self.entries.len(),
+                again: false,
+            });
         }
         Ok(ids)
     }
@@ -409,14 +448,19 @@ impl State {
         }
     }
 
-    /// Forgets channels that have been idle for long enough; all idle ones if there are too many.
-    pub(super) fn forget_idle(&mut self, now: Time, all: bool) {
-        let mut left = 1024;
+    /// Forgets channels that have been idle for long enough; all idle ones if there are too many. Is it to go on in another
+    /// hold of the lock?
+    pub(super) fn forget_idle(&mut self, now: Time, all: bool) -> bool {
+        let mut left = FORGOTTEN_AT_ONCE;
         while let Some((since, id)) = self.idle.front().copied() {
-            if left == 0 || !all && since.saturating_add(self.options.forget_after) > now {
-                return;
+            if !all && since.saturating_add(self.options.forget_after) > now {
+                return false;
+            }
+            if left == 0 || !self.has_time() {
+                return true;
             }
             self.idle.pop_front();
+            self.steps += 1;
             let awaited = self.awaited.contains_key(&id);
             // It was needed in between, and is queued again when it no longer is.
             let Some(entry) = self.channel_mut(id).filter(|e| e.idle == since) else {
@@ -429,6 +473,7 @@ impl State {
                 entry.idle = BUSY;
             }
         }
+        false
     }
 
     pub(super) fn forget_due(&self) -> Option<Time> {
@@ -438,6 +483,8 @@ impl State {
     }
 
     fn forget(&mut self, id: ChannelId) {
+        self.tell_patterns();
+        self.steps += FORGOTTEN;
         let entry = self.entries.remove(id.slot as usize);
         self.names_bytes -= name_cost(&entry.channel.name);
         self.names.remove(&entry.channel.name, id.slot);
@@ -453,7 +500,7 @@ impl State {
         }
     }
 
-    /// Something of the channel waits for the store.
+    /// Something of the channel waits for the store, or for a comparison: it is not forgotten.
     pub(super) fn await_store(&mut self, id: ChannelId) {
         *self.awaited.entry(id).or_default() += 1;
         if let Some(entry) = self.channel_mut(id) {
@@ -461,7 +508,7 @@ impl State {
         }
     }
 
-    /// The store has answered.
+    /// The store has answered, or the comparison is done.
     pub(super) fn answered(&mut self, id: ChannelId, now: Time) {
         if let Some(count) = self.awaited.get_mut(&id) {
             *count -= 1;
