@@ -1,8 +1,9 @@
 //! Publishes to new channels beside patterns that do not match them, for counting instructions: what a publication costs must
 //! grow with those who get it, not with those who exist.
 //!
-//! `publish PATTERNS PUBLICATIONS [worst]`, see `scripts/bench-instructions patterns`. `worst`: patterns that have to be searched
-//! for in names of 8 KiB, which nearly match; as many as `PATTERNS` weigh.
+//! `publish PATTERNS PUBLICATIONS [searched|common|matching]`, see `scripts/bench-instructions`. With a shape, names of 8 KiB, and
+//! patterns made for them, as many as `PATTERNS` weigh: they have to be searched for and nearly match, or cannot be told apart
+//! by their beginnings, or all match.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use cometserver_core::publication::Message;
 const LENGTH: usize = 1024;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let worst = std::env::args().nth(3).is_some_and(|word| word == "worst");
+    let shape = std::env::args().nth(3);
     let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<usize>());
     let (patterns, publications) = (
         arguments.next().unwrap_or(Ok(10_000))?,
@@ -28,8 +29,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     });
     hub.attach(0, Box::new(|| {}));
     for number in 0..patterns {
-        if worst {
-            let text = format!("**a*b{number}*");
+        if let Some(shape) = &shape {
+            let text = match shape.as_str() {
+                "searched" => format!("**a*b{number}*"),
+                "common" => format!("news/**{number}"),
+                _ => format!(
+                    "{}**{}",
+                    &"news/of/"[..number % 8 + 1],
+                    "a".repeat(number / 8 % 1_000)
+                ),
+            };
             if hub
                 .listen_pattern(0, &Arc::new(Pattern::new(text, LENGTH)?))
                 .is_err()
@@ -49,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     for number in 0..publications {
         let mut name = format!("news/of/{number}");
-        if worst {
+        if shape.is_some() {
             name.push_str(&"a".repeat(MAX_NAME - name.len()));
         }
         let channel = ChannelName::new(name)?;
@@ -57,7 +66,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             unreachable!("nothing is durable")
         })?;
     }
-    if worst {
+    if shape.is_some() {
         println!("longest hold of the lock: {} steps", hub.longest_hold().steps);
     }
     Ok(())

@@ -16,7 +16,7 @@ pub use daemon::{detach, redirect_std};
 pub use inherited::{InheritedListener, Listener, inherited_listeners};
 pub use names::{group_id, group_name, host_name, user_name};
 pub use sockets::{PeerCredentials, bound_unsent, peer_credentials, unsent_bytes};
-pub use usage::{ProcessUsage, open_descriptors, process_usage};
+pub use usage::{ProcessUsage, open_descriptors, process_usage, thread_time};
 
 /// The longest path of a Unix socket in bytes: `sun_path` without its closing NUL.
 pub const MAX_SOCKET_PATH: usize = if cfg!(target_os = "macos") { 103 } else { 107 };

@@ -1,6 +1,7 @@
 //! For the operator: readiness, figures, reload.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::metrics::Gauges;
 use crate::platform;
@@ -59,6 +60,7 @@ pub(super) fn reload(answer: Answer<'_>) -> Result<(), Refused> {
 
 pub(super) fn gauges(shared: &Shared) -> Gauges {
     let stats = shared.hub.stats();
+    let longest = shared.hub.longest_hold();
     let mut realms = shared.hub.trimmed_early();
     // A counter that is there from the start can be watched before it first moves.
     realms.entry(0).or_default();
@@ -66,6 +68,10 @@ pub(super) fn gauges(shared: &Shared) -> Gauges {
         channels: stats.channels as u64,
         log_bytes: stats.log_bytes as u64,
         window_bytes: stats.window_bytes as u64,
+        longest_hold: (
+            longest.steps as u64,
+            Duration::from_nanos(longest.nanoseconds).as_secs_f64(),
+        ),
         trimmed: realms
             .into_iter()
             .map(|(realm, count)| (realm_name(realm), count))

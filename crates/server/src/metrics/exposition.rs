@@ -23,6 +23,8 @@ pub struct Gauges {
     pub log_bytes: u64,
     /// Bytes of them that the live window protects.
     pub window_bytes: u64,
+    /// The longest that the hub's lock was held since the start, in steps and in seconds of processor time.
+    pub longest_hold: (u64, f64),
     /// By realm: publications that a ceiling took out of a log before their time, since the start.
     pub trimmed: Vec<(String, u64)>,
     /// The log on disk, if there is one.
@@ -102,6 +104,16 @@ impl Metrics {
                 "window_bytes",
                 "Bytes the live window protects.",
                 plain(gauges.window_bytes),
+            ),
+            gauge(
+                "hub_hold_longest_steps",
+                "The most steps in one hold of the hub's lock.",
+                plain(gauges.longest_hold.0),
+            ),
+            gauge(
+                "hub_hold_longest_seconds",
+                "The most processor time in one hold of the hub's lock.",
+                Samples::Plain(gauges.longest_hold.1),
             ),
         ];
         // Without our prefix: Prometheus' own names, the same for every program.

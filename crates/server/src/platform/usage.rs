@@ -16,6 +16,15 @@ pub struct ProcessUsage {
     pub private: u64,
 }
 
+/// CPU time that this thread has used, where the system tells. A system call.
+pub fn thread_time() -> Option<Duration> {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Some(Duration::new(
+        u64::try_from(time.tv_sec).ok()?,
+        u32::try_from(time.tv_nsec).ok()?,
+    ))
+}
+
 /// How many descriptors this process has open, where the system tells.
 pub fn open_descriptors() -> Option<u64> {
     let listed = std::fs::read_dir("/proc/self/fd")

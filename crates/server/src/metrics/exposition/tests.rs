@@ -169,6 +169,7 @@ fn gauges() -> Gauges {
         channels: 3,
         log_bytes: 4096,
         window_bytes: 2048,
+        longest_hold: (1234, 0.000_25),
         trimmed: vec![("default".to_owned(), 7), ("we\"ird\\\nrealm".to_owned(), 8)],
         storage: Some(DiskStats {
             bytes: 5000,
@@ -207,6 +208,8 @@ fn every_family_comes_once_with_help_and_type() {
         "channels",
         "log_bytes",
         "window_bytes",
+        "hub_hold_longest_steps",
+        "hub_hold_longest_seconds",
         "trimmed_total",
         "cold_reads_total",
         "storage_bytes",
