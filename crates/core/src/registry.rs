@@ -240,8 +240,14 @@ impl Patterns {
         let mut new = self.candidates(name, matches.newest);
         let length = name.as_bytes().len();
         let counted = (new.len() + matches.ids.as_ref().map_or(0, |ids| ids.len())) / COUNTED;
-        let steps = self.of(&new).map(|(_, pattern)| pattern.steps(length));
-        let steps = counted + steps.sum::<usize>();
+        let mut steps = counted;
+        // No further than it takes to know.
+        let mut comparisons = self.of(&new).map(|(_, pattern)| pattern.steps(length));
+        while steps <= most {
+            let Some(more) = comparisons.next() else { break };
+            steps += more;
+        }
+        drop(comparisons);
         if steps > most {
             return Err(new);
         }
@@ -250,7 +256,7 @@ impl Patterns {
                 .get(id)
                 .is_some_and(|entry| entry.pattern.matches_name(name))
         });
-        self.put(matches, new, self.next);
+        self.put(matches, new, self.next, self.removed);
         Ok(steps)
     }
 
@@ -259,6 +265,7 @@ impl Patterns {
         Comparison::new(
             name.clone(),
             (matches.newest, self.next),
+            self.removed,
             self.of(candidates)
                 .map(|(id, pattern)| (id, pattern.clone()))
                 .collect(),
@@ -267,9 +274,9 @@ impl Patterns {
 
     /// Takes over what a comparison has found, unless somebody else was faster.
     pub fn compared(&self, matches: &mut Matches, comparison: Comparison) {
-        let (from, until) = comparison.span();
+        let ((from, until), removed) = (comparison.span(), comparison.removed());
         if matches.newest == from {
-            self.put(matches, comparison.found(), until);
+            self.put(matches, comparison.found(), until, removed);
         }
     }
 
@@ -279,14 +286,17 @@ impl Patterns {
             .filter_map(|id| Some((*id, &self.entries.get(id)?.pattern)))
     }
 
-    /// These match as well, and all others up to `newest` do not.
-    fn put(&self, matches: &mut Matches, new: Vec<u32>, newest: u32) {
+    /// These match as well, and all others up to `newest` do not; found when `removed` patterns had left.
+    fn put(&self, matches: &mut Matches, mut new: Vec<u32>, newest: u32, removed: u64) {
         let is_there = |id: &u32| self.entries.contains_key(id);
+        if removed != self.removed {
+            new.retain(is_there);
+        }
         let known = matches.ids.iter().flat_map(|ids| ids.iter());
         let dropped = matches.removed != self.removed && known.clone().any(|id| !is_there(id));
         if dropped || !new.is_empty() {
-            let kept = known.copied().filter(is_there);
-            let ids: Arc<[u32]> = kept.chain(new.into_iter().filter(is_there)).collect();
+            let kept = known.copied().filter(|id| !dropped || is_there(id));
+            let ids: Arc<[u32]> = kept.chain(new).collect();
             matches.ids = (!ids.is_empty()).then_some(ids);
         }
         (matches.newest, matches.removed) = (newest, self.removed);

@@ -12,16 +12,24 @@ pub struct Comparison {
     name: ChannelName,
     /// The newest pattern that the name had been compared with before, and will have been afterwards.
     span: (u32, u32),
+    /// How many patterns had left before.
+    removed: u64,
     patterns: Vec<(u32, Arc<Pattern>)>,
     /// Those that match.
     found: Vec<u32>,
 }
 
 impl Comparison {
-    pub(super) fn new(name: ChannelName, span: (u32, u32), patterns: Vec<(u32, Arc<Pattern>)>) -> Self {
+    pub(super) fn new(
+        name: ChannelName,
+        span: (u32, u32),
+        removed: u64,
+        patterns: Vec<(u32, Arc<Pattern>)>,
+    ) -> Self {
         Self {
             name,
             span,
+            removed,
             patterns,
             found: Vec::new(),
         }
@@ -32,27 +40,28 @@ impl Comparison {
     #[inline(never)]
     pub fn run(&mut self) -> usize {
         let (name, length) = (&self.name, self.name.as_bytes().len());
-        let matching = self.patterns.iter();
-        let matching = matching.filter(|(_, pattern)| pattern.matches_name(name));
-        self.found = matching.map(|(id, _)| *id).collect();
-        self.patterns
-            .iter()
-            .map(|(_, pattern)| pattern.steps(length))
-            .sum()
+        let mut steps = 0;
+        // Let go here as well: that takes its time where there are many.
+        for (id, pattern) in std::mem::take(&mut self.patterns) {
+            steps += pattern.steps(length);
+            if pattern.matches_name(name) {
+                self.found.push(id);
+            }
+        }
+        steps
     }
 
-    /// How many patterns there are to compare.
-    pub fn len(&self) -> usize {
-        self.patterns.len()
-    }
-
-    /// Is there none?
-    pub fn is_empty(&self) -> bool {
-        self.patterns.is_empty()
+    /// How many patterns were found to match.
+    pub fn matching(&self) -> usize {
+        self.found.len()
     }
 
     pub(super) fn span(&self) -> (u32, u32) {
         self.span
+    }
+
+    pub(super) fn removed(&self) -> u64 {
+        self.removed
     }
 
     pub(super) fn found(self) -> Vec<u32> {

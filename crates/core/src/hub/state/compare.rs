@@ -73,7 +73,7 @@ impl State {
 
     /// Takes over what was compared.
     pub(in crate::hub) fn compared(&mut self, behind: Behind, now: Time) {
-        self.steps += behind.comparison.len() / COUNTED;
+        self.steps += behind.comparison.matching() / COUNTED;
         if let Some(entry) = self.channel_mut(behind.channel) {
             let mut matches = std::mem::take(&mut entry.matches);
             self.patterns.compared(&mut matches, behind.comparison);
