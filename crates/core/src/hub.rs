@@ -5,6 +5,7 @@
 
 mod answers;
 mod ask;
+mod held;
 mod history;
 mod housekeeping;
 mod read;
@@ -12,8 +13,8 @@ mod state;
 mod submit;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 
@@ -21,7 +22,7 @@ use crate::Time;
 use crate::broker::{Broker, Fetch, Fetched, Page};
 use crate::channel::{ChannelId, ChannelName};
 use crate::cursor::{Cursor, Marks};
-use crate::idempotency::Known;
+use crate::few::Few;
 use crate::log::Trimmed;
 use crate::namespace::{Durability, Namespaces};
 use crate::pattern::Pattern;
@@ -37,12 +38,18 @@ pub use answers::{
 };
 pub use ask::{Answer, ChannelSummary, Later};
 pub(crate) use ask::{VALUES, Value};
+use held::Held;
+pub use held::Hold;
 pub use history::{History, HistoryQuery};
 pub use read::{Item, Limits as ReadLimits, Read, Selected, Selection};
-use state::State;
+use read::{Verdicts, Work};
+use state::{Full, State};
 
 /// So many channels are looked at, when namespaces change, before the lock is given back.
 const RENEWED: usize = 1024;
+
+/// So many pieces of housekeeping are done in one go: whoever does it has more to do.
+const PIECES: usize = 64;
 
 /// Shards are told apart by a bit each.
 pub const MAX_SHARDS: usize = 64;
@@ -63,7 +70,7 @@ pub struct Options {
     pub channels: usize,
     /// An idle channel is forgotten after so many milliseconds.
     pub forget_after: Time,
-    /// How many patterns there may be, all connections together.
+    /// How many patterns there may be, all connections together; see [`Pattern::weight`].
     pub patterns: usize,
     /// How long an idempotency key is known, in milliseconds.
     pub idempotency_window: Time,
@@ -112,6 +119,9 @@ struct Shard {
 /// See the module.
 pub struct Hub {
     state: Mutex<State>,
+    /// How many wait for the lock.
+    waiting: AtomicUsize,
+    work_clock: OnceLock<fn() -> u64>,
     shards: [OnceLock<Shard>; MAX_SHARDS],
     broker: Option<Arc<dyn Broker>>,
     marks: Marks,
@@ -142,18 +152,14 @@ impl Hub {
         };
         Self {
             state: Mutex::new(State::new(options, broker.clone())),
+            waiting: AtomicUsize::new(0),
+            work_clock: OnceLock::new(),
             shards: [const { OnceLock::new() }; MAX_SHARDS],
             broker,
             marks,
             deadline: AtomicU64::new(u64::MAX),
             housekeeper: OnceLock::new(),
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // A panic while holding the lock is a bug that must not take every connection with it; each step under the lock
-        // leaves the state consistent or is the last one.
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// A shard, and how to wake it. Shards are numbered in the order of attachment by the caller, below [`MAX_SHARDS`].
@@ -256,28 +262,25 @@ impl Hub {
         if message.channels.is_empty() {
             return Err(PublishError::NoChannel);
         }
-        let mut state = self.state();
-        let now = state.clock(now);
+        // Opened first, so that a refusal is told before anything is stored.
+        let (mut state, opened, now) = self.open_all((&message.channels, message.payer), now);
         let claim = state.claim_of(&message);
-        if let Some(claim) = &claim {
-            match state.keys.claim(claim, message.payer, now) {
-                Known::New => {}
-                Known::Done(receipt) => return Ok(Published::Visible(receipt)),
-                Known::Remembered(position, places) => {
-                    return Ok(Published::Visible(state.remembered(position, &places, now)));
-                }
-                Known::Accepted => return Ok(Published::Accepted),
-                Known::Conflict => return Err(PublishError::Conflict),
-                Known::Pending => {
-                    state.keys.wait(&claim.scope, later());
-                    return Ok(Published::Pending);
-                }
-            }
+        let known = claim
+            .as_ref()
+            .and_then(|claim| state.answer_known(claim, message.payer, now, later));
+        if let Some(answer) = known {
+            // Nothing is published in what was opened for it.
+            opened
+                .iter()
+                .flat_map(|ids| ids.iter())
+                .for_each(|id| state.maybe_idle(*id, now));
+            let deadline = state.deadline();
+            drop(state);
+            self.due(deadline);
+            return answer;
         }
         let scope = claim.map(|claim| claim.scope);
-        // Opened first, so that a refusal is told before anything is stored.
-        let opened = state.open_all(&message.channels, message.payer, now);
-        let result = opened.and_then(|ids| {
+        let result = opened.map_err(PublishError::from).and_then(|ids| {
             let published = match state.durability(&ids) {
                 Durability::Memory => Ok(state.publish_memory(message, &ids, now)),
                 durability => state.submit(message, &ids, scope.as_ref(), durability, now, later),
@@ -295,11 +298,56 @@ impl Hub {
             }
         }
         let deadline = state.append_deadline(now);
+        let crowded = state.enforce_ceilings();
         drop(state);
         self.due(deadline);
         let (published, audience) = result?;
         self.wake(audience);
+        if crowded {
+            self.make_room();
+        }
         Ok(published)
+    }
+
+    /// Opens channels to publish in, compared with all patterns. What takes long of that is done without the lock.
+    fn open_all(
+        &self,
+        (names, payer): (&[ChannelName], Payer),
+        time: Time,
+    ) -> (Held<'_>, Result<Few<ChannelId>, Full>, Time) {
+        let mut state = self.state();
+        loop {
+            let now = state.clock(time);
+            let opened = state.open_all(names, payer, now);
+            let behind = match &opened {
+                Ok(ids) => state.compare(ids),
+                Err(full) if full.is_to_be_tried_again() => None,
+                Err(_) => return (state, opened, now),
+            };
+            match (behind, &opened) {
+                (None, Ok(_)) => return (state, opened, now),
+                (None, Err(_)) => drop(state),
+                (Some(mut behind), _) => {
+                    drop(state);
+                    behind.run();
+                    state = self.state_for_long();
+                    state.compared(behind, now);
+                    continue;
+                }
+            }
+            self.let_others();
+            state = self.state();
+        }
+    }
+
+    /// What is left of making room after an append, done by whoever needed it.
+    fn make_room(&self) {
+        loop {
+            self.let_others();
+            if !self.state_for_long().enforce_ceilings() {
+                break;
+            }
+        }
     }
 
     /// A shard has its first listener on a channel, which is made if need be: the site's own code.
@@ -323,7 +371,17 @@ impl Hub {
     ) -> Result<Listening, ListenError> {
         let mut state = self.state();
         let now = state.clock(now);
-        let id = state.open(name, payer, now)?;
+        let id = loop {
+            match state.open(name, payer, now) {
+                Ok(id) => break id,
+                Err(full) if full.is_to_be_tried_again() => {
+                    drop(state);
+                    self.let_others();
+                    state = self.state();
+                }
+                Err(full) => return Err(full.into()),
+            }
+        };
         let since = state.visible;
         let entry = state.channel_mut(id).expect("just opened");
         entry.shards |= 1 << shard;
@@ -368,6 +426,7 @@ impl Hub {
         pattern: &Arc<Pattern>,
     ) -> Result<(u32, Position), ListenError> {
         let mut state = self.state();
+        state.steps += pattern.as_bytes().len() / 64;
         let id = state.listen_pattern(payer, shard, pattern)?;
         let (visible, deadline) = (state.visible, state.deadline());
         drop(state);
@@ -400,7 +459,7 @@ impl Hub {
         limits: ReadLimits,
         out: &mut Vec<Item>,
     ) -> Read {
-        self.state().read(selection, from, until, limits, None, out)
+        self.read_page(selection, from, until, limits, None, out)
     }
 
     /// The same with a page that had to be fetched, see [`Read::Cold`].
@@ -413,9 +472,40 @@ impl Hub {
         page: &Page,
         out: &mut Vec<Item>,
     ) -> Read {
-        let mut state = self.state();
-        state.open_page(page);
-        state.read(selection, from, until, limits, Some(page), out)
+        self.read_page(selection, from, until, limits, Some(page), out)
+    }
+
+    fn read_page(
+        &self,
+        selection: &Selection<'_>,
+        from: Position,
+        until: Position,
+        limits: ReadLimits,
+        page: Option<&Page>,
+        out: &mut Vec<Item>,
+    ) -> Read {
+        let before = out.len();
+        let mut verdicts = Verdicts::default();
+        loop {
+            let mut state = if selection.patterns.is_empty() {
+                self.state()
+            } else {
+                self.state_for_long()
+            };
+            if let Some(page) = page {
+                state.open_page(page);
+            }
+            let mut work = Work::new(&verdicts);
+            let read = state.read(selection, (from, until), limits, page, (&mut work, out));
+            let Work { steps, unknown, .. } = work;
+            state.steps += steps;
+            drop(state);
+            if unknown.is_empty() {
+                return read;
+            }
+            out.truncate(before);
+            verdicts.learn(unknown);
+        }
     }
 
     /// Asks the store for what [`Read::Cold`] names.
@@ -506,11 +596,21 @@ impl Hub {
     ) -> Result<usize, OverQuota> {
         let mut state = self.state();
         let now = state.clock(now);
+        while let Some(mut behind) = state.compare(&[channel]) {
+            drop(state);
+            behind.run();
+            state = self.state_for_long();
+            state.compared(behind, now);
+        }
         let (count, audience) = state.join(channel, who, info, now)?;
         let deadline = state.deadline();
+        let crowded = state.enforce_ceilings();
         drop(state);
         self.due(deadline);
         self.wake(audience);
+        if crowded {
+            self.make_room();
+        }
         Ok(count)
     }
 
@@ -526,15 +626,14 @@ impl Hub {
 
     /// The members of a channel, at most `limit` of them by name, and how many there are.
     pub fn members(&self, name: &ChannelName, limit: usize) -> Members {
-        let state = self.state();
+        let mut state = self.state_for_long();
         let presence = state.find(name).and_then(|entry| entry.presence.as_ref());
-        let mut found = Members {
+        let found = Members {
             members: presence.map_or_else(Vec::new, |presence| presence.first(limit)),
             count: presence.map_or(0, |presence| presence.count()),
             at: state.visible,
         };
-        drop(state);
-        found.members.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        state.steps += 2 * found.members.len();
         found
     }
 
@@ -567,7 +666,8 @@ impl Hub {
         let mut after = Some(0);
         while let Some(next) = after {
             // The lock is given back in between: there may be a million channels.
-            let mut state = self.state();
+            self.let_others();
+            let mut state = self.state_for_long();
             after = state.renew_namespaces(next, RENEWED);
             let deadline = state.deadline();
             drop(state);
@@ -590,15 +690,27 @@ impl Hub {
         self.state().trimmed_early.clone()
     }
 
-    /// Does what is due: lets go what has grown old, announces who left, forgets the idle. Returns when to call again; none:
-    /// not before something happens (the housekeeper is woken then).
+    /// Does what is due: lets go what has grown old, announces who left, forgets the idle. Returns when to call again, which
+    /// may be at once; none: not before something happens (the housekeeper is woken then).
     pub fn tick(&self, now: Time) -> Option<Time> {
-        let mut state = self.state();
-        let now = state.clock(now);
-        let audience = state.tick(now);
-        let next = state.deadline();
-        self.deadline.store(next.unwrap_or(u64::MAX), Ordering::SeqCst);
-        drop(state);
+        let (mut audience, mut next) = (0, None);
+        for _ in 0..PIECES {
+            let mut state = self.state_for_long();
+            let now = state.clock(now);
+            let ticked = state.tick(now);
+            audience |= ticked.audience;
+            next = if ticked.more { Some(now) } else { state.deadline() };
+            self.deadline.store(next.unwrap_or(u64::MAX), Ordering::SeqCst);
+            drop(state);
+            if let Some(mut behind) = ticked.behind {
+                behind.run();
+                self.state_for_long().compared(behind, now);
+            }
+            if !ticked.more {
+                break;
+            }
+            self.let_others();
+        }
         self.wake(audience);
         next
     }

@@ -85,6 +85,9 @@ impl Claim {
     }
 }
 
+/// A claim forgets so many old keys on its way, and makes one.
+const CHORES: usize = 4;
+
 /// What is known about a key.
 pub enum Known {
     /// Nothing: go on, and call [`Keys::done`], [`Keys::accepted`] or [`Keys::failed`] afterwards.
@@ -210,8 +213,10 @@ impl Keys {
 
     /// What is known about a key; a new one is now pending.
     pub fn claim(&mut self, claim: &Claim, payer: Payer, now: Time) -> Known {
-        self.forget(now);
-        match self.entries.get(&claim.scope) {
+        self.forget(now, CHORES);
+        let known = self.entries.get(&claim.scope);
+        // An old one may still be there: others were forgotten before it.
+        match known.filter(|entry| !entry.is_settled() || !self.is_old(entry, now)) {
             None => {
                 self.make_room(payer);
                 self.insert(claim.clone(), payer, now, State::Pending(Vec::new()));
@@ -267,20 +272,36 @@ impl Keys {
         }
     }
 
-    /// Forgets what is older than the window, and the oldest above the limit; a pending one is never forgotten.
-    pub fn forget(&mut self, now: Time) {
-        let mut from = 0;
-        while let Some((number, (since, scope))) = self.ages.range(from..).next() {
+    /// Forgets what is older than the window, and the oldest above the limit; a pending one is never forgotten. At most
+    /// `most` are looked at; is there more to forget?
+    pub fn forget(&mut self, now: Time, most: usize) -> bool {
+        let (mut from, mut pending) = (0, 0);
+        for _ in 0..most {
+            let Some((number, (since, scope))) = self.ages.range(from..).next() else {
+                return false;
+            };
             if since.saturating_add(self.window) > now && self.ages.len() <= self.limit {
-                break;
+                return false;
+            }
+            if since.saturating_add(self.window) > now && self.ages.len() <= self.limit {
+                return false;
             }
             from = number + 1;
             if self.entries.get(scope).is_some_and(Entry::is_settled) {
                 let scope = scope.clone();
                 self.remove(&scope);
                 self.entries.tidy();
+            } else {
+                pending += 1;
             }
         }
+        // If all are pending, they will be later as well.
+        pending < most
+    }
+
+    fn is_old(&self, entry: &Entry, now: Time) -> bool {
+        let first_used = self.ages.get(&entry.number);
+        first_used.is_none_or(|(since, _)| since.saturating_add(self.window) <= now)
     }
 
     /// When the oldest key will be forgotten.

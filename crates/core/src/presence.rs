@@ -1,6 +1,6 @@
 //! Who is on a channel.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -8,7 +8,6 @@ use crate::Time;
 use crate::log::{Log, Trimmed};
 use crate::publication::Body;
 use crate::quota::Payer;
-use crate::room::Room;
 
 /// The node that a member is connected to; one until there is a cluster.
 pub const LOCAL_NODE: u16 = 0;
@@ -31,7 +30,8 @@ pub struct Member {
 /// The members of one channel, and the news about them.
 #[derive(Debug, Default)]
 pub struct Presence {
-    members: HashMap<Box<str>, Member>,
+    /// By name: so the first of a crowd are found without looking at all.
+    members: BTreeMap<Box<str>, Member>,
     /// Who goes when the grace has passed, in the order of that: each once, and not those who came back.
     leaving: BTreeSet<(Time, Box<str>)>,
     /// The hub comes to ask at this time.
@@ -126,13 +126,19 @@ impl Presence {
         }
     }
 
-    /// What has to be announced now, and who answered for those who are gone; the hub had been told to ask at `asked`.
-    pub fn due(&mut self, asked: Time, now: Time, limits: &Limits) -> (Vec<Body>, Vec<Payer>) {
+    /// What has to be announced now, and who answered for those who are gone, at most `most`: ask again for the others. The
+    /// hub had been told to ask at `asked`.
+    pub fn due(
+        &mut self,
+        asked: Time,
+        (now, most): (Time, usize),
+        limits: &Limits,
+    ) -> (Vec<Body>, Vec<Payer>) {
         if self.asked == Some(asked) {
             self.asked = None;
         }
         let (mut bodies, mut gone) = (Vec::new(), Vec::new());
-        while self.leaving.first().is_some_and(|(at, _)| *at <= now) {
+        while gone.len() < most && self.leaving.first().is_some_and(|(at, _)| *at <= now) {
             let Some((at, user)) = self.leaving.pop_first() else {
                 break;
             };
@@ -142,7 +148,6 @@ impl Presence {
                 .is_some_and(|member| member.leaving == Some(at))
             {
                 gone.extend(self.members.remove(&user).map(|member| member.payer));
-                self.members.tidy();
                 bodies.extend(self.announce(Body::Leave { user }, now, limits));
             }
         }
@@ -182,16 +187,11 @@ impl Presence {
         Some(next)
     }
 
-    /// The first members by name, at most `limit`, in no order; those within their grace included. Only these are copied: of
-    /// a crowd, all others are compared once.
+    /// The first members by name, at most `limit`, in that order; those within their grace included.
     pub fn first(&self, limit: usize) -> Vec<(Box<str>, Member)> {
-        let mut members: Vec<(&Box<str>, &Member)> = self.members.iter().collect();
-        if members.len() > limit {
-            members.select_nth_unstable_by_key(limit, |(user, _)| *user);
-            members.truncate(limit);
-        }
-        members
-            .into_iter()
+        self.members
+            .iter()
+            .take(limit)
             .map(|(user, member)| (user.clone(), member.clone()))
             .collect()
     }
@@ -236,12 +236,12 @@ mod tests {
         presence.leave("ann", 10, &LIMITS);
         assert_eq!(presence.ask(), Some(5_010));
         assert_eq!(presence.ask(), None, "agreed once");
-        assert_eq!(presence.due(5_010, 5_009, &LIMITS).0, vec![]);
+        assert_eq!(presence.due(5_010, (5_009, 100), &LIMITS).0, vec![]);
         assert!(presence.join(ANN, None, 5_009, &LIMITS).is_none());
-        assert_eq!(presence.due(5_010, 9_999, &LIMITS).0, vec![]);
+        assert_eq!(presence.due(5_010, (9_999, 100), &LIMITS).0, vec![]);
         presence.leave("ann", 10_000, &LIMITS);
         assert_eq!(
-            presence.due(15_000, 15_000, &LIMITS).0,
+            presence.due(15_000, (15_000, 100), &LIMITS).0,
             vec![Body::Leave { user: "ann".into() }]
         );
     }
@@ -260,9 +260,9 @@ mod tests {
             );
         }
         assert_eq!(presence.ask(), Some(1_100));
-        assert_eq!(presence.due(1_099, 1_099, &LIMITS).0, vec![]);
+        assert_eq!(presence.due(1_099, (1_099, 100), &LIMITS).0, vec![]);
         assert_eq!(
-            presence.due(1_100, 1_100, &LIMITS).0,
+            presence.due(1_100, (1_100, 100), &LIMITS).0,
             vec![Body::Members { count: 1_002 }]
         );
     }

@@ -1,16 +1,22 @@
 //! Who listens to what, exactly and by pattern; which shards a publication concerns.
 
-use std::collections::{BTreeMap, HashMap};
+mod comparison;
+mod literals;
+
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
 use crate::Time;
-use crate::channel::{ChannelName, Realm};
+use crate::channel::ChannelName;
 use crate::log::Trimmed;
 use crate::pattern::Pattern;
 use crate::quota::Payer;
 use crate::room::{Room, Table};
+
+pub use comparison::Comparison;
+use literals::Literals;
 
 /// How long a pattern without listeners stays: whoever returns within this time is told of gaps exactly.
 const LINGER: Time = 60_000;
@@ -20,6 +26,12 @@ const LINGER_CROWDED: Time = 5_000;
 
 /// So many new patterns are compared with a name one by one; of more, candidates are looked up.
 const FEW: u32 = 32;
+
+/// So many patterns are forgotten at a time.
+const FORGOTTEN: usize = 128;
+
+/// So many patterns can be looked up, or take note of something, in a step: see [`Pattern::steps`].
+pub const COUNTED: usize = 4;
 
 /// A pattern that somebody listens to, or did a moment ago.
 #[derive(Debug)]
@@ -38,61 +50,6 @@ pub struct Listened {
     idle: Option<Time>,
 }
 
-/// Literal beginnings (or ends) of patterns: a name is looked up once per length that occurs.
-#[derive(Debug, Default)]
-struct Literals {
-    ids: BTreeMap<Realm, HashMap<Box<[u8]>, Vec<u32>>>,
-    lengths: BTreeMap<usize, usize>,
-}
-
-impl Literals {
-    fn insert(&mut self, realm: Realm, literal: &[u8], id: u32) {
-        *self.lengths.entry(literal.len()).or_default() += 1;
-        let ids = self.ids.entry(realm).or_default();
-        ids.entry(literal.into()).or_default().push(id);
-    }
-
-    fn remove(&mut self, realm: Realm, literal: &[u8], id: u32) {
-        let Some(of_realm) = self.ids.get_mut(&realm) else {
-            return;
-        };
-        if let Some(ids) = of_realm.get_mut(literal) {
-            ids.retain(|other| *other != id);
-            if ids.is_empty() {
-                of_realm.remove(literal);
-            }
-        }
-        if of_realm.is_empty() {
-            self.ids.remove(&realm);
-        }
-        if let Some(count) = self.lengths.get_mut(&literal.len()) {
-            *count -= 1;
-            if *count == 0 {
-                self.lengths.remove(&literal.len());
-            }
-        }
-    }
-
-    fn candidates<'n>(
-        &self,
-        realm: Realm,
-        after: u32,
-        literal: impl Fn(usize) -> Option<&'n [u8]>,
-        out: &mut Vec<u32>,
-    ) {
-        let Some(of_realm) = self.ids.get(&realm) else {
-            return;
-        };
-        for length in self.lengths.keys() {
-            let Some(literal) = literal(*length) else { break };
-            if let Some(ids) = of_realm.get(literal) {
-                // In the order in which they came: numbers only rise.
-                out.extend(&ids[ids.partition_point(|id| *id <= after)..]);
-            }
-        }
-    }
-}
-
 /// All patterns; equal ones are one entry.
 #[derive(Debug, Default)]
 pub struct Patterns {
@@ -103,10 +60,12 @@ pub struct Patterns {
     suffixes: Literals,
     next: u32,
     /// Patterns nobody listens to, with the time since when; looked at lazily.
-    idle: Vec<(Time, u32)>,
+    idle: VecDeque<(Time, u32)>,
     /// How many have left.
     removed: u64,
-    /// How many there may be.
+    /// What all of them weigh, see [`Pattern::weight`].
+    weight: usize,
+    /// What they may weigh.
     limit: usize,
 }
 
@@ -156,7 +115,7 @@ impl Patterns {
     }
 
     /// A shard has its first listener to this pattern. `trimmed`, of messages and of news about members, holds for a
-    /// pattern not known so far. None: there are `limit` patterns already.
+    /// pattern not known so far. None: with it, all would weigh more than `limit`, see [`Pattern::weight`].
     pub fn listen(
         &mut self,
         pattern: &Arc<Pattern>,
@@ -165,15 +124,13 @@ impl Patterns {
         limit: usize,
     ) -> Option<u32> {
         self.limit = limit;
-        if self.entries.len() >= limit && !self.by_text.contains_key(pattern) {
-            // Whoever has left gives way at once.
-            self.forget_after(0, Time::MAX);
-        }
-        let id = match self.by_text.get(pattern) {
-            Some(id) => *id,
-            None if self.entries.len() >= limit => return None,
+        let weight = pattern.weight();
+        let id = match self.by_text.get(pattern).copied() {
+            Some(id) => id,
+            None if !self.make_room(weight) => return None,
             None => {
                 self.next += 1;
+                self.weight += weight;
                 let id = self.next;
                 self.literals(pattern)
                     .insert(pattern.realm(), literal(pattern), id);
@@ -204,46 +161,64 @@ impl Patterns {
             entry.shards &= !(1 << shard);
             if entry.shards == 0 && entry.idle.is_none() {
                 entry.idle = Some(now);
-                self.idle.push((now, id));
+                self.idle.push_back((now, id));
             }
         }
     }
 
-    /// Forgets the patterns that nobody has listened to for a while. Returns when to ask again.
+    /// Forgets patterns that nobody has listened to for a while, a bounded number of them. Returns when to ask again.
     pub fn forget(&mut self, now: Time) -> Option<Time> {
-        self.forget_after(self.linger(), now);
+        for _ in 0..FORGOTTEN {
+            let Some((since, id)) = self.idle.front().copied() else {
+                break;
+            };
+            // It was listened to again in between: it is further behind, if nobody does now.
+            if self.is_idle(since, id) {
+                if since.saturating_add(self.linger()) > now {
+                    break;
+                }
+                self.remove(id);
+            }
+            self.idle.pop_front();
+        }
+        self.idle.tidy();
         self.deadline()
     }
 
+    /// Whoever has left gives way at once to a pattern of this weight. Is there room for it?
+    fn make_room(&mut self, weight: usize) -> bool {
+        for _ in 0..FORGOTTEN {
+            if self.weight + weight <= self.limit {
+                return true;
+            }
+            let Some((since, id)) = self.idle.pop_front() else {
+                break;
+            };
+            if self.is_idle(since, id) {
+                self.remove(id);
+            }
+        }
+        self.weight + weight <= self.limit
+    }
+
+    fn is_idle(&self, since: Time, id: u32) -> bool {
+        self.entries
+            .get(&id)
+            .is_some_and(|entry| entry.idle == Some(since))
+    }
+
     fn linger(&self) -> Time {
-        if self.entries.len() > self.limit / 2 {
+        if self.weight > self.limit / 2 {
             LINGER_CROWDED
         } else {
             LINGER
         }
     }
 
-    fn forget_after(&mut self, linger: Time, now: Time) {
-        let mut idle = std::mem::take(&mut self.idle);
-        idle.retain(|(since, id)| {
-            let still = self
-                .entries
-                .get(id)
-                .is_some_and(|entry| entry.idle == Some(*since));
-            if still && since.saturating_add(linger) <= now {
-                self.remove(*id);
-                return false;
-            }
-            still
-        });
-        idle.tidy();
-        self.idle = idle;
-    }
-
     /// When [`Patterns::forget`] has something to do, at the earliest.
     pub fn deadline(&self) -> Option<Time> {
         let linger = self.linger();
-        self.idle.first().map(|(since, _)| since.saturating_add(linger))
+        self.idle.front().map(|(since, _)| since.saturating_add(linger))
     }
 
     fn remove(&mut self, id: u32) {
@@ -252,6 +227,7 @@ impl Patterns {
             let realm = entry.pattern.realm();
             self.literals(&entry.pattern)
                 .remove(realm, literal(&entry.pattern), id);
+            self.weight -= entry.pattern.weight();
             self.removed += 1;
             self.entries.tidy();
             self.by_text.tidy();
@@ -266,45 +242,103 @@ impl Patterns {
         }
     }
 
+    /// Has the name been compared with all patterns there are?
+    pub fn is_current(&self, matches: &Matches) -> bool {
+        matches.newest == self.next && matches.removed == self.removed
+    }
+
     /// Brings a name's matches up to date: it is compared with the patterns that are new to it only, and those that have
-    /// left are dropped. So what one client does to the table costs the others what it changed, not all there is.
-    pub fn update(&self, name: &ChannelName, matches: &mut Matches) {
-        if matches.newest == self.next && matches.removed == self.removed {
-            return;
+    /// left are dropped. So what one client does to the table costs the others what it changed, not all there is. Returns
+    /// the steps that took, see [`Pattern::steps`].
+    ///
+    /// # Errors
+    /// It would take more than `most` steps: nothing has changed. These patterns may match as well, and have to be compared
+    /// where nobody waits: see [`Patterns::comparison`].
+    pub fn update(&self, name: &ChannelName, matches: &mut Matches, most: usize) -> Result<usize, Vec<u32>> {
+        if self.is_current(matches) {
+            return Ok(0);
+        }
+        let mut new = self.candidates(name, matches.newest);
+        let length = name.as_bytes().len();
+        let counted = (new.len() + matches.ids.as_ref().map_or(0, |ids| ids.len())) / COUNTED;
+        let mut steps = counted;
+        // No further than it takes to know.
+        let mut comparisons = self.of(&new).map(|(_, pattern)| pattern.steps(length));
+        while steps <= most {
+            let Some(more) = comparisons.next() else { break };
+            steps += more;
+        }
+        drop(comparisons);
+        if steps > most {
+            return Err(new);
+        }
+        new.retain(|id| {
+            self.entries
+                .get(id)
+                .is_some_and(|entry| entry.pattern.matches_name(name))
+        });
+        self.put(matches, new, self.next, self.removed);
+        Ok(steps)
+    }
+
+    /// What has to be compared with a name to bring its matches up to date, to be done without the table.
+    pub fn comparison(&self, name: &ChannelName, matches: &Matches, candidates: &[u32]) -> Comparison {
+        Comparison::new(
+            name.clone(),
+            (matches.newest, self.next),
+            self.removed,
+            self.of(candidates)
+                .map(|(id, pattern)| (id, pattern.clone()))
+                .collect(),
+        )
+    }
+
+    /// Takes over what a comparison has found, unless somebody else was faster.
+    pub fn compared(&self, matches: &mut Matches, comparison: Comparison) {
+        let ((from, until), removed) = (comparison.span(), comparison.removed());
+        if matches.newest == from {
+            self.put(matches, comparison.found(), until, removed);
+        }
+    }
+
+    /// Those of the patterns that are still there.
+    fn of<'a>(&'a self, ids: &'a [u32]) -> impl Iterator<Item = (u32, &'a Arc<Pattern>)> {
+        ids.iter()
+            .filter_map(|id| Some((*id, &self.entries.get(id)?.pattern)))
+    }
+
+    /// These match as well, and all others up to `newest` do not; found when `removed` patterns had left.
+    fn put(&self, matches: &mut Matches, mut new: Vec<u32>, newest: u32, removed: u64) {
+        let is_there = |id: &u32| self.entries.contains_key(id);
+        if removed != self.removed {
+            new.retain(is_there);
         }
         let known = matches.ids.iter().flat_map(|ids| ids.iter());
-        let dropped =
-            matches.removed != self.removed && known.clone().any(|id| !self.entries.contains_key(id));
-        let new = self.matching(name, matches.newest);
+        let dropped = matches.removed != self.removed && known.clone().any(|id| !is_there(id));
         if dropped || !new.is_empty() {
-            let kept = known.copied().filter(|id| self.entries.contains_key(id));
+            let kept = known.copied().filter(|id| !dropped || is_there(id));
             let ids: Arc<[u32]> = kept.chain(new).collect();
             matches.ids = (!ids.is_empty()).then_some(ids);
         }
-        (matches.newest, matches.removed) = (self.next, self.removed);
+        (matches.newest, matches.removed) = (newest, self.removed);
     }
 
-    /// The patterns after a number that match a name, in order.
-    fn matching(&self, name: &ChannelName, after: u32) -> Vec<u32> {
+    /// The patterns after a number that a name may match, in order.
+    fn candidates(&self, name: &ChannelName, after: u32) -> Vec<u32> {
         let mut ids = Vec::new();
         if self.entries.is_empty() {
             return ids;
         }
         let bytes = name.as_bytes();
         if self.next - after <= FEW {
-            ids.extend(after + 1..=self.next);
+            ids.extend((after + 1..=self.next).filter(|id| self.entries.contains_key(id)));
         } else {
             self.prefixes
                 .candidates(name.realm(), after, |n| bytes.get(..n), &mut ids);
             let end = |n| bytes.len().checked_sub(n).map(|from| &bytes[from..]);
             self.suffixes.candidates(name.realm(), after, end, &mut ids);
+            ids.sort_unstable();
         }
-        ids.retain(|id| {
-            self.entries
-                .get(id)
-                .is_some_and(|entry| entry.pattern.matches_name(name))
-        });
-        ids.sort_unstable();
         ids
     }
 }
@@ -313,11 +347,14 @@ fn by_suffix(pattern: &Pattern) -> bool {
     pattern.literal_suffix().len() > pattern.literal_prefix().len()
 }
 
+/// What is looked up of a pattern: as much of its longer literal end as the table takes.
 fn literal(pattern: &Pattern) -> &[u8] {
     if by_suffix(pattern) {
-        pattern.literal_suffix()
+        let suffix = pattern.literal_suffix();
+        &suffix[suffix.len().saturating_sub(literals::LONGEST)..]
     } else {
-        pattern.literal_prefix()
+        let prefix = pattern.literal_prefix();
+        &prefix[..prefix.len().min(literals::LONGEST)]
     }
 }
 
@@ -338,18 +375,19 @@ mod tests {
         let find = |name: &str| {
             let name = ChannelName::new(name).unwrap();
             let mut found = Matches::default();
-            patterns.update(&name, &mut found);
+            patterns.update(&name, &mut found, usize::MAX).unwrap();
             found.ids.map(|ids| ids.to_vec()).unwrap_or_default()
         };
         assert_eq!(find("a/b"), [ids[0], ids[1], ids[2], ids[3]]);
         assert_eq!(find("a/x/c"), [ids[0], ids[4], ids[5]]);
         assert_eq!(find("x"), [ids[0]]);
         let mut found = Matches::default();
-        patterns.update(&ChannelName::new("x").unwrap(), &mut found);
+        let x = ChannelName::new("x").unwrap();
+        patterns.update(&x, &mut found, usize::MAX).unwrap();
         patterns.unlisten(ids[0], 0, 5);
         assert_eq!(patterns.forget(5), Some(60_005));
         assert_eq!(patterns.forget(60_005), None);
-        patterns.update(&ChannelName::new("x").unwrap(), &mut found);
+        patterns.update(&x, &mut found, usize::MAX).unwrap();
         assert_eq!(found.ids, None, "what has left is dropped");
     }
 
@@ -367,15 +405,26 @@ mod tests {
                 let unique = Arc::new(Pattern::new(format!("**{round}x{n}"), 99).unwrap());
                 for pattern in [pattern, unique] {
                     all.push((
-                        patterns.listen(&pattern, 0, Default::default(), 999).unwrap(),
+                        patterns.listen(&pattern, 0, Default::default(), 9_999).unwrap(),
                         pattern,
                     ));
                 }
             }
             let before = matches.newest;
-            let looked = patterns.matching(&name, before);
+            let looked = patterns.candidates(&name, before);
             assert!(looked.iter().all(|id| *id > before));
-            patterns.update(&name, &mut matches);
+            // Where that is too much at a time it is compared elsewhere, and comes to the same.
+            let mut elsewhere = matches.clone();
+            if let Err(candidates) = patterns.update(&name, &mut elsewhere, 0) {
+                let mut comparison = patterns.comparison(&name, &elsewhere, &candidates);
+                comparison.run();
+                patterns.compared(&mut elsewhere, comparison);
+            } else {
+                assert!(round > 2, "no pattern of that round may match");
+            }
+            patterns.update(&name, &mut matches, usize::MAX).unwrap();
+            assert_eq!(matches.ids, elsewhere.ids);
+            assert!(patterns.is_current(&elsewhere));
             let mut expected: Vec<u32> = all
                 .iter()
                 .filter(|(_, pattern)| pattern.matches_name(&name))
@@ -385,7 +434,7 @@ mod tests {
             expected.dedup();
             assert_eq!(matches.ids.as_deref().unwrap_or_default(), expected);
             let kept = matches.ids.clone();
-            patterns.update(&name, &mut matches);
+            patterns.update(&name, &mut matches, 0).unwrap();
             assert!(
                 kept.zip(matches.ids.clone())
                     .is_none_or(|(a, b)| Arc::ptr_eq(&a, &b))
@@ -416,5 +465,22 @@ mod tests {
         );
         assert!(patterns.get(ids[1]).is_none());
         assert_eq!(listen(&mut patterns, 12), None);
+    }
+
+    #[test]
+    fn patterns_that_have_to_be_searched_for_count_as_several() {
+        let mut patterns = Patterns::default();
+        let mut listen = |text: &str| {
+            let pattern = Arc::new(Pattern::new(text, 99).unwrap());
+            patterns.listen(&pattern, 0, Default::default(), 20)
+        };
+        assert!(listen("**a**").is_some());
+        assert!(listen("**b**").is_some());
+        assert_eq!(listen("**c**"), None, "two weigh 16 of 20");
+        for text in ["a/*", "b/*", "c/*", "d/*"] {
+            assert!(listen(text).is_some());
+        }
+        assert_eq!(listen("e/*"), None);
+        assert!(listen("**a**").is_some(), "it is there already");
     }
 }

@@ -217,6 +217,10 @@ impl Server {
             Some(store) => Hub::with_broker(hub_options(&config)?, store),
             None => Hub::new(hub_options(&config)?),
         };
+        hub.set_work_clock(|| {
+            let time = platform::thread_time().unwrap_or_default();
+            u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+        });
         let hub = Arc::new(hub);
         let trouble = Arc::new(Trouble::default());
         if let Some(log) = &log {

@@ -44,7 +44,10 @@ pub enum ListenError {
     )]
     TooManyChannels(usize),
     /// See [`Options::patterns`](super::Options::patterns).
-    #[error("there are {0} patterns already: raise limits.patterns_total, or use fewer different ones")]
+    #[error(
+        "there are {0} patterns already (one such as **b** or a*b* counts as 8 or more): raise limits.patterns_total, or use \
+         fewer different ones"
+    )]
     TooManyPatterns(usize),
     /// The listener may have no more, see [`Options::parts`](super::Options::parts).
     #[error(transparent)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Hub;
 use super::state::{Entry, State};
 use crate::broker::{BrokerError, Fetch, Page, StoredChannel, Want};
-use crate::channel::{ChannelId, ChannelName};
+use crate::channel::{Channel, ChannelId, ChannelName};
 use crate::pattern::Pattern;
 use crate::position::Position;
 use crate::publication::Publication;
@@ -15,6 +15,12 @@ pub(crate) const VALUES: usize = 16;
 
 /// A pattern that matches little must not look at a million channels for one page of a list.
 const LOOK_AT: usize = 20_000;
+
+/// So many channels are looked at in one hold of the lock.
+const STRIDE: usize = 256;
+
+/// The names of one page of a list are compared with its pattern for so many steps, a few milliseconds.
+const COMPARED: usize = 100_000;
 
 /// A piece of the store's list counts as so many, also if it is shorter: what it looked at is not known.
 const FRUITLESS: usize = LOOK_AT / 16;
@@ -121,8 +127,14 @@ impl Hub {
     ) -> Answer<Vec<Option<Arc<Publication>>>> {
         let (mut found, mut missing) = (Vec::with_capacity(names.len()), Vec::new());
         {
-            let state = self.state();
+            let mut state = self.state();
             for (index, name) in names.iter().enumerate() {
+                state.steps += 4;
+                if !state.has_time() {
+                    drop(state);
+                    self.let_others();
+                    state = self.state();
+                }
                 found.push(match state.value_of(name) {
                     Value::Here(value) => Some(value),
                     Value::None => None,
@@ -244,7 +256,7 @@ impl Hub {
         match after.checked_sub(STORED) {
             Some(after) => from = after,
             None => {
-                let next = self.state().summaries(pattern, after, limit, &mut found);
+                let next = self.summaries(pattern, after, limit, &mut found);
                 if next.is_some() {
                     return (found, next);
                 }
@@ -253,15 +265,22 @@ impl Hub {
         let Some(broker) = &self.broker else {
             return (found, None);
         };
-        let mut looked = 0;
-        while found.len() < limit && looked < LOOK_AT {
-            let (stored, next) = broker.channels(from, limit - found.len());
+        let (mut looked, mut left) = (0, COMPARED);
+        while found.len() < limit && looked < LOOK_AT && left > 0 {
+            let (stored, next) = broker.channels(from, STRIDE.min(limit - found.len()));
             looked += stored.len().max(FRUITLESS);
-            let state = self.state();
-            let matching = stored
-                .into_iter()
-                .filter(|stored| pattern.is_none_or(|pattern| pattern.matches_name(&stored.name)));
-            found.extend(matching.filter_map(|stored| state.stored_summary(stored)));
+            let matching = stored.into_iter().filter(|stored| {
+                left = left.saturating_sub(steps(pattern, &stored.name));
+                pattern.is_none_or(|pattern| pattern.matches_name(&stored.name))
+            });
+            let matching: Vec<StoredChannel> = matching.collect();
+            let mut state = self.state_for_long();
+            state.steps += 4 * matching.len();
+            found.extend(
+                matching
+                    .into_iter()
+                    .filter_map(|stored| state.stored_summary(stored)),
+            );
             match next {
                 Some(next) => from = next,
                 None => return (found, None),
@@ -269,6 +288,50 @@ impl Hub {
         }
         (found, Some(STORED + from))
     }
+
+    /// Channels of which the store has nothing to tell. Returns where to go on, if there are more. Names are compared without
+    /// the lock.
+    fn summaries(
+        &self,
+        pattern: Option<&Pattern>,
+        mut after: u64,
+        limit: usize,
+        found: &mut Vec<ChannelSummary>,
+    ) -> Option<u64> {
+        let (mut looked, mut left) = (0, COMPARED);
+        loop {
+            let channels = self.state_for_long().made_after(after);
+            let mut matching = Vec::new();
+            for (made, channel) in channels {
+                if left == 0 || found.len() + matching.len() == limit {
+                    break;
+                }
+                (after, looked) = (made, looked + 1);
+                left = left.saturating_sub(steps(pattern, &channel.name));
+                if pattern.is_none_or(|pattern| pattern.matches_name(&channel.name)) {
+                    matching.push((made, channel.id));
+                }
+            }
+            let mut state = self.state_for_long();
+            let more = state.made.range(after + 1..).next().is_some();
+            state.steps += 8 * matching.len();
+            let listed = matching.into_iter();
+            found.extend(listed.filter_map(|(made, id)| state.summary(made, id)));
+            drop(state);
+            if !more {
+                return None;
+            }
+            if found.len() == limit || looked >= LOOK_AT || left == 0 {
+                return Some(after);
+            }
+            self.let_others();
+        }
+    }
+}
+
+/// What it takes to compare a name with a pattern, if there is one.
+fn steps(pattern: Option<&Pattern>, name: &ChannelName) -> usize {
+    pattern.map_or(1, |pattern| pattern.steps(name.as_bytes().len()))
 }
 
 impl State {
@@ -294,32 +357,23 @@ impl State {
         self.revive(stored).map(Arc::new)
     }
 
-    /// Channels of which the store has nothing to tell. Returns where to go on, if there are more.
-    fn summaries(
-        &self,
-        pattern: Option<&Pattern>,
-        after: u64,
-        limit: usize,
-        found: &mut Vec<ChannelSummary>,
-    ) -> Option<u64> {
-        for (looked, (made, id)) in self.made.range(after + 1..).enumerate() {
-            if found.len() == limit || looked == LOOK_AT {
-                return Some(made - 1);
-            }
-            let Some(entry) = self.channel(*id) else { continue };
-            let name = &entry.channel.name;
-            if pattern.is_some_and(|pattern| !pattern.matches_name(name)) {
-                continue;
-            }
-            let store = self.broker.as_ref().filter(|_| entry.channel.is_stored());
-            let listed = store
-                .and_then(|broker| broker.channel(name))
-                .is_some_and(|stored| stored.keeps());
-            if !listed {
-                found.push(entry.summary(*made));
-            }
+    /// The next channels in the order in which they were made.
+    fn made_after(&mut self, after: u64) -> Vec<(u64, Arc<Channel>)> {
+        self.steps += STRIDE;
+        let next = self.made.range(after + 1..).take(STRIDE);
+        next.filter_map(|(made, id)| Some((*made, self.channel(*id)?.channel.clone())))
+            .collect()
+    }
+
+    /// A channel, unless the store has something to tell of it.
+    fn summary(&self, made: u64, id: ChannelId) -> Option<ChannelSummary> {
+        let entry = self.channel(id)?;
+        let store = self.broker.as_ref().filter(|_| entry.channel.is_stored());
+        let stored = store.and_then(|broker| broker.channel(&entry.channel.name));
+        if stored.is_some_and(|stored| stored.keeps()) {
+            return None;
         }
-        None
+        Some(entry.summary(made))
     }
 
     fn stored_summary(&self, stored: StoredChannel) -> Option<ChannelSummary> {

@@ -2,12 +2,12 @@
 
 use std::cmp::Reverse;
 
-use super::state::State;
+use super::state::{Behind, State};
 use crate::Time;
 use crate::room::Room;
 
-/// So many publications leave, or channels are looked at, before the lock is given back.
-const PIECE: usize = 4096;
+/// So many idempotency keys are forgotten, or members leave a channel, in one hold of the lock.
+const PIECE: usize = 128;
 
 /// Housekeeping that could be done a moment later is done together: a wake-up costs more than a second's delay matters.
 const SLACK: Time = 1_000;
@@ -15,44 +15,61 @@ const SLACK: Time = 1_000;
 /// While something is kept, the hub wants to be told the time at least this often, see [`State::clock`].
 const HEARTBEAT: Time = 1_800_000;
 
+/// What a piece of housekeeping has done.
+pub(super) struct Ticked {
+    /// The shards that have something to deliver.
+    pub(super) audience: u64,
+    /// There is more to do now, in another hold of the lock.
+    pub(super) more: bool,
+    /// What has to be done first, without the lock: somebody has left a channel that has to be compared.
+    pub(super) behind: Option<Behind>,
+}
+
 impl State {
-    /// Does what is due, and returns the shards that have something to deliver.
-    pub(super) fn tick(&mut self, now: Time) -> u64 {
-        let mut left = PIECE;
-        while left > 0 && self.slide(now) {
-            left -= 1;
+    /// Does a piece of what is due.
+    pub(super) fn tick(&mut self, now: Time) -> Ticked {
+        while self.has_time() && self.slide(now) {}
+        while self.has_time() && self.expire(now) {}
+        let idle = self.forget_idle(now, false);
+        let keys = self.has_time() && self.keys.forget(now, PIECE);
+        let patterns = self.has_time() && self.patterns.forget(now).is_some_and(|at| at <= now);
+        self.steps += PIECE * (usize::from(keys) + usize::from(patterns));
+        let crowded = self.enforce_ceilings();
+        let (audience, behind) = self.announce_presence(now);
+        Ticked {
+            audience,
+            more: !self.has_time() || idle || keys || patterns || crowded || behind.is_some(),
+            behind,
         }
-        while left > 0 && self.expire(now) {
-            left -= 1;
-        }
-        self.forget_idle(now, false);
-        self.keys.forget(now);
-        self.patterns.forget(now);
-        self.announce_presence(now)
     }
 
-    fn announce_presence(&mut self, now: Time) -> u64 {
+    fn announce_presence(&mut self, now: Time) -> (u64, Option<Behind>) {
         let limits = self.options.presence;
         let mut audience = 0;
         while let Some(Reverse((at, id))) = self.presence_due.peek().copied() {
-            if at > now {
+            if at > now || !self.has_time() {
                 break;
+            }
+            if let Some(behind) = self.compare(&[id]) {
+                return (audience, Some(behind));
             }
             self.presence_due.pop();
             self.presence_due.tidy();
+            self.steps += 1;
             let Some(presence) = self.channel_mut(id).and_then(|entry| entry.presence.as_mut()) else {
                 continue;
             };
-            let (bodies, gone) = presence.due(at, now, &limits);
+            let (bodies, gone) = presence.due(at, (now, PIECE), &limits);
             let next = presence.ask();
             self.presence_due.extend(next.map(|at| Reverse((at, id))));
+            self.steps += 4 * gone.len();
             self.release_members(gone);
             for body in bodies {
                 audience |= self.append_memory(&[id], body, 0, now).1;
             }
             self.maybe_idle(id, now);
         }
-        audience
+        (audience, None)
     }
 
     /// When an append makes something due, at the latest: cheaper than to ask everything.

@@ -1,16 +1,20 @@
 //! Reading on from a cursor: the one operation behind live, resume, slow and catching up.
 
 mod stored;
+mod verdicts;
 mod ways;
 
 use std::sync::Arc;
 
+use super::held::HOLD;
 use super::state::State;
 use crate::broker::{Fetch, Page};
 use crate::channel::{Channel, ChannelId};
 use crate::pattern::Pattern;
 use crate::position::{Position, Source};
 use crate::publication::Publication;
+
+pub(super) use verdicts::{Verdicts, Work};
 
 /// A channel that is read.
 #[derive(Clone, Copy, Debug)]
@@ -133,14 +137,15 @@ impl Ord for Head {
 }
 
 impl State {
+    /// Reads a page, as far as one hold of the lock allows. If `work` names something that is unknown then, that has to be
+    /// learned first, and the page is to be read again.
     pub(super) fn read(
         &self,
         selection: &Selection<'_>,
-        from: Position,
-        until: Position,
+        (from, until): (Position, Position),
         limits: Limits,
         page: Option<&Page>,
-        out: &mut Vec<Item>,
+        (work, out): (&mut Work<'_>, &mut Vec<Item>),
     ) -> Read {
         let cold_until = self.hot_from.min(until.durable);
         if page.is_none() && from.durable < cold_until && self.selects_durable(selection, from.durable) {
@@ -159,6 +164,8 @@ impl State {
                 at: from,
             }));
         }
+        // Each has a log to look at.
+        work.steps += 4 * selection.channels.len() + selection.patterns.len();
         let mut gone = self.gone(selection, from);
         gone.extend(page.into_iter().flat_map(|page| self.stored_gone(page, from)));
         gone.extend(page.into_iter().flat_map(|page| self.stored_lost(page, from)));
@@ -177,6 +184,7 @@ impl State {
             limits,
             told: vec![None; gone.len()],
             gone,
+            work,
             out,
             shown: 0,
             bytes: 0,
@@ -249,7 +257,7 @@ impl Gone {
 }
 
 /// How far a reading has come.
-struct Reader<'a> {
+struct Reader<'a, 'v> {
     state: &'a State,
     /// Where the reading began.
     from: Position,
@@ -261,6 +269,7 @@ struct Reader<'a> {
     /// What is gone, and how much had been handed out when that was told last.
     gone: Vec<Gone>,
     told: Vec<Option<usize>>,
+    work: &'a mut Work<'v>,
     out: &'a mut Vec<Item>,
     shown: usize,
     bytes: usize,
@@ -274,7 +283,7 @@ enum Verdict {
     End(Read),
 }
 
-impl Reader<'_> {
+impl Reader<'_, '_> {
     /// Takes what comes next, unless it lies beyond the end, or the limits are reached.
     fn take(&mut self, head: Head) -> Option<Read> {
         match self.verdict(&head) {
@@ -289,13 +298,14 @@ impl Reader<'_> {
         }
         // Never so before the first publication: a page makes progress, however many gaps it tells.
         if self.shown >= self.limits.items || self.bytes > 0 && self.bytes >= self.limits.bytes {
-            return Some(Read::Page {
-                reached: self.position,
-                more: true,
-            });
+            return Some(self.pause());
         }
+        self.work.steps += 1;
         match head.from {
             From::Publication(publication) => {
+                if let Some(end) = self.afford_islands(&publication) {
+                    return Some(end);
+                }
                 let islands = self.islands(&publication);
                 for index in &islands {
                     self.tell_gone(*index);
@@ -352,7 +362,7 @@ impl Reader<'_> {
                         .any(|place| place.channel.name == channel.name)
             }
             (None, Some(pattern)) => publication.places.iter().any(|place| {
-                pattern.matches_name(&place.channel.name)
+                self.work.verdicts.matches(pattern, &place.channel.name)
                     && match self.state.channel(place.channel.id) {
                         Some(entry) => entry.log.trimmed.gaps_after(Position::default()).any(precedes),
                         // Forgotten, with everything it had.
@@ -366,6 +376,50 @@ impl Reader<'_> {
             .filter(|(_, gone)| !gone.presence && !gone.alone && is_island(gone))
             .map(|(index, _)| index)
             .collect()
+    }
+
+    /// The patterns of which something is gone are compared with what is shown: see [`Reader::afford`].
+    fn afford_islands(&mut self, publication: &Publication) -> Option<Read> {
+        let gone = self.gone.iter().filter(|gone| !gone.presence);
+        let patterns: Vec<Arc<Pattern>> = gone.filter_map(|gone| gone.pattern.clone()).collect();
+        if patterns.is_empty() || publication.body.is_presence() {
+            return None;
+        }
+        self.afford(publication, &patterns)
+    }
+
+    /// May a publication still be compared with these patterns in this hold of the lock? If not, the page ends before it. If it
+    /// would be the first one of the page, it is noted what has to be learned without the lock.
+    fn afford(&mut self, publication: &Publication, patterns: &[Arc<Pattern>]) -> Option<Read> {
+        let names = || publication.places.iter().map(|place| &place.channel.name);
+        let steps = self.work.verdicts.steps(patterns, names());
+        if self.work.steps + steps <= HOLD {
+            self.work.steps += steps;
+            return None;
+        }
+        if self.position == self.from && self.shown == 0 {
+            if steps <= names().count() * patterns.len() {
+                // All of it is known: it is much, but there is no progress without it.
+                self.work.steps += steps;
+                return None;
+            }
+            let pairs = names().flat_map(|name| patterns.iter().map(move |p| (p.clone(), name.clone())));
+            self.work.unknown.extend(pairs);
+        }
+        Some(self.pause())
+    }
+
+    /// The page ends here, and the next one begins here.
+    fn pause(&self) -> Read {
+        Read::Page {
+            reached: self.position,
+            more: true,
+        }
+    }
+
+    /// Has as much been done as one hold of the lock allows? Not before the page has come any further.
+    fn is_spent(&self) -> bool {
+        self.work.steps >= HOLD && self.position != self.from
     }
 
     /// Tells of something gone ahead of its place; the position stays, so it will be told again there.
@@ -418,6 +472,11 @@ impl Reader<'_> {
             durable: self.position.durable.max(at.durable.min(self.until.durable)),
             memory: self.position.memory.max(at.memory.min(self.until.memory)),
         };
+    }
+
+    /// Does it lie before the end?
+    fn is_within(&self, head: &Head) -> bool {
+        self.until.covers(head.source, head.at)
     }
 
     fn verdict(&mut self, head: &Head) -> Verdict {

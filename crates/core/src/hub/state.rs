@@ -2,7 +2,10 @@
 
 mod append;
 mod charges;
+mod compare;
 mod trim;
+
+pub(super) use compare::Behind;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
@@ -13,6 +16,7 @@ use rustc_hash::FxHashMap;
 
 use self::charges::Charges;
 pub(super) use self::charges::queued;
+use super::held::{HOLD, Hold};
 use super::submit::Submitted;
 use super::{ListenError, Options, PublishError, Stats};
 use crate::Time;
@@ -39,8 +43,11 @@ const NAME_OVERHEAD: usize = 64;
 /// Names may take this part of the memory of all logs: they must not push out everybody's history.
 const NAMES_PART: usize = 2;
 
-/// So many channels are forgotten before the lock is given back.
-const FORGOTTEN_AT_ONCE: usize = 1024;
+/// So many idle channels are forgotten in one hold of the lock.
+const FORGOTTEN_AT_ONCE: usize = 256;
+
+/// Forgetting a channel takes so many steps: it leaves several tables.
+const FORGOTTEN: usize = 8;
 
 /// A channel in which nothing was ever published stays for so long when nobody needs it, in milliseconds.
 const UNUSED_STAY: Time = 1_000;
@@ -94,16 +101,28 @@ pub(super) const BUSY: Time = Time::MAX;
 
 /// There is no room for one more channel.
 pub(super) enum Full {
-    /// There are too many, this many.
-    Channels(usize),
+    /// There are too many.
+    Channels {
+        /// This many.
+        number: usize,
+        /// There may be room all the same: not all idle ones have been looked at in this hold of the lock.
+        again: bool,
+    },
     /// Its payer may have no more.
     Quota(OverQuota),
+}
+
+impl Full {
+    /// Is it worth another hold of the lock?
+    pub(super) fn is_to_be_tried_again(&self) -> bool {
+        matches!(self, Self::Channels { again: true, .. })
+    }
 }
 
 impl From<Full> for PublishError {
     fn from(full: Full) -> Self {
         match full {
-            Full::Channels(number) => PublishError::TooManyChannels(number),
+            Full::Channels { number, .. } => PublishError::TooManyChannels(number),
             Full::Quota(over) => PublishError::Quota(over),
         }
     }
@@ -112,7 +131,7 @@ impl From<Full> for PublishError {
 impl From<Full> for ListenError {
     fn from(full: Full) -> Self {
         match full {
-            Full::Channels(number) => ListenError::TooManyChannels(number),
+            Full::Channels { number, .. } => ListenError::TooManyChannels(number),
             Full::Quota(over) => ListenError::Quota(over),
         }
     }
@@ -173,6 +192,12 @@ pub(super) struct State {
     published: u64,
     /// Messages that were answered when they were taken, and could then not be stored.
     pub(super) lost: u64,
+    /// What a channel has let go in this hold of the lock, of which its patterns have not been told yet.
+    untold: Option<compare::Untold>,
+    /// What has been done in this hold of the lock, in steps.
+    pub(super) steps: usize,
+    /// The longest hold so far.
+    pub(super) longest: Hold,
 }
 
 impl State {
@@ -219,7 +244,15 @@ impl State {
             catching_up: false,
             published: 0,
             lost: 0,
+            untold: None,
+            steps: 0,
+            longest: Hold::default(),
         }
+    }
+
+    /// May more be done in this hold of the lock? If not, it is given back first.
+    pub(super) fn has_time(&self) -> bool {
+        self.steps < HOLD
     }
 
     /// The time, never going back. When it jumps ahead by more than an hour while something is kept, it stands still, and
@@ -294,8 +327,11 @@ impl State {
             .take(limit)
             .map(|(made, id)| (*made, *id))
             .collect();
-        for (_, id) in &found {
+        for (made, id) in &found {
             self.renew_namespace(*id);
+            if !self.has_time() {
+                return Some(*made);
+            }
         }
         found
             .last()
@@ -307,6 +343,10 @@ impl State {
         let Some(entry) = self.entries.get_mut(id.slot as usize) else {
             return;
         };
+        // Each rule may have to be compared.
+        let rules = self.options.namespaces.listed.iter();
+        let length = entry.channel.name.as_bytes().len();
+        self.steps += 2 + rules.map(|(rule, _)| rule.steps(length)).sum::<usize>();
         let mut namespace = self.options.namespaces.of(&entry.channel.name).clone();
         if namespace.durability != entry.channel.durability {
             namespace = Arc::new(Namespace {
@@ -320,8 +360,9 @@ impl State {
         entry.namespace = namespace.clone();
         entry.channel.set_namespace(namespace);
         let now = self.last_time;
-        self.settle(id, now);
-        self.expire_next(id, now);
+        if self.settle(id, now) {
+            self.expire_next(id, now);
+        }
     }
 
     /// Finds a channel, or makes it, for whoever pays until [`State::maybe_idle`] finds that nobody needs it.
@@ -335,11 +376,14 @@ impl State {
             self.forget_unused(Time::MAX, UNUSED_AT_ONCE);
         }
         if !self.has_room(name) {
-            self.forget_idle(now, true);
-        }
-        if !self.has_room(name) {
-            self.forget_charge(payer, name_cost(name));
-            return Err(Full::Channels(self.entries.len()));
+            let again = self.forget_idle(now, true);
+            if !self.has_room(name) {
+                self.forget_charge(payer, name_cost(name));
+                return Err(Full::Channels {
+                    number: self.entries.len(),
+                    again,
+                });
+            }
         }
         let id = self.make(name);
         self.entries[id.slot as usize].payer = payer;
@@ -433,7 +477,7 @@ impl State {
         names: &[ChannelName],
         payer: Payer,
         now: Time,
-    ) -> Result<Few<ChannelId>, PublishError> {
+    ) -> Result<Few<ChannelId>, Full> {
         let mut ids = Few::default();
         for name in names {
             match self.open(name, payer, now) {
@@ -444,15 +488,18 @@ impl State {
         }
         // To make room for the last, the first may have been forgotten: nobody needed them yet.
         if ids.iter().any(|id| self.channel(*id).is_none()) {
-            let full = Full::Channels(self.entries.len());
+            let full = Full::Channels {
+                number: self.entries.len(),
+                again: false,
+            };
             return Err(self.abandon(&ids, full, now));
         }
         Ok(ids)
     }
 
-    fn abandon(&mut self, ids: &[ChannelId], full: Full, now: Time) -> PublishError {
+    fn abandon(&mut self, ids: &[ChannelId], full: Full, now: Time) -> Full {
         ids.iter().for_each(|id| self.maybe_idle(*id, now));
-        full.into()
+        full
     }
 
     /// If nobody needs the channel, it may be forgotten, and is charged to nobody.
@@ -478,15 +525,23 @@ impl State {
         self.release(id);
     }
 
-    /// Forgets channels that have been idle for long enough; all idle ones if there are too many.
-    pub(super) fn forget_idle(&mut self, now: Time, all: bool) {
+    /// Forgets channels that have been idle for long enough; all idle ones if there are too many. Is it to go on in another
+    /// hold of the lock?
+    pub(super) fn forget_idle(&mut self, now: Time, all: bool) -> bool {
         let mut left = self.forget_unused(if all { Time::MAX } else { now }, FORGOTTEN_AT_ONCE);
+        if left == 0 {
+            return true;
+        }
         while let Some((since, id)) = self.idle.front().copied() {
-            if left == 0 || !all && since.saturating_add(self.options.forget_after) > now {
-                return;
+            if !all && since.saturating_add(self.options.forget_after) > now {
+                return false;
+            }
+            if left == 0 || !self.has_time() {
+                return true;
             }
             self.idle.pop_front();
             self.idle.tidy();
+            self.steps += 1;
             let awaited = self.awaited.contains_key(&id);
             // It was needed in between, and is queued again when it no longer is.
             let Some(entry) = self.channel_mut(id).filter(|e| e.idle == since) else {
@@ -499,6 +554,7 @@ impl State {
                 entry.idle = BUSY;
             }
         }
+        false
     }
 
     /// Forgets channels in which nothing was ever published, when they have been idle for a moment: nothing of them can be
@@ -510,6 +566,7 @@ impl State {
                 break;
             }
             self.unused.pop_front();
+            self.steps += 1;
             left -= 1;
             let awaited = self.awaited.contains_key(&id);
             let is_idle = |entry: &Entry| entry.idle == since && entry.is_idle();
@@ -530,6 +587,8 @@ impl State {
     }
 
     fn forget(&mut self, id: ChannelId) {
+        self.tell_patterns();
+        self.steps += FORGOTTEN;
         let entry = self.entries.remove(id.slot as usize);
         self.names_bytes -= name_cost(&entry.channel.name);
         self.release_forgotten(&entry);
@@ -546,7 +605,7 @@ impl State {
         }
     }
 
-    /// Something of the channel waits for the store.
+    /// Something of the channel waits for the store, or for a comparison: it is not forgotten.
     pub(super) fn await_store(&mut self, id: ChannelId) {
         *self.awaited.entry(id).or_default() += 1;
         if let Some(entry) = self.channel_mut(id) {
@@ -554,7 +613,7 @@ impl State {
         }
     }
 
-    /// The store has answered.
+    /// The store has answered, or the comparison is done.
     pub(super) fn answered(&mut self, id: ChannelId, now: Time) {
         if let Some(count) = self.awaited.get_mut(&id) {
             *count -= 1;

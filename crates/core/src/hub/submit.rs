@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use super::state::{State, queued};
+use super::state::{Behind, State, queued};
 use super::{Answer, Completion, Hub, Later, PublishError, Published, Receipt};
 use crate::Time;
 use crate::broker::{BrokerError, Committed, Delete, Deletion, Outcome, Submission};
 use crate::channel::{ChannelId, ChannelName};
 use crate::few::Few;
-use crate::idempotency::{Claim, Scope, digest};
+use crate::idempotency::{Claim, Known, Scope, digest};
 use crate::namespace::Durability;
 use crate::position::Position;
 use crate::publication::{Body, Message, Place, Places};
+use crate::quota::Payer;
 use crate::room::Room;
 
 /// What waits for the store's answer. Its channels are not forgotten meanwhile.
@@ -40,6 +41,8 @@ struct Answers {
     published: Vec<(Completion, Result<Receipt, PublishError>)>,
     deleted: Vec<(Later<usize>, Result<usize, BrokerError>)>,
     audience: u64,
+    /// What was deleted in the store, and is to leave memory now.
+    deleting: Option<(ChannelId, Delete)>,
 }
 
 impl Hub {
@@ -60,7 +63,11 @@ impl Hub {
         let answer = if state.is_stored(name) {
             state.submit_deletion(name, what, now, later)
         } else {
-            Ok(Answer::Ready(state.delete(name, what, now)))
+            let (channel, until) = (state.find_id(name), state.visible);
+            drop(state);
+            let deleted = channel.map_or(0, |channel| self.delete_in(channel, what, until, now));
+            state = self.state();
+            Ok(Answer::Ready(deleted))
         };
         let deadline = state.deadline();
         drop(state);
@@ -68,18 +75,54 @@ impl Hub {
         answer
     }
 
+    /// Forgets what memory has of a channel, and had at `until`.
+    fn delete_in(&self, channel: ChannelId, what: Delete, until: Position, now: Time) -> usize {
+        let mut deleted = 0;
+        loop {
+            let (count, more) = self.state_for_long().delete_in(channel, what, until, now);
+            deleted += count;
+            if !more {
+                return deleted;
+            }
+            self.let_others();
+        }
+    }
+
     /// The broker tells what became of submissions and deletions, in the order of its positions.
     pub fn commit(&self, batch: Vec<Committed>, now: Time) {
         let mut answers = Answers::default();
-        let mut state = self.state();
+        let mut state = self.state_for_long();
         let now = state.clock(now);
         for committed in batch {
+            // Nobody else tells of the store, so the order stays the same where the lock is given back in between.
+            if !state.has_time() {
+                drop(state);
+                self.let_others();
+                state = self.state_for_long();
+            }
+            while let Some(mut behind) = state.compare_committed(&committed, now) {
+                drop(state);
+                behind.run();
+                state = self.state_for_long();
+                state.compared(behind, now);
+            }
             state.committed(committed, &mut answers, now);
+            while let Some((channel, what)) = answers.deleting.take() {
+                let until = state.visible;
+                drop(state);
+                self.delete_in(channel, what, until, now);
+                state = self.state_for_long();
+                state.answered(channel, now);
+            }
         }
         let deadline = state.append_deadline(now);
+        let crowded = state.enforce_ceilings();
         drop(state);
         self.due(deadline);
         self.wake(answers.audience);
+        if crowded {
+            self.make_room();
+        }
         for (completion, result) in answers.published {
             completion(result);
         }
@@ -90,6 +133,29 @@ impl Hub {
 }
 
 impl State {
+    /// The answer to a message whose idempotency key was used before; none: it was not, and is now.
+    pub(super) fn answer_known(
+        &mut self,
+        claim: &Claim,
+        payer: Payer,
+        now: Time,
+        later: &mut dyn FnMut() -> Completion,
+    ) -> Option<Result<Published, PublishError>> {
+        Some(match self.keys.claim(claim, payer, now) {
+            Known::New => return None,
+            Known::Done(receipt) => Ok(Published::Visible(receipt)),
+            Known::Remembered(position, places) => {
+                Ok(Published::Visible(self.remembered(position, &places, now)))
+            }
+            Known::Accepted => Ok(Published::Accepted),
+            Known::Conflict => Err(PublishError::Conflict),
+            Known::Pending => {
+                self.keys.wait(&claim.scope, later());
+                Ok(Published::Pending)
+            }
+        })
+    }
+
     /// Several channels with different durability: the strictest wins.
     pub(super) fn durability(&self, channels: &[ChannelId]) -> Durability {
         let entries = channels.iter().filter_map(|id| self.channel(*id));
@@ -241,6 +307,28 @@ impl State {
         Ok(Answer::Later)
     }
 
+    /// See [`State::compare`]: of the channels that a publication is about to appear in.
+    fn compare_committed(&mut self, committed: &Committed, now: Time) -> Option<Behind> {
+        if self.patterns.is_empty() || !matches!(committed.result, Ok(Outcome::Published { .. })) {
+            return None;
+        }
+        let Some(Submitted::Publication { message, awaited, .. }) = self.submitted.get(&committed.ticket)
+        else {
+            return None;
+        };
+        if message.channels.len() == 1 && awaited.len() == 1 {
+            let only = awaited[0];
+            return self.compare(&[only]);
+        }
+        let message = message.clone();
+        let ids: Vec<ChannelId> = message
+            .channels
+            .iter()
+            .map(|name| self.open_stored(name, now))
+            .collect();
+        self.compare(&ids)
+    }
+
     fn committed(&mut self, committed: Committed, answers: &mut Answers, now: Time) {
         let Committed { ticket, result } = committed;
         let submitted = self.submitted.remove(&ticket);
@@ -284,12 +372,14 @@ impl State {
                 let result = match result {
                     Ok(Outcome::Deleted { count, .. }) => {
                         // Whatever memory has of it was committed before.
-                        self.delete_in(channel, what, now);
+                        answers.deleting = Some((channel, what));
                         Ok(count)
                     }
-                    result => Err(no_outcome(result)),
+                    result => {
+                        self.answered(channel, now);
+                        Err(no_outcome(result))
+                    }
                 };
-                self.answered(channel, now);
                 answers.deleted.push((completion, result));
             }
             None => {}

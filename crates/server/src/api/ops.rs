@@ -1,6 +1,7 @@
 //! For the operator: readiness, figures, reload.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::logging;
 use crate::metrics::Gauges;
@@ -61,6 +62,7 @@ pub(super) fn reload(answer: Answer<'_>) -> Result<(), Refused> {
 
 pub(super) fn gauges(shared: &Shared) -> Gauges {
     let stats = shared.hub.stats();
+    let longest = shared.hub.longest_hold();
     let mut realms = shared.hub.trimmed_early();
     // A counter that is there from the start can be watched before it first moves.
     realms.entry(0).or_default();
@@ -81,6 +83,10 @@ pub(super) fn gauges(shared: &Shared) -> Gauges {
         memory_held: shared.memory.held() as u64,
         memory_limit: shared.memory.limit() as u64,
         gateway_holds: [true, false].map(|is_proved| shared.gateways.held_by(is_proved) as u64),
+        longest_hold: (
+            longest.steps as u64,
+            Duration::from_nanos(longest.nanoseconds).as_secs_f64(),
+        ),
         trimmed: realms
             .into_iter()
             .map(|(realm, count)| (realm_name(realm), count))

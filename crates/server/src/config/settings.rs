@@ -174,7 +174,8 @@ section! {
         subscriptions "subscriptions": usize = "1000" => values::count_from(1);
         /// The most patterns that one connection may listen to.
         patterns "patterns": usize = "20" => values::count_from(0);
-        /// The most different patterns in the whole server.
+        /// The most different patterns in the whole server. One counts as 8 or more if the server has to search a channel's
+        /// name for its middle, as for `**b**` or `a*b*`; `a/*`, `**/b` and `a/*/b/**` count once.
         patterns_total "patterns_total": usize = "10000" => values::count_from(0);
         /// The longest pattern.
         pattern_length "pattern_length": usize = "1KiB" => values::size(1, MAX_CHANNEL_NAME);

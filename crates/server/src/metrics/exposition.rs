@@ -32,6 +32,8 @@ pub struct Gauges {
     pub memory_limit: u64,
     /// Requests that wait behind gateways which proved that they are the site's own, and behind others.
     pub gateway_holds: [u64; 2],
+    /// The longest that the hub's lock was held since the start, in steps and in seconds of processor time.
+    pub longest_hold: (u64, f64),
     /// By realm: publications that a ceiling took out of a log before their time, since the start.
     pub trimmed: Vec<(String, u64)>,
     /// The log on disk, if there is one.
@@ -159,6 +161,16 @@ impl Metrics {
                 "visitor_entries",
                 "What visitors have of the tables that all share.",
                 by_table(gauges, |usage| usage.taken as u64),
+            ),
+            gauge(
+                "hub_hold_longest_steps",
+                "The most steps in one hold of the hub's lock.",
+                plain(gauges.longest_hold.0),
+            ),
+            gauge(
+                "hub_hold_longest_seconds",
+                "The most processor time in one hold of the hub's lock.",
+                Samples::Plain(gauges.longest_hold.1),
             ),
         ];
         // Without our prefix: Prometheus' own names, the same for every program.

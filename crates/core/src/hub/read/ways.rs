@@ -4,17 +4,22 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
 use super::{From, Head, Read, Reader, Selection};
+use crate::channel::ChannelId;
 use crate::hub::state::State;
 use crate::pattern::Pattern;
-use crate::publication::Publication;
-
-/// A pattern that matches little must not hold the lock while everything kept is looked at.
-const LOOK_AT: usize = 10_000;
+use crate::publication::{Place, Publication};
 
 impl State {
     /// Exact channels: a merge of their logs. Costs what it reads, however much else happened.
-    pub(super) fn merge(&self, selection: &Selection<'_>, heads: Vec<Head>, reader: &mut Reader<'_>) -> Read {
+    pub(super) fn merge(
+        &self,
+        selection: &Selection<'_>,
+        heads: Vec<Head>,
+        reader: &mut Reader<'_, '_>,
+    ) -> Read {
         let from = reader.position;
         let mut streams: Vec<Box<dyn Iterator<Item = &Arc<Publication>> + '_>> = Vec::new();
         for selected in selection.channels {
@@ -56,33 +61,30 @@ impl State {
     }
 
     /// Patterns: the hub's order, filtered. Never a walk over all channels.
-    pub(super) fn scan(&self, selection: &Selection<'_>, heads: Vec<Head>, reader: &mut Reader<'_>) -> Read {
+    pub(super) fn scan(
+        &self,
+        selection: &Selection<'_>,
+        heads: Vec<Head>,
+        reader: &mut Reader<'_, '_>,
+    ) -> Read {
         let from = reader.position;
-        let patterns: Vec<(&Pattern, bool)> = selection
+        let listened = |id: &u32| self.patterns.get(*id).map(|listened| listened.pattern.clone());
+        let (patterns, presence): (Vec<Arc<Pattern>>, Vec<bool>) = selection
             .patterns
             .iter()
-            .filter_map(|(id, presence)| self.patterns.get(*id).map(|l| (&*l.pattern, *presence)))
+            .filter_map(|(id, presence)| Some((listened(id)?, *presence)))
+            .unzip();
+        let channels: FxHashMap<ChannelId, bool> = selection
+            .channels
+            .iter()
+            .map(|selected| (selected.channel, selected.presence))
             .collect();
-        let wanted = |publication: &Publication| {
-            let news = publication.body.is_presence();
-            publication.places.iter().any(|place| {
-                let id = place.channel.id;
-                selection
-                    .channels
-                    .iter()
-                    .any(|s| s.channel == id && (s.presence || !news))
-                    || patterns.iter().any(|(pattern, presence)| {
-                        (*presence || !news) && pattern.matches_name(&place.channel.name)
-                    })
-            })
-        };
         let mut heap: BinaryHeap<Reverse<Head>> = heads.into_iter().map(Reverse).collect();
-        let mut looked = 0;
         for publication in self.order.beyond(from) {
-            looked += 1;
-            if from.covers(publication.source, publication.at) {
-                continue;
+            if reader.is_spent() {
+                return reader.pause();
             }
+            reader.work.steps += 1;
             let head = Head {
                 source: publication.source,
                 at: publication.at,
@@ -96,19 +98,30 @@ impl State {
                     return end;
                 }
             }
-            let end = if wanted(publication) {
-                reader.take(head)
-            } else {
+            let news = publication.body.is_presence();
+            let by_name = |place: &Place| channels.get(&place.channel.id).is_some_and(|own| *own || !news);
+            let end = if from.covers(publication.source, publication.at) || !reader.is_within(&head) {
                 reader.pass(&head)
+            } else if publication.places.iter().any(by_name) {
+                reader.take(head)
+            } else if let Some(end) = reader.afford(publication, &patterns) {
+                Some(end)
+            } else {
+                let verdicts = reader.work.verdicts;
+                let by_pattern = |place: &Place| {
+                    let mut wanted = patterns.iter().zip(&presence);
+                    wanted.any(|(pattern, own)| {
+                        (*own || !news) && verdicts.matches(pattern, &place.channel.name)
+                    })
+                };
+                if publication.places.iter().any(by_pattern) {
+                    reader.take(head)
+                } else {
+                    reader.pass(&head)
+                }
             };
             if let Some(end) = end {
                 return end;
-            }
-            if looked == LOOK_AT {
-                return Read::Page {
-                    reached: reader.position,
-                    more: true,
-                };
             }
         }
         while let Some(Reverse(first)) = heap.pop() {

@@ -10,9 +10,13 @@ use crate::few::Few;
 use crate::hub::{Collected, Receipt};
 use crate::position::{Position, Source};
 use crate::publication::{Body, Message, Place, Places, Publication};
+use crate::registry::COUNTED;
 
 /// How much of the housekeeping an append does on its way: at least as much as an append makes.
 const CHORES: usize = 2;
+
+/// An append takes so many steps, and one for each place.
+const APPENDED: usize = 4;
 
 /// A shard copies out about so many bytes at a time: it lays them end to end, once per format.
 const ROUND_BYTES: usize = 4 << 20;
@@ -101,6 +105,7 @@ impl State {
         });
         self.visible = at;
         self.published += 1;
+        self.steps += APPENDED + publication.places.len();
         self.keep(&publication);
         for (shard, seen) in &mut self.seen {
             // A shard that has seen everything and is not concerned needs no visit.
@@ -127,6 +132,7 @@ impl State {
     /// A publication's place in a channel; adds the shards to its audience that listen there.
     fn place(&mut self, id: ChannelId, offset: u64, audience: &mut u64) -> Option<Place> {
         let patterns = self.matches(id);
+        self.steps += patterns.as_ref().map_or(0, |ids| ids.len() / COUNTED);
         for pattern in patterns.iter().flat_map(|ids| ids.iter()) {
             *audience |= self.patterns.get(*pattern).map_or(0, |listened| listened.shards);
         }
@@ -193,10 +199,12 @@ impl State {
         }
     }
 
-    /// The patterns that match a channel, brought up to date only when their table has changed.
-    pub(super) fn matches(&mut self, id: ChannelId) -> Option<Arc<[u32]>> {
+    /// The patterns that match a channel; what takes long of that was done before, see [`State::compare`].
+    fn matches(&mut self, id: ChannelId) -> Option<Arc<[u32]>> {
         let entry = self.entries.get_mut(id.slot as usize)?;
-        self.patterns.update(&entry.channel.name, &mut entry.matches);
+        let name = &entry.channel.name;
+        let updated = self.patterns.update(name, &mut entry.matches, usize::MAX);
+        self.steps += updated.unwrap_or(0);
         entry.matches.ids.clone()
     }
 

@@ -91,17 +91,17 @@ impl State {
         shard: u8,
         pattern: &Arc<Pattern>,
     ) -> Result<u32, ListenError> {
-        let limit = self.options.patterns;
+        let (limit, weight) = (self.options.patterns, pattern.weight());
         let part = self.options.parts.of(limit, LEAST_ENTRIES);
         let known = self.patterns.find(pattern).map_or(Payer::NOBODY, |own| own.payer);
         let payer = match (known, payer) {
             (Payer::SITE, _) => Payer::SITE,
             (known, Payer::SITE) => {
-                self.charges.patterns.give_back(known, 1);
+                self.charges.patterns.give_back(known, weight);
                 Payer::SITE
             }
             (Payer::NOBODY, payer) => {
-                let taken = self.charges.patterns.take(payer, 1, part);
+                let taken = self.charges.patterns.take(payer, weight, part);
                 taken.map_err(|spent| spent.of("patterns (limits.patterns_total)"))?;
                 payer
             }
@@ -109,7 +109,7 @@ impl State {
         };
         let trimmed = (self.trimmed, self.trimmed_news);
         let Some(id) = self.patterns.listen(pattern, shard, trimmed, limit) else {
-            self.charges.patterns.give_back(payer, 1);
+            self.charges.patterns.give_back(payer, weight);
             return Err(ListenError::TooManyPatterns(limit));
         };
         if let Some(listened) = self.patterns.get_mut(id) {
@@ -123,7 +123,7 @@ impl State {
         self.patterns.unlisten(id, shard, now);
         if let Some(listened) = self.patterns.get_mut(id).filter(|own| own.shards == 0) {
             let payer = std::mem::replace(&mut listened.payer, Payer::NOBODY);
-            self.charges.patterns.give_back(payer, 1);
+            self.charges.patterns.give_back(payer, listened.pattern.weight());
         }
     }
 

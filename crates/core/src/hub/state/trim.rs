@@ -6,16 +6,22 @@ use std::sync::Arc;
 use super::{Entry, State};
 use crate::Time;
 use crate::broker::Delete;
-use crate::channel::{ChannelId, ChannelName};
+use crate::channel::ChannelId;
 use crate::namespace::{Bounds, Durability, Namespace};
 use crate::paged::Paged;
-use crate::position::Source;
+use crate::position::{Position, Source};
 use crate::publication::Publication;
 use crate::room::Room;
 use crate::shares::Share;
 
 /// The live window keeps at least so many publications of a channel, whatever the others do.
 const WINDOW_MINIMUM: usize = 16;
+
+/// So many publications of a channel leave in one go; the rest of them soon after.
+const SETTLED: usize = 64;
+
+/// A publication that leaves takes so many steps: it leaves a log and the order.
+const TRIMMED: usize = 4;
 
 /// What outlives the live window by nothing.
 const NOTHING: Bounds = Bounds {
@@ -35,6 +41,7 @@ impl State {
             return false;
         }
         let sequence = publication.sequence();
+        self.steps += 1 + publication.places.len();
         self.order.leave_window();
         for place in publication.places.iter() {
             let id = place.channel.id;
@@ -68,27 +75,31 @@ impl State {
         Some(next.time.saturating_add(self.options.window))
     }
 
-    /// Trims a channel to its bounds.
-    pub(in crate::hub) fn settle(&mut self, id: ChannelId, now: Time) {
-        loop {
-            let Some(entry) = self.channel_mut(id) else { return };
-            let bounds = memory_bounds(&entry.namespace);
-            if !entry.log.is_over(&bounds, now) {
-                break;
-            }
-            self.trim(id);
-        }
-        loop {
-            let Some(entry) = self.channel_mut(id) else { return };
-            let Some(presence) = &mut entry.presence else {
-                break;
+    /// Trims a channel to its bounds. Is it within them now? If not, it goes on where things grow old.
+    pub(in crate::hub) fn settle(&mut self, id: ChannelId, now: Time) -> bool {
+        for _ in 0..SETTLED {
+            let Some(entry) = self.channel_mut(id) else {
+                return true;
             };
-            if !presence.news.is_over(&NOTHING, now) {
-                break;
+            let over = entry.log.is_over(&memory_bounds(&entry.namespace), now);
+            let news = entry.presence.as_ref();
+            if over {
+                self.trim(id);
+            } else if news.is_some_and(|presence| presence.news.is_over(&NOTHING, now)) {
+                self.trim_news(id);
+            } else {
+                self.maybe_idle(id, now);
+                return true;
             }
-            self.trim_news(id);
         }
-        self.maybe_idle(id, now);
+        let Some(entry) = self.channel_mut(id) else {
+            return true;
+        };
+        if entry.expiring.is_none_or(|at| at > now) {
+            entry.expiring = Some(now);
+            self.expiring.push(Reverse((now, id)));
+        }
+        false
     }
 
     /// Lets the oldest publication of a channel go.
@@ -123,6 +134,7 @@ impl State {
 
     /// A log let a publication go; it is gone unless the log keeps it as the retained value.
     fn let_go(&mut self, id: ChannelId, publication: &Arc<Publication>, protected: usize, gone: bool) {
+        self.steps += TRIMMED;
         let Some(entry) = self.entries.get_mut(id.slot as usize) else {
             return;
         };
@@ -171,17 +183,8 @@ impl State {
             Some(presence) if news => presence.news.trimmed.note(source, at),
             _ => entry.log.trimmed.note(source, at),
         }
-        // Patterns that came after the channel's last publication are among those that match now.
-        let patterns = self.matches(id);
-        for pattern in patterns.iter().flat_map(|ids| ids.iter()) {
-            if let Some(listened) = self.patterns.get_mut(*pattern) {
-                let trimmed = if news {
-                    &mut listened.trimmed_news
-                } else {
-                    &mut listened.trimmed
-                };
-                trimmed.note(source, at);
-            }
+        if !self.patterns.is_empty() {
+            self.untold(id).trimmed(news).note(source, at);
         }
         let trimmed = if news {
             &mut self.trimmed_news
@@ -191,8 +194,12 @@ impl State {
         trimmed.note(source, at);
     }
 
-    /// At a ceiling the largest share gives way first.
-    pub(super) fn enforce_ceilings(&mut self) {
+    /// At a ceiling the largest share gives way first. Is it to go on in another hold of the lock?
+    pub(in crate::hub) fn enforce_ceilings(&mut self) -> bool {
+        self.enforce_window() || self.enforce_memory()
+    }
+
+    fn enforce_window(&mut self) -> bool {
         let share_of: for<'a> fn(&'a mut Paged<Entry>, ChannelId) -> Option<&'a mut Share> = |entries, id| {
             entries
                 .get_mut(id.slot as usize)
@@ -200,6 +207,9 @@ impl State {
                 .and_then(|e| Some(&mut e.shares.as_mut()?.window))
         };
         while self.window.total() > self.options.window_bytes {
+            if !self.has_time() {
+                return true;
+            }
             let Some(id) = self.window.largest(&mut self.entries, share_of) else {
                 break;
             };
@@ -220,10 +230,15 @@ impl State {
             if let Some(shares) = &mut entry.shares {
                 self.window.shrink(realm, id, &mut shares.window, freed);
             }
+            self.steps += TRIMMED;
             let before = entry.log.len();
             self.settle(id, self.last_time);
             self.count_early(id, before);
         }
+        false
+    }
+
+    fn enforce_memory(&mut self) -> bool {
         let share_of: for<'a> fn(&'a mut Paged<Entry>, ChannelId) -> Option<&'a mut Share> = |entries, id| {
             entries
                 .get_mut(id.slot as usize)
@@ -231,6 +246,9 @@ impl State {
                 .and_then(|e| Some(&mut e.shares.as_mut()?.memory))
         };
         while self.memory.total() + self.names_bytes > self.options.log_memory {
+            if !self.has_time() {
+                return true;
+            }
             let Some(id) = self.memory.largest(&mut self.entries, share_of) else {
                 break;
             };
@@ -240,6 +258,7 @@ impl State {
             }
             self.count_early(id, before);
         }
+        false
     }
 
     /// Lets the retained value go that has outlived its neighbours: it is all that is left of the largest channel.
@@ -275,11 +294,16 @@ impl State {
         }
         self.expiring.pop();
         self.expiring.tidy();
+        self.steps += 1;
         if self.channel(id).is_none_or(|entry| entry.expiring != Some(at)) {
             return true;
         }
-        self.settle(id, now);
-        self.expire_next(id, now);
+        if let Some(entry) = self.channel_mut(id) {
+            entry.expiring = None;
+        }
+        if self.settle(id, now) {
+            self.expire_next(id, now);
+        }
         true
     }
 
@@ -303,31 +327,38 @@ impl State {
         self.expiring.peek().map(|Reverse((at, _))| *at)
     }
 
-    pub(in crate::hub) fn delete(&mut self, name: &ChannelName, what: Delete, now: Time) -> usize {
-        match self.find_id(name) {
-            Some(id) => self.delete_in(id, what, now),
-            None => 0,
-        }
-    }
-
-    /// Forgets something of a channel, as far as it is in memory; of a stored one when the store has.
-    pub(in crate::hub) fn delete_in(&mut self, id: ChannelId, what: Delete, now: Time) -> usize {
+    /// Forgets something of a channel, as far as it is in memory and was there at `until`; of a stored one when the store has.
+    /// Returns how many that were, and whether it is to go on in another hold of the lock.
+    pub(in crate::hub) fn delete_in(
+        &mut self,
+        id: ChannelId,
+        what: Delete,
+        until: Position,
+        now: Time,
+    ) -> (usize, bool) {
         let mut deleted = 0;
-        let released = self.channel_mut(id).and_then(|entry| {
-            entry.retained = 0;
-            entry.log.release_retained()
-        });
+        let until = until.sequence();
+        let released = self
+            .channel_mut(id)
+            .filter(|entry| entry.log.retained().is_none_or(|value| value.sequence() <= until))
+            .and_then(|entry| {
+                entry.retained = 0;
+                entry.log.release_retained()
+            });
         if let Some((old, gone)) = released {
             deleted += usize::from(gone || what == Delete::Retained);
             self.let_go_retained(id, &old, gone);
         }
-        if what == Delete::History {
-            while self.trim(id) {
-                deleted += 1;
+        let is_old = |entry: &Entry| entry.log.entries().next().is_some_and(|p| p.sequence() <= until);
+        while what == Delete::History && self.channel(id).is_some_and(is_old) {
+            if !self.has_time() {
+                return (deleted, true);
             }
+            self.trim(id);
+            deleted += 1;
         }
         self.maybe_idle(id, now);
-        deleted
+        (deleted, false)
     }
 }
 

@@ -175,6 +175,7 @@ fn gauges() -> Gauges {
         memory_held: 5,
         memory_limit: 64 << 20,
         gateway_holds: [12, 13],
+        longest_hold: (1234, 0.000_25),
         trimmed: vec![("default".to_owned(), 7), ("we\"ird\\\nrealm".to_owned(), 8)],
         storage: Some(DiskStats {
             bytes: 5000,
@@ -225,6 +226,8 @@ fn every_family_comes_once_with_help_and_type() {
         "window_bytes",
         "visitor_entries",
         "visitor_refused_total",
+        "hub_hold_longest_steps",
+        "hub_hold_longest_seconds",
         "trimmed_total",
         "cold_reads_total",
         "storage_bytes",
