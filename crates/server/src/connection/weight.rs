@@ -49,3 +49,54 @@ impl WebSocketState {
             + waiting.sum::<usize>()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Arc;
+
+    use cometserver_core::fanout::Target;
+    use cometserver_core::pattern::Pattern;
+
+    use super::*;
+    use crate::connection::CATCHING_UP;
+    use crate::websocket::Decoder;
+
+    fn socket() -> WebSocketState {
+        WebSocketState {
+            decoder: Decoder::new(),
+            replies: VecDeque::new(),
+            watched: Vec::new(),
+            patterns: Vec::new(),
+            heard: 0,
+            said: VecDeque::new(),
+            said_bytes: 0,
+            listing: None,
+            waiting: Vec::new(),
+            stalled: false,
+            asks: false,
+        }
+    }
+
+    #[test]
+    fn nothing_is_heard_while_as_many_subscriptions_catch_up_as_may() {
+        let mut socket = socket();
+        let target = Target::Pattern(Arc::new(Pattern::new(b"p", 10).unwrap()));
+        for _ in 0..CATCHING_UP {
+            // Whether it is to be told or not.
+            socket.replies.push_back(Reply {
+                target: target.clone(),
+                id: None,
+                presence: false,
+            });
+        }
+        socket.keep(Said::Text("x".repeat(1000)));
+        assert!(socket.hear().is_none());
+        assert!(!socket.may_hear());
+        let held = socket.weight(1_000);
+        assert!(held >= 1000, "{held}");
+        socket.replies.pop_front();
+        assert!(socket.hear().is_some());
+        assert_eq!((socket.weight(1_000) + 1000, socket.said_bytes), (held, 0));
+    }
+}
