@@ -29,7 +29,7 @@ use crate::pattern::Pattern;
 use crate::position::Position;
 use crate::publication::{Body, Publication};
 use crate::quota::Payer;
-use crate::room::{SlabRoom, Table};
+use crate::tidy::{Table, TidySlab};
 
 pub use subscribe::Standing;
 
@@ -246,8 +246,8 @@ pub struct Fanout {
     idle: VecDeque<(Time, u32, ChannelId)>,
     subscriptions: usize,
     pattern_subscriptions: usize,
-    slots_room: SlabRoom,
-    readers_room: SlabRoom,
+    slots_room: TidySlab,
+    readers_room: TidySlab,
 }
 
 impl Fanout {
@@ -269,8 +269,8 @@ impl Fanout {
             idle: VecDeque::new(),
             subscriptions: 0,
             pattern_subscriptions: 0,
-            slots_room: SlabRoom::default(),
-            readers_room: SlabRoom::default(),
+            slots_room: TidySlab::default(),
+            readers_room: TidySlab::default(),
         }
     }
 

@@ -29,7 +29,7 @@ use crate::pattern::Pattern;
 use crate::position::{Position, Source};
 use crate::publication::{Message, Publication};
 use crate::quota::{OverQuota, Parts, Payer};
-use crate::room::Table;
+use crate::tidy::Table;
 
 pub use crate::broker::Delete;
 pub use answers::{

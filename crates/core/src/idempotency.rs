@@ -9,7 +9,7 @@ use crate::broker::Remembered;
 use crate::channel::ChannelName;
 use crate::hub::{Completion, Receipt};
 use crate::quota::{Part, Payer, Usage};
-use crate::room::{Room, Table};
+use crate::tidy::{Table, Tidy};
 
 /// A large odd number without a pattern: the fraction of the golden ratio.
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;

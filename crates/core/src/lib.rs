@@ -51,8 +51,8 @@ pub mod protocol;
 pub mod publication;
 pub mod quota;
 pub mod registry;
-pub mod room;
 pub mod shares;
+pub mod tidy;
 pub mod token;
 
 pub use channel::{Channel, ChannelId, ChannelName};

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 
 use crate::channel::ChannelName;
-use crate::room::Room;
+use crate::tidy::Tidy;
 
 /// The number of an empty cell: no table has so many entries.
 const EMPTY: u32 = u32::MAX;
@@ -115,7 +115,7 @@ impl Names {
     }
 }
 
-impl Room for Names {
+impl Tidy for Names {
     fn filled(&self) -> (usize, usize) {
         (self.len, self.cells.len())
     }

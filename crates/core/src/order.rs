@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::position::Position;
 use crate::publication::Publication;
-use crate::room::Room;
+use crate::tidy::Tidy;
 
 /// Below so many entries it is not worth while to close the holes.
 const COMPACT_FROM: usize = 64;
@@ -186,7 +186,7 @@ impl Order {
     }
 }
 
-impl Room for Order {
+impl Tidy for Order {
     fn filled(&self) -> (usize, usize) {
         self.entries.filled()
     }

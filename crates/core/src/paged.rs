@@ -7,7 +7,7 @@ use std::ops::{Index, IndexMut};
 
 use slab::Slab;
 
-use crate::room::Room;
+use crate::tidy::Tidy;
 
 /// Entries a page.
 const PAGE: usize = 256;
@@ -102,7 +102,7 @@ impl<T> Paged<T> {
     }
 }
 
-impl<T> Room for Paged<T> {
+impl<T> Tidy for Paged<T> {
     fn filled(&self) -> (usize, usize) {
         (self.len, self.pages.iter().map(Slab::capacity).sum())
     }

@@ -13,7 +13,7 @@ use crate::channel::ChannelName;
 use crate::log::Trimmed;
 use crate::pattern::Pattern;
 use crate::quota::Payer;
-use crate::room::{Room, Table};
+use crate::tidy::{Table, Tidy};
 
 pub use comparison::Comparison;
 use literals::Literals;

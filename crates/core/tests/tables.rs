@@ -11,7 +11,7 @@ use cometserver_core::fanout::{Begin, Fanout, ReaderId, Wants};
 use cometserver_core::hub::Hub;
 use cometserver_core::namespace::{Durability, Namespaces};
 use cometserver_core::publication::Message;
-use cometserver_core::room::Table;
+use cometserver_core::tidy::Table;
 use support::{name, namespace, options, pattern, publish_message, round, shard};
 
 /// How large the crowd is: channels, readers, members, keys.

@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 mod daemon;
+mod heap;
 mod inherited;
 mod memory;
 mod names;
@@ -15,6 +16,7 @@ mod sockets;
 mod usage;
 
 pub use daemon::{detach, redirect_std};
+pub use heap::give_back_large_buffers;
 pub use inherited::{InheritedListener, Listener, inherited_listeners};
 pub use memory::available_memory;
 pub use names::{group_id, group_name, host_name, user_name};

@@ -164,6 +164,7 @@ impl Server {
     /// # Errors
     /// [`StartError`]; nothing is left behind.
     pub fn start(config: Config, options: Options) -> Result<Self, StartError> {
+        platform::give_back_large_buffers();
         if !options.embedded {
             // A second server in one process (a test) has one already, and that one stays.
             let _ = logging::init(config.log.format, config.log.level);

@@ -35,6 +35,7 @@ use std::time::{Duration, Instant};
 
 use cometserver_core::fanout::{Fanout, ReaderId, Step};
 use cometserver_core::hub::Hub;
+use cometserver_core::tidy::TidySlab;
 use cometserver_core::{ChannelId, Time};
 use mio::event::Event;
 use mio::{Events, Poll, Token};
@@ -122,6 +123,7 @@ pub struct Shard {
     delivered: [u64; Transport::ALL.len()],
     counted_subscriptions: (usize, usize),
     draining: bool,
+    connections_room: TidySlab,
     /// Connections that hold much.
     holders: Holders,
     /// What readers wait for from the store.
@@ -172,6 +174,7 @@ impl Shard {
             delivered: [0; Transport::ALL.len()],
             counted_subscriptions: (0, 0),
             draining: false,
+            connections_room: TidySlab::default(),
             holders: Holders::default(),
             fetches: fetching::Fetches::default(),
             questions: 0,

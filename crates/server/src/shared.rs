@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use cometserver_core::broker::{BrokerError, Page};
 use cometserver_core::hub::{History, Hub, PublishError, Receipt};
 use cometserver_core::quota::{LEAST_ENTRIES, Parts, Payer, Quota, Usage};
+use cometserver_core::tidy::{Table, Tidy};
 use cometserver_core::{Publication, Time};
 use mio::Waker;
 
@@ -450,6 +451,7 @@ impl Shared {
         let mut sessions = lock(&self.sessions);
         if sessions.get(&held_as) == Some(&id) {
             sessions.remove(&held_as);
+            sessions.tidy();
         }
         drop(sessions);
         let mut holders = lock(&self.holders);
@@ -457,6 +459,7 @@ impl Shared {
             held.retain(|other| *other != id);
             if held.is_empty() {
                 holders.remove(&holder);
+                holders.tidy();
             }
         }
     }
@@ -596,6 +599,7 @@ impl Shared {
             *count -= 1;
             if *count == 0 {
                 addresses.remove(&address);
+                addresses.tidy();
             }
         }
     }
@@ -615,6 +619,17 @@ impl Shared {
             // The last one: the main thread may be waiting for that.
             self.wake_main();
         }
+    }
+
+    /// How full the tables are that all threads share, the hub's included.
+    pub fn tables(&self) -> Vec<Table> {
+        let mut tables = self.hub.tables();
+        tables.extend([
+            Table::of("addresses", &*lock(&self.addresses)),
+            Table::of("sessions", &*lock(&self.sessions)),
+            Table::of("holders", &*lock(&self.holders)),
+        ]);
+        tables
     }
 
     /// How many requests are held on public doors.

@@ -220,3 +220,23 @@ fn an_idle_visitor_is_nobody_that_could_give_way() {
         .collect();
     drop(listeners);
 }
+
+#[test]
+fn what_all_threads_share_is_as_empty_after_ten_crowds_as_before_the_first() {
+    let server = TestServer::with(|config| config.limits.connections_per_address = Some(1_000));
+    let of = |table: &str| server.metric("cometserver_table_entries", &format!("\"{table}\""));
+    let tables = ["addresses", "sessions", "holders"];
+    for time in 0..TIMES {
+        let crowd: Vec<_> = (0..40)
+            .map(|n| {
+                let query = format!("channel=room&session=s{n}&presence=join");
+                server.listen(Door::Tcp, [Transport::Sse, Transport::Stream][n % 2], &query)
+            })
+            .collect();
+        assert_eq!(tables.map(of), [1.0, 40.0, 40.0]);
+        drop(crowd);
+        server.until(format!("they are empty, time {time}"), || {
+            tables.map(of) == [0.0; 3]
+        });
+    }
+}

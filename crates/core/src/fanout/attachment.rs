@@ -9,7 +9,7 @@ use crate::few::Few;
 use crate::hub::ListenError;
 use crate::pattern::Pattern;
 use crate::quota::Payer;
-use crate::room::Room;
+use crate::tidy::Tidy;
 
 /// A channel without readers is listened to for so long: the next long poll then finds everything in place.
 const LINGER: Time = 5_000;

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use super::state::{Behind, State};
 use crate::Time;
-use crate::room::Room;
+use crate::tidy::Tidy;
 
 /// So many idempotency keys are forgotten, or members leave a channel, in one hold of the lock.
 const PIECE: usize = 128;

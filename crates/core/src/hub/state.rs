@@ -33,8 +33,8 @@ use crate::position::Position;
 use crate::presence::Presence;
 use crate::quota::{LEAST_ENTRIES, OverQuota, Payer};
 use crate::registry::{Matches, Patterns};
-use crate::room::{Room, Table};
 use crate::shares::{Share, Shares};
+use crate::tidy::{Table, Tidy};
 
 /// What a channel's name costs besides its bytes: its allocation, and its places in the tables. What else a channel costs is
 /// bounded by their number. So a million channels with names of 70 bytes fit into the defaults.

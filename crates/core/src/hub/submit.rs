@@ -13,7 +13,7 @@ use crate::namespace::Durability;
 use crate::position::Position;
 use crate::publication::{Body, Message, Place, Places};
 use crate::quota::Payer;
-use crate::room::Room;
+use crate::tidy::Tidy;
 
 /// What waits for the store's answer. Its channels are not forgotten meanwhile.
 pub(super) enum Submitted {

@@ -87,6 +87,11 @@ pub(super) fn gauges(shared: &Shared) -> Gauges {
             longest.steps as u64,
             Duration::from_nanos(longest.nanoseconds).as_secs_f64(),
         ),
+        tables: shared
+            .tables()
+            .into_iter()
+            .map(|table| (table.name, table.entries as u64))
+            .collect(),
         trimmed: realms
             .into_iter()
             .map(|(realm, count)| (realm_name(realm), count))

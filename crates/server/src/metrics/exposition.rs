@@ -34,6 +34,8 @@ pub struct Gauges {
     pub gateway_holds: [u64; 2],
     /// The longest that the hub's lock was held since the start, in steps and in seconds of processor time.
     pub longest_hold: (u64, f64),
+    /// By table of the server: entries in it.
+    pub tables: Vec<(&'static str, u64)>,
     /// By realm: publications that a ceiling took out of a log before their time, since the start.
     pub trimmed: Vec<(String, u64)>,
     /// The log on disk, if there is one.
@@ -86,6 +88,11 @@ impl Metrics {
     fn state(&self, gauges: &Gauges) -> Vec<Described> {
         let version = Samples::By("version", vec![(env!("CARGO_PKG_VERSION").to_owned(), 1)]);
         let started = Samples::Plain(self.started_ms as f64 / 1000.0);
+        let tables = gauges
+            .tables
+            .iter()
+            .map(|(name, entries)| ((*name).to_owned(), *entries));
+        let tables = tables.collect();
         let mut families = vec![
             gauge("build_info", "Always 1; the version that runs.", version),
             gauge(
@@ -149,6 +156,11 @@ impl Metrics {
                 "turn_longest_seconds",
                 "Longest turn of a connection since the start, in CPU time.",
                 Samples::Plain(self.most(|s| &s.turn_longest_nanos) as f64 / 1e9),
+            ),
+            gauge(
+                "table_entries",
+                "Entries in the server's tables: each falls again with what it grew with.",
+                Samples::By("table", tables),
             ),
             gauge("channels", "Channels that exist.", plain(gauges.channels)),
             gauge("log_bytes", "Bytes kept in all logs.", plain(gauges.log_bytes)),

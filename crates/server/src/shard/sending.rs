@@ -76,6 +76,7 @@ impl Shard {
         let Some(connection) = self.connections.try_remove(slot) else {
             return;
         };
+        self.connections_room.left(&mut self.connections);
         let metrics = self.shared.metrics.shard(self.id as usize);
         metrics.connections.of(connection.counted).sub(1);
         metrics.pending_bytes.sub(connection.counted_pending as u64);

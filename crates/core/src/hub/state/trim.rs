@@ -11,8 +11,8 @@ use crate::namespace::{Bounds, Durability, Namespace};
 use crate::paged::Paged;
 use crate::position::{Position, Source};
 use crate::publication::Publication;
-use crate::room::Room;
 use crate::shares::Share;
+use crate::tidy::Tidy;
 
 /// The live window keeps at least so many publications of a channel, whatever the others do.
 const WINDOW_MINIMUM: usize = 16;

@@ -176,6 +176,7 @@ fn gauges() -> Gauges {
         memory_limit: 64 << 20,
         gateway_holds: [12, 13],
         longest_hold: (1234, 0.000_25),
+        tables: vec![("channels", 3), ("order", 2)],
         trimmed: vec![("default".to_owned(), 7), ("we\"ird\\\nrealm".to_owned(), 8)],
         storage: Some(DiskStats {
             bytes: 5000,
@@ -216,6 +217,7 @@ fn every_family_comes_once_with_help_and_type() {
         "gateway_holds",
         "pending_bytes",
         "memory_held_bytes",
+        "table_entries",
         "memory_limit_bytes",
         "publish_to_write_seconds",
         "turn_longest_steps",

@@ -9,7 +9,7 @@ use slab::Slab;
 const KEPT: usize = 64;
 
 /// A table whose room follows what is in it.
-pub trait Room {
+pub trait Tidy {
     /// Entries, and how many there is room for.
     fn filled(&self) -> (usize, usize);
 
@@ -26,7 +26,7 @@ pub trait Room {
     }
 }
 
-impl<K: Eq + Hash, V, S: BuildHasher> Room for HashMap<K, V, S> {
+impl<K: Eq + Hash, V, S: BuildHasher> Tidy for HashMap<K, V, S> {
     fn filled(&self) -> (usize, usize) {
         (self.len(), self.capacity())
     }
@@ -36,7 +36,7 @@ impl<K: Eq + Hash, V, S: BuildHasher> Room for HashMap<K, V, S> {
     }
 }
 
-impl<T> Room for VecDeque<T> {
+impl<T> Tidy for VecDeque<T> {
     fn filled(&self) -> (usize, usize) {
         (self.len(), self.capacity())
     }
@@ -46,7 +46,7 @@ impl<T> Room for VecDeque<T> {
     }
 }
 
-impl<T> Room for Vec<T> {
+impl<T> Tidy for Vec<T> {
     fn filled(&self) -> (usize, usize) {
         (self.len(), self.capacity())
     }
@@ -56,7 +56,7 @@ impl<T> Room for Vec<T> {
     }
 }
 
-impl<T: Ord> Room for BinaryHeap<T> {
+impl<T: Ord> Tidy for BinaryHeap<T> {
     fn filled(&self) -> (usize, usize) {
         (self.len(), self.capacity())
     }
@@ -66,7 +66,7 @@ impl<T: Ord> Room for BinaryHeap<T> {
     }
 }
 
-impl<T> Room for Slab<T> {
+impl<T> Tidy for Slab<T> {
     fn filled(&self) -> (usize, usize) {
         (self.len(), self.capacity())
     }
@@ -79,12 +79,12 @@ impl<T> Room for Slab<T> {
 /// When a slab gives back room. Its entries keep their places, so only what lies behind the last one can be given back: that is
 /// looked for whenever half of the entries have left, not with each that leaves.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct SlabRoom {
+pub struct TidySlab {
     /// So many there were when it was looked for last, or more since.
     most: usize,
 }
 
-impl SlabRoom {
+impl TidySlab {
     /// An entry has left.
     #[inline]
     pub fn left<T>(&mut self, slab: &mut Slab<T>) {
@@ -109,7 +109,7 @@ pub struct Table {
 
 impl Table {
     /// What there is to be said of this one.
-    pub fn of(name: &'static str, table: &impl Room) -> Self {
+    pub fn of(name: &'static str, table: &impl Tidy) -> Self {
         let (entries, room) = table.filled();
         Self { name, entries, room }
     }
