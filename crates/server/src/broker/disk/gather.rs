@@ -161,20 +161,17 @@ impl<'a> Gather<'a> {
     /// Whether a channel is known makes no difference: what was lost may have been its first.
     fn look_for_losses(&mut self, shared: &Shared) {
         let index = shared.index();
-        let losses = &index.losses;
-        if losses.known.is_empty() {
-            return;
+        let losses = index.losses.between(self.fetch.after, self.fetch.until);
+        for loss in losses {
+            let (position, concerned) = (loss.position, &loss.concerned);
+            let names = self.fetch.channels.iter();
+            let names = names.filter(|name| concerned.concerns(name));
+            let patterns = self.fetch.patterns.iter();
+            let patterns = patterns.filter(|pattern| concerned.may_concern(pattern));
+            let named = names.map(|name| Whose::Channel(name.clone()));
+            let all = named.chain(patterns.map(|pattern| Whose::Pattern(pattern.clone())));
+            self.lost.extend(all.map(|whose| Lost { whose, position }));
         }
-        let names = self.fetch.channels.iter();
-        let named = names.map(|name| (losses.of(name), Whose::Channel(name.clone())));
-        let patterns = self.fetch.patterns.iter();
-        let patterned = patterns.map(|pattern| (losses.of_pattern(pattern), Whose::Pattern(pattern.clone())));
-        let between = self.fetch.after + 1..=self.fetch.until;
-        let all = named.chain(patterned);
-        self.lost = all
-            .filter(|(position, _)| between.contains(position))
-            .map(|(position, whose)| Lost { whose, position })
-            .collect();
     }
 
     fn retained(&mut self, index: &Index, slot: Slot) {

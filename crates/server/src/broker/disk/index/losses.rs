@@ -2,17 +2,16 @@
 
 use cometserver_core::channel::ChannelName;
 use cometserver_core::namespace::Namespaces;
-use cometserver_core::pattern::Pattern;
 
 use crate::broker::disk::format::{Concerned, Loss};
 
-/// So many losses of different channels are told apart; beyond, the oldest two become one.
-const MOST: usize = 8;
+/// So many losses are told each at its place; beyond, the oldest is told with the next one.
+const MOST: usize = 64;
 
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Losses {
-    /// Oldest first, each of other channels.
+    /// Oldest first.
     pub(crate) known: Vec<Loss>,
     /// Whose publishers are, or were since the start, answered before their publications are safe.
     pub(crate) buffered: Concerned,
@@ -21,9 +20,16 @@ pub(crate) struct Losses {
 }
 
 impl Losses {
-    /// Takes note of a loss, the newest. Of the same channels one is enough.
+    /// Takes note of a loss, the newest.
     pub(crate) fn note(&mut self, loss: Loss) {
-        self.known.retain(|known| known.concerned != loss.concerned);
+        if self
+            .known
+            .last()
+            .is_some_and(|last| last.position >= loss.position)
+        {
+            // The segment in which it is written began by saying so.
+            return;
+        }
         self.known.push(loss);
         if self.known.len() > MOST {
             let oldest = self.known.remove(0);
@@ -48,10 +54,9 @@ impl Losses {
         loss.map_or(0, |loss| loss.position)
     }
 
-    /// The same of what this pattern matches.
-    pub(crate) fn of_pattern(&self, pattern: &Pattern) -> u64 {
-        let mut newest_first = self.known.iter().rev();
-        let loss = newest_first.find(|loss| loss.concerned.may_concern(pattern));
-        loss.map_or(0, |loss| loss.position)
+    /// What lies between two positions.
+    pub(crate) fn between(&self, after: u64, until: u64) -> impl Iterator<Item = &Loss> + Clone {
+        let is_between = move |loss: &&Loss| (after < loss.position) && (loss.position <= until);
+        self.known.iter().filter(is_between)
     }
 }
