@@ -63,7 +63,7 @@ impl Shares {
     }
 
     /// How many channels are listed.
-    pub fn len(&self) -> usize {
+    pub fn listed(&self) -> usize {
         self.realms.values().map(|realm| realm.listed.len()).sum()
     }
 
@@ -142,13 +142,13 @@ mod tests {
                     shares.grow(Realm(0), id(slot as u32), share, 7);
                 }
             }
-            assert_eq!(shares.len(), 100, "each once");
+            assert_eq!(shares.listed(), 100, "each once");
             for (slot, share) in own.iter_mut().enumerate() {
                 for _ in 0..50 {
                     shares.shrink(Realm(0), id(slot as u32), share, 7);
                 }
             }
-            assert_eq!((shares.len(), shares.total()), (0, 0));
+            assert_eq!((shares.listed(), shares.total()), (0, 0));
         }
     }
 }
