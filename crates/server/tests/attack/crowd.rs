@@ -12,8 +12,13 @@ use hdrhistogram::Histogram;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
+use crate::flood::masked;
+
 /// What was published last must have come to everybody by then.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often a WebSocket says that it lives: more often than the server asks.
+const SIGN: Duration = Duration::from_secs(1);
 
 /// Since when times are told.
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -121,12 +126,17 @@ fn attend(
     };
     let mut events = Events::with_capacity(1024);
     let mut until = None;
+    let mut signed = Instant::now();
     loop {
         poll.poll(&mut events, Some(Duration::from_millis(20))).unwrap();
         for event in &events {
             if let Some(member) = members.get_mut(&event.token()) {
                 member.read(&mut seen);
             }
+        }
+        if signed.elapsed() >= SIGN {
+            signed = Instant::now();
+            members.values_mut().for_each(Subscriber::sign);
         }
         if leaving.load(Ordering::SeqCst) {
             let last = last.load(Ordering::SeqCst);
@@ -173,6 +183,13 @@ impl Subscriber {
             .register(&mut member.socket, token, Interest::READABLE)
             .unwrap();
         member
+    }
+
+    /// Answers the pings that may have come: one pong is as good as several (RFC 6455, 5.5.3).
+    fn sign(&mut self) {
+        if self.kind == Kind::WebSocket && !self.gone {
+            self.gone = self.socket.write_all(&masked(10, b"")).is_err();
+        }
     }
 
     /// Reads what there is.
