@@ -64,7 +64,7 @@ pub enum Delete {
 }
 
 /// Something of a channel is to be forgotten.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Deletion {
     /// The hub's number for it; submissions have others.
     pub ticket: u64,

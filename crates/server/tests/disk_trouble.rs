@@ -97,6 +97,25 @@ fn a_full_disk_refuses_what_is_to_be_kept_and_nothing_else() {
 }
 
 #[test]
+fn a_full_disk_that_has_room_again_is_well_without_anybody_publishing() {
+    let (server, disk) = start();
+    server.publish("news", "before");
+    disk.set_full(true);
+    let refused = publish(&server, "news", "refused");
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(
+        refused.json()["detail"].as_str().unwrap().contains("make room"),
+        "{refused:?}"
+    );
+    assert_eq!(ready(&server, Door::Backend).1["status"], "degraded");
+    disk.set_full(false);
+    server.until("it is found out", || {
+        ready(&server, Door::Backend).1["status"] == "ready"
+    });
+    assert_eq!(publish(&server, "news", "after").status, 200);
+}
+
+#[test]
 fn after_a_failed_sync_nobody_is_told_that_something_is_safe() {
     survives(
         |disk| disk.set_failing_syncs(true),

@@ -28,6 +28,7 @@ enum Step {
     Settle,
     Close(u8),
     Fault { steps: u64, kind: u8 },
+    Fill { free: u16 },
     Reopen,
     Crash,
 }
@@ -86,14 +87,23 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => Just(Step::Settle),
         1 => (0u8..4).prop_map(Step::Close),
         1 => (1u64..8, 0u8..3).prop_map(|(steps, kind)| Step::Fault { steps, kind }),
+        1 => (0u16..3_000).prop_map(|free| Step::Fill { free }),
         1 => Just(Step::Reopen),
         1 => Just(Step::Crash),
     ];
     prop::collection::vec(step, 1..60)
 }
 
-fn world(keep: usize, rng: TestRng) -> World {
+/// How large the disk is, in bytes, and whether it says so; none without a bound.
+type Size = Option<(usize, bool)>;
+
+fn world(keep: usize, size: Size, rng: TestRng) -> World {
     let disk = SimDisk::default();
+    match size {
+        None => {}
+        Some((bytes, true)) => disk.set_capacity(Some(bytes)),
+        Some((bytes, false)) => disk.set_quota(bytes),
+    }
     let options = DiskOptions {
         segment: 600,
         garbage: 600,
@@ -157,6 +167,10 @@ impl World {
             Step::Fault { steps, kind } => {
                 let fault = [Fault::Full, Fault::Broken, Fault::Crash][usize::from(kind)];
                 self.disk.fail_in(steps, fault);
+            }
+            Step::Fill { free } => {
+                self.disk.set_ballast(0);
+                self.disk.take_all_but(usize::from(free));
             }
             Step::Reopen => {
                 self.settle();
@@ -343,9 +357,33 @@ impl World {
         );
     }
 
+    /// When all is deleted there is room again, however full the disk was.
+    fn check_room(&mut self) {
+        self.disk.repair();
+        for channel in CHANNELS.into_iter().cycle() {
+            self.log.delete(channel, Delete::History);
+            self.ask(Deed::Delete {
+                channel,
+                what: Delete::History,
+            });
+            self.run(Step::Publish {
+                channels: 1,
+                retain: false,
+                size: 3,
+            });
+            self.settle();
+            let latest = self.entries.last().unwrap();
+            if latest.fate == Fate::Done {
+                return;
+            }
+            assert!(self.entries.len() < 10_000, "no room: {:?}", self.log.log.stats());
+        }
+    }
+
     /// Offsets and epochs: what is published now comes behind all that was acknowledged.
     fn check_offsets(&mut self) {
         self.disk.repair();
+        self.disk.set_capacity(None);
         self.settle();
         for (index, channel) in CHANNELS.into_iter().enumerate() {
             self.run(Step::Publish {
@@ -378,17 +416,19 @@ proptest! {
     #[test]
     fn what_was_acknowledged_is_there_or_said_to_be_gone(
         keep in prop_oneof![Just(3usize), Just(1000)],
+        size in prop_oneof![Just(None), (20_000usize..60_000, any::<bool>()).prop_map(Some)],
         steps in steps(),
         rng in any::<u64>(),
     ) {
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&rng.to_le_bytes());
         let rng = TestRng::from_seed(prop::test_runner::RngAlgorithm::ChaCha, &seed);
-        let mut world = world(keep, rng);
+        let mut world = world(keep, size, rng);
         for step in steps {
             world.run(step);
         }
         world.reopen(true);
+        world.check_room();
         world.check_offsets();
         world.reopen(false);
     }

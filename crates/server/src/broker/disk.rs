@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`mod@format`] (the bytes), [`io`] and `lock` (the file system), `scan`, `replay` and `recovery` (opening),
 //! `index` (where everything is), `queue`, `plan`, `writer`, `reach` and `telling` (a batch on its way), `gather` and `reader` (fetches),
-//! `keeper` and `compaction` (what is cleared away), `failure` (a thread that panics), [`inspect`] and [`backup`] (the operator's
+//! `keeper`, `compaction` and `room` (what is cleared away, also on a full disk), `failure` (a thread that panics), [`inspect`] and [`backup`] (the operator's
 //! tools).
 
 use std::path::Path;
@@ -33,6 +33,7 @@ mod reach;
 mod reader;
 mod recovery;
 mod replay;
+mod room;
 mod scan;
 mod shared;
 mod stats;
@@ -114,6 +115,7 @@ impl DiskLog {
         let shared = Shared::new(options, disk, folder.to_owned(), recovered.store, recovered.index);
         let shared = Arc::new(shared);
         shared::count(&shared.counters.damaged, recovered.damaged);
+        begin_room(&shared);
         let (current, newest) = (recovered.current, recovered.newest);
         let mut writer = Writer::new(shared.clone(), current, newest, recovered.reach);
         let unwritten = begin(&shared, &mut writer, now, recovered.lost)?;
@@ -171,13 +173,18 @@ impl DiskLog {
         *self.shared.commit.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(commit));
     }
 
+    /// Who is told when a full disk is found to have room again; one at most.
+    pub fn on_recovered(&self, told: impl Fn() + Send + Sync + 'static) {
+        let _ = self.shared.recovered.set(Box::new(told));
+    }
+
     /// Who is told, once and with the reason, when the log can do nothing any more because a thread of it has panicked: it refuses
     /// everything from then on, and only opening it again helps. Told at once if that has happened already; from any thread.
     pub fn on_failure(&self, told: impl FnOnce(&str) + Send + 'static) {
         self.shared.failure.tell(Box::new(told));
     }
 
-    /// Why nothing could be written when it was opened: the disk was full. It is tried again with every publication.
+    /// Why nothing could be written when it was opened: the disk was full. It is tried again.
     pub fn unwritten(&self) -> Option<&BrokerError> {
         self.unwritten.as_ref()
     }
@@ -225,6 +232,16 @@ impl Drop for DiskLog {
     fn drop(&mut self) {
         self.shut_down();
     }
+}
+
+/// Makes the reserve: any of the segments may have to be cleared away with it.
+fn begin_room(shared: &Shared) {
+    let (kept, total) = {
+        let index = shared.index();
+        let kept = index.segments.values().map(|segment| segment.live).max();
+        (kept.unwrap_or(0), index.total)
+    };
+    shared.room.begin(&shared.options, kept, total);
 }
 
 /// Gives this start its mark. Why it could not be written yet is returned.

@@ -104,6 +104,8 @@ struct Running {
     bytes: u64,
     live_bytes: u64,
     max_size: u64,
+    /// The same, or less on a smaller disk; servers of older versions do not say it.
+    ceiling: Option<u64>,
     publications: u64,
     known_channels: u64,
     queued_bytes: u64,
@@ -144,7 +146,16 @@ fn show(settings: &Settings, limit: usize, json: bool) -> Outcome {
 }
 
 fn shown(running: &Running, paint: Paint) -> String {
-    let mut text = headline(&running.folder, running.bytes, Some(running.max_size), paint);
+    let ceiling = running.ceiling.unwrap_or(running.max_size);
+    let mut text = headline(&running.folder, running.bytes, Some(ceiling), paint);
+    if ceiling < running.max_size {
+        let _ = writeln!(
+            text,
+            "  {}      there is no room for storage.max_size, {}",
+            paint.yellow("disk"),
+            amount::shown(running.max_size)
+        );
+    }
     if let Some(trouble) = &running.trouble {
         let _ = writeln!(text, "  {} {trouble}", paint.red("takes nothing:"));
     }

@@ -226,10 +226,12 @@ section! {
     /// Where every namespace says "memory" there is none.
     pub struct Storage {
         /// About what the log may take on disk. At this ceiling the channels with most give way: their oldest publications go
-        /// before their time, which the metrics count, and whoever comes back for those is told of a gap.
+        /// before their time, which the metrics count, and whoever comes back for those is told of a gap. A smaller disk is a
+        /// ceiling as well, at seven eighths of its size.
         max_size "max_size": usize = "4GiB" => values::size(LEAST_LOG, usize::MAX);
         /// How large a file of the log grows before the next one is begun. What is no longer wanted leaves the disk by whole
-        /// files: smaller ones leave sooner, larger ones are fewer.
+        /// files: smaller ones leave sooner, larger ones are fewer. Where there is little room they are made smaller than this, down
+        /// to 256 KiB: a file takes at most 1/32 of the room that is free or the log's already.
         segment_size "segment_size": usize = "64MiB" => values::size(LEAST_SEGMENT, MOST_SEGMENT);
         /// How much may be answered before it is on disk, where durability is "buffered": the most that a crash can lose.
         /// A publication beyond that is answered when it is safe.

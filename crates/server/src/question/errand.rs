@@ -125,6 +125,7 @@ fn storage_object(log: &DiskLog, shared: &Shared, limit: usize) -> Vec<u8> {
         "bytes": stats.bytes,
         "live_bytes": stats.live_bytes,
         "max_size": shared.settings().config.storage.max_size,
+        "ceiling": stats.ceiling,
         "publications": stats.publications,
         "known_channels": stats.channels,
         "position": stats.position,

@@ -85,6 +85,8 @@ pub(super) fn connect(log: &DiskLog, hub: &Arc<Hub>, trouble: Arc<Trouble>) {
     if let Some(error) = log.unwritten() {
         trouble.note(Some(error));
     }
+    let recovered = trouble.clone();
+    log.on_recovered(move || recovered.note(None));
     // The hub has the log: the other way round it must not live for ever.
     let hub: Weak<Hub> = Arc::downgrade(hub);
     log.set_commit(move |batch: Vec<Committed>| {

@@ -357,4 +357,8 @@ impl DiskFile for UnsyncedFile {
     fn truncate(&self, length: u64) -> io::Result<()> {
         self.0.truncate(length)
     }
+
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        self.0.allocate(length)
+    }
 }

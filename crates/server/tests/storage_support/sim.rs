@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use cometserver::broker::disk::LockError;
-use cometserver::broker::disk::io::{Disk, DiskFile, Held};
+use cometserver::broker::disk::io::{Disk, DiskFile, Held, Space};
 
 /// How a step fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,12 @@ struct State {
     reads: u64,
     faults: BTreeMap<u64, Fault>,
     is_full: bool,
+    /// All files together have at most so many bytes.
+    capacity: Option<usize>,
+    /// Nobody is told of that: it is a quota.
+    hides_capacity: bool,
+    /// So many of these are taken by others.
+    ballast: usize,
     is_down: bool,
     fails_syncs: bool,
     /// The thread of this name panics when it next writes or reads.
@@ -95,6 +101,36 @@ impl SimDisk {
     /// From now on no file can grow or be made, or can again: what is there may be written over.
     pub(crate) fn set_full(&self, is_full: bool) {
         self.state().is_full = is_full;
+    }
+
+    /// From now on all files together have at most so many bytes.
+    pub(crate) fn set_capacity(&self, capacity: Option<usize>) {
+        self.state().capacity = capacity;
+    }
+
+    /// The same, but whoever asks how much room there is hears nothing of it.
+    pub(crate) fn set_quota(&self, bytes: usize) {
+        let mut state = self.state();
+        (state.capacity, state.hides_capacity) = (Some(bytes), true);
+    }
+
+    /// Somebody else takes all that is free but so many bytes.
+    pub(crate) fn take_all_but(&self, left: usize) {
+        let free = self.free().unwrap_or(0);
+        self.state().ballast += free.saturating_sub(left);
+    }
+
+    /// Somebody else has so many of these.
+    pub(crate) fn set_ballast(&self, bytes: usize) {
+        self.state().ballast = bytes;
+    }
+
+    /// Bytes that can still be written, if there is a bound.
+    fn free(&self) -> Option<usize> {
+        let state = self.state();
+        let files = state.files.values();
+        let used: usize = files.map(|content| content.lock().unwrap().now.len()).sum();
+        Some(state.capacity?.saturating_sub(used + state.ballast))
     }
 
     /// From now on no sync succeeds, or does again.
@@ -193,6 +229,7 @@ impl SimDisk {
         let mut state = self.state();
         state.faults.clear();
         (state.is_down, state.is_full, state.fails_syncs) = (false, false, false);
+        state.ballast = 0;
     }
 
     fn step(&self, writes: bool) -> Option<Fault> {
@@ -290,6 +327,19 @@ impl Disk for SimDisk {
         state.safe_files = state.files.clone();
         Ok(())
     }
+
+    fn space(&self, _: &Path) -> Space {
+        let capacity = {
+            let state = self.state();
+            state.capacity.filter(|_| !state.hides_capacity)
+        };
+        self.free()
+            .zip(capacity)
+            .map_or_else(Space::default, |(free, capacity)| Space {
+                free: free as u64,
+                capacity: capacity as u64,
+            })
+    }
 }
 
 impl DiskFile for SimFile {
@@ -313,12 +363,17 @@ impl DiskFile for SimFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.disk.touched();
-        let grows = offset as usize + bytes.len() > self.content.lock().unwrap().now.len();
-        let fault = self.disk.step(grows);
-        let written = match fault {
+        let length = self.content.lock().unwrap().now.len();
+        let growth = (offset as usize + bytes.len()).saturating_sub(length);
+        let mut fault = self.disk.step(growth > 0);
+        let mut written = match fault {
             None => bytes.len(),
             Some(_) => bytes.len() / 2,
         };
+        if let Some(free) = self.disk.free().filter(|free| growth > *free) {
+            fault = fault.or(Some(Fault::Full));
+            written = written.min(bytes.len() - (growth - free));
+        }
         let mut content = self.content.lock().unwrap();
         let end = offset as usize + written;
         if content.now.len() < end {

@@ -41,8 +41,8 @@ struct Clearing<'a> {
     bytes: usize,
 }
 
-/// Clears away the oldest segment, unless it is the one that is written to. Could it be done?
-pub(crate) fn clear_oldest(shared: &Shared) -> bool {
+/// Clears away the oldest segment, unless it is the one that is written to. Its length in bytes, if that could be done.
+pub(crate) fn clear_oldest(shared: &Shared) -> Option<u64> {
     let _tidying = shared
         .tidying
         .lock()
@@ -55,9 +55,7 @@ pub(crate) fn clear_oldest(shared: &Shared) -> bool {
             .filter(|_| index.segments.len() > 1);
         first.map(|(number, segment)| (*number, segment.file.clone(), segment.seed, segment.length))
     };
-    let Some((segment, file, seed, length)) = oldest else {
-        return false;
-    };
+    let (segment, file, seed, length) = oldest?;
     let mut clearing = Clearing {
         shared,
         segment,
@@ -72,15 +70,23 @@ pub(crate) fn clear_oldest(shared: &Shared) -> bool {
     let mut scan = Scan::new(&*file, seed, HEADER as u32, length);
     while let Some(piece) = scan.next() {
         match piece {
-            Piece::Record { offset, body, .. } if !clearing.record(offset, body) => return false,
+            Piece::Record { offset, body, .. } if !clearing.record(offset, body) => return None,
             Piece::Record { .. } => {}
             Piece::Damage { .. } => clearing.is_damaged = true,
         }
         if shared.bell.is_closed() {
-            return false;
+            return None;
         }
     }
-    clearing.send() && clearing.remove()
+    (clearing.send() && clearing.remove()).then_some(u64::from(length))
+}
+
+/// Begins another segment, so that the one that is written to becomes one that can be cleared away. Could it be done?
+pub(crate) fn seal(shared: &Shared) -> bool {
+    let (done, wait) = sync_channel(1);
+    let steps = vec![Upkeep::Seal];
+    shared.queue.push_chore(Chore { steps, done });
+    matches!(wait.recv(), Ok(Ok(())))
 }
 
 impl Clearing<'_> {

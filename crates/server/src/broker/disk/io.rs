@@ -7,6 +7,9 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
 use super::lock::{self, LockError};
 
 /// The log belongs to the server alone: it holds payloads.
@@ -59,6 +62,30 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// Whatever the system says.
     fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+
+    /// How much room the file system of the folder has for this process; one that cannot say is taken to have all.
+    fn space(&self, _folder: &Path) -> Space {
+        Space::default()
+    }
+}
+
+/// Bytes of a file system that this process may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that are free now. A quota is not seen in it.
+    pub free: u64,
+    /// Bytes that there would be if nobody had anything.
+    pub capacity: u64,
+}
+
+impl Default for Space {
+    /// More than any log needs.
+    fn default() -> Self {
+        Self {
+            free: u64::MAX / 4,
+            capacity: u64::MAX / 4,
+        }
+    }
 }
 
 /// An open file.
@@ -100,6 +127,27 @@ pub trait DiskFile: Send + Sync {
     /// # Errors
     /// Whatever the system says.
     fn truncate(&self, length: u64) -> io::Result<()>;
+
+    /// Makes the file so long, with room on the disk for all of it. What the new part holds does not matter.
+    ///
+    /// # Errors
+    /// Whatever the system says; then the file has any length.
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        fill_up(self, length)
+    }
+}
+
+/// So much is written at once to make room, where the system has no better way.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+fn fill_up(file: &(impl DiskFile + ?Sized), length: u64) -> io::Result<()> {
+    let mut at = file.length()?;
+    while at < length {
+        let some = (length - at).min(ZEROS.len() as u64);
+        file.write_at(&ZEROS[..some as usize], at)?;
+        at += some;
+    }
+    Ok(())
 }
 
 /// The file system of this machine.
@@ -151,6 +199,21 @@ impl Disk for RealDisk {
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
         File::open(folder)?.sync_all()
+    }
+
+    fn space(&self, folder: &Path) -> Space {
+        let Ok(said) = rustix::fs::statvfs(folder) else {
+            return Space::default();
+        };
+        // What only root may use is nobody's. Network file systems may say nothing at all.
+        let reserved = said.f_bfree.saturating_sub(said.f_bavail);
+        match said.f_blocks.saturating_sub(reserved) {
+            0 => Space::default(),
+            blocks => Space {
+                free: said.f_bavail.saturating_mul(said.f_frsize),
+                capacity: blocks.saturating_mul(said.f_frsize),
+            },
+        }
     }
 }
 
@@ -227,5 +290,12 @@ impl DiskFile for File {
 
     fn truncate(&self, length: u64) -> io::Result<()> {
         self.set_len(length)
+    }
+
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(self, FallocateFlags::empty(), 0, length) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => fill_up(self, length),
+            other => Ok(other?),
+        }
     }
 }

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
+use cometserver_core::Time;
+
 use super::compaction;
 use super::index::{Index, Slot};
-use super::options::DiskOptions;
 use super::queue::Chore;
+use super::room::Sizes;
 use super::shared::{Shared, count};
 
 /// So many channels are looked at while the index is locked once.
@@ -18,11 +20,16 @@ pub(super) const STEPS: usize = 1024;
 /// What grows too old within so many milliseconds is forgotten together.
 const COALESCE: u64 = 1000;
 
+/// For so many milliseconds what brought nothing is not done again.
+const REST: u64 = 60_000;
+
 /// What there is to be cleared away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Duty {
     /// The oldest segment.
     Segment,
+    /// The segment that is written to, which becomes an older one.
+    Seal,
     /// Publications: what is kept is too much.
     Publications,
 }
@@ -32,6 +39,7 @@ pub(crate) fn run(shared: &Arc<Shared>) {
     // As it was opened: it may have been configured anew before this thread runs.
     let mut version = 0;
     let mut until = None;
+    let mut full_since = None;
     while shared.bell.sleep(shared.now(), until) {
         let now_version = shared.index().version();
         if std::mem::replace(&mut version, now_version) != now_version {
@@ -42,42 +50,150 @@ pub(crate) fn run(shared: &Arc<Shared>) {
         trim_rest(shared);
         until = due.map(|due| due.max(shared.now() + COALESCE));
         bound_idle(shared);
-        while !shared.bell.is_closed() {
-            let Some(duty) = duty(&shared.index(), &shared.options) else {
-                break;
-            };
-            let is_done = match duty {
-                Duty::Publications => trim_for_ceiling(shared),
-                Duty::Segment => compaction::clear_oldest(shared),
-            };
-            if !is_done {
-                // The disk is full or failing: again later, as long as there is something to do.
-                until = Some(shared.now() + shared.options.pause.as_millis() as u64);
-                break;
-            }
+        let is_done = clear_away(shared);
+        shared.room.note_cleared(is_done);
+        shared.queue.let_go();
+        let has_reserve = !shared.room.is_short() || shared.room.refill();
+        let is_full = is_still_full(shared, &mut full_since);
+        if !is_done || !has_reserve || is_full {
+            // The disk is full or failing: again later, as long as there is something to do.
+            until = Some(shared.now() + shared.options.pause.as_millis() as u64);
         }
     }
 }
 
-/// Is there something to be cleared away? The segment that is written to is left alone.
-pub(crate) fn has_work(index: &Index, options: &DiskOptions) -> bool {
-    index.has_untrimmed() || duty(index, options).is_some()
+/// Is the disk full? When it was for a while it is tried again, so that nobody has to publish for it to be known.
+fn is_still_full(shared: &Shared, since: &mut Option<Time>) -> bool {
+    let (now, pause) = (shared.now(), shared.options.pause.as_millis() as u64);
+    if !shared.room.is_full() {
+        *since = None;
+        return false;
+    }
+    // Not at once: that it is full may not be told yet.
+    if now < *since.get_or_insert(now) + pause || shared.room.is_short() || !shared.room.probe() {
+        return true;
+    }
+    *since = None;
+    shared.tell_recovered();
+    false
 }
 
-fn duty(index: &Index, options: &DiskOptions) -> Option<Duty> {
+/// Clears away what there is. Could it be done?
+fn clear_away(shared: &Shared) -> bool {
+    let mut round = Round::begin(shared);
+    while !shared.bell.is_closed() {
+        shared.room.measure();
+        let Some(duty) = duty(&shared.index(), shared) else {
+            break;
+        };
+        let is_done = match duty {
+            Duty::Publications => trim_for_ceiling(shared),
+            Duty::Seal => compaction::seal(shared),
+            Duty::Segment => {
+                let freed = compaction::clear_oldest(shared);
+                round.freed += freed.unwrap_or(0);
+                freed.is_some()
+            }
+        };
+        if !is_done {
+            return false;
+        }
+        if duty == Duty::Segment {
+            shared.room.note_freed();
+            round.end(shared);
+        }
+    }
+    true
+}
+
+/// Clearing away all segments that there were at some moment, once.
+struct Round {
+    /// The newest of them.
+    newest: u32,
+    /// Bytes of those that are gone.
+    freed: u64,
+    /// Bytes written to clear away before.
+    written: u64,
+}
+
+impl Round {
+    fn begin(shared: &Shared) -> Self {
+        let newest = shared
+            .index()
+            .segments
+            .last_key_value()
+            .map(|(number, _)| *number);
+        Self {
+            newest: newest.unwrap_or(0),
+            freed: 0,
+            written: shared.room.upkeep(),
+        }
+    }
+
+    /// If it is through: did it bring anything? Else all that is left is needed, also what is not kept: how channels stand,
+    /// keys, what each segment knows of the others.
+    fn end(&mut self, shared: &Shared) {
+        let index = shared.index();
+        if index
+            .segments
+            .keys()
+            .next()
+            .is_none_or(|oldest| *oldest <= self.newest)
+        {
+            return;
+        }
+        let waste = index.total - index.live;
+        let sizes = shared.room.sizes(&shared.options, index.total);
+        let least = least_waste(&index, &sizes, shared);
+        drop(index);
+        let written = shared.room.upkeep() - self.written;
+        if written >= self.freed - self.freed / 8 {
+            shared.room.note_futile(waste + least, shared.now() + REST);
+        }
+        *self = Self::begin(shared);
+    }
+}
+
+/// With less waste than this there would be no end of clearing away: each segment begins with what is known of the others.
+///
+/// Once the reserve is used, deletions must not need all of it before they make room: the smallest take as much as they free.
+fn least_waste(index: &Index, sizes: &Sizes, shared: &Shared) -> u64 {
+    match shared.room.is_short() {
+        true => sizes.segment / 4 * 3,
+        false => (index.total / 8).max(sizes.segment),
+    }
+}
+
+/// Is there something to be cleared away? The segment that is written to is left alone, but on a disk that is nearly full.
+pub(crate) fn has_work(index: &Index, shared: &Shared) -> bool {
+    index.has_untrimmed() || duty(index, shared).is_some()
+}
+
+fn duty(index: &Index, shared: &Shared) -> Option<Duty> {
     let (_, current) = index.segments.last_key_value()?;
-    if index.live > options.ceiling / 4 * 3 && index.publications > 0 {
+    let sizes = shared.room.sizes(&shared.options, index.total);
+    if index.live > sizes.ceiling / 4 * 3 && index.publications > 0 {
         return Some(Duty::Publications);
+    }
+    let length = u64::from(current.length);
+    let least = least_waste(index, &sizes, shared);
+    if sizes.is_tight && length.saturating_sub(current.live) > least {
+        return Some(Duty::Seal);
     }
     if index.segments.len() < 2 {
         return None;
     }
+    if shared.room.is_futile(index.total - index.live, shared.now()) {
+        // How channels stand takes the rest: then there is less room for what is kept.
+        let gives_way = index.total > sizes.ceiling && index.live > sizes.ceiling / 4;
+        return (gives_way && index.publications > 0).then_some(Duty::Publications);
+    }
     let (_, oldest) = index.segments.first_key_value()?;
-    let sealed = index.total - u64::from(current.length);
     let live = index.live.saturating_sub(current.live);
-    let dead = sealed.saturating_sub(live);
-    let is_worth_it =
-        dead > live.max(options.garbage) || index.total > options.ceiling && dead > index.total / 8;
+    let dead = (index.total - length).saturating_sub(live);
+    let is_worth_it = dead > live.max(sizes.garbage)
+        || sizes.is_tight && dead > least
+        || index.total > sizes.ceiling && dead > index.total / 8;
     (oldest.places == 0 || is_worth_it).then_some(Duty::Segment)
 }
 
@@ -140,8 +256,13 @@ fn trim_for_ceiling(shared: &Shared) -> bool {
         true
     });
     let live = shared.index().live;
+    let ceiling = shared.sizes().ceiling;
     let held: u64 = shares.iter().sum();
-    let wanted = (shared.options.ceiling / 8 * 5).saturating_sub(live.saturating_sub(held));
+    let wanted = match live > ceiling / 4 * 3 {
+        true => ceiling / 8 * 5,
+        false => live / 4 * 3,
+    };
+    let wanted = wanted.saturating_sub(live.saturating_sub(held));
     let share = fair_share(shares, wanted);
     let mut trimmed = 0;
     for_each_slot(shared, |index, slot, _, steps| {
@@ -158,7 +279,7 @@ fn trim_for_ceiling(shared: &Shared) -> bool {
     count(&shared.counters.trimmed_for_ceiling, trimmed);
     tracing::warn!(
         publications = trimmed,
-        ceiling = shared.options.ceiling,
+        ceiling,
         "the log has reached its ceiling: the channels with most have lost their oldest publications"
     );
     trimmed > 0
@@ -219,7 +340,7 @@ mod tests {
     use cometserver_core::publication::Message;
 
     use super::*;
-    use crate::broker::disk::DiskLog;
+    use crate::broker::disk::{DiskLog, DiskOptions};
 
     const MANY: usize = 20 * STEPS;
 
@@ -364,7 +485,7 @@ mod tests {
             ceiling: (MANY * 70 / 3 * 4) as u64,
             ..DiskOptions::default()
         });
-        while !has_work(&full.log.shared.index(), &full.log.shared.options) {
+        while !has_work(&full.log.shared.index(), &full.log.shared) {
             full.publish(&"x".repeat(1000));
             full.answers(1);
         }

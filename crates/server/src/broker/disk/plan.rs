@@ -304,6 +304,8 @@ impl Plan {
                         layout.record(|to| body::put_trimmed(to, &trimmed));
                     }
                 }
+                // The writer has begun another segment for it.
+                Upkeep::Seal => {}
                 Upkeep::Remove(segment) => {
                     let forgotten = shared.index().forgotten;
                     layout.record(|to| body::put_removed(to, segment, forgotten));
@@ -395,13 +397,23 @@ impl Plan {
 
     /// Nothing of it happened.
     pub(crate) fn fail(self, shared: &Shared, error: &BrokerError) -> Vec<Committed> {
-        let pinned: Vec<Slot> = self.ahead.into_keys().collect();
-        unpin(shared, &pinned);
-        if let Some(done) = self.done {
+        if let Some(done) = &self.done {
             let _ = done.try_send(Err(error.clone()));
         }
+        self.refuse(shared, error, true)
+    }
+
+    /// Nothing of it happened, and what makes room is tried again: only the publications are answered.
+    pub(crate) fn fail_publications(self, shared: &Shared, error: &BrokerError) -> Vec<Committed> {
+        self.refuse(shared, error, false)
+    }
+
+    fn refuse(self, shared: &Shared, error: &BrokerError, deletions: bool) -> Vec<Committed> {
+        let pinned: Vec<Slot> = self.ahead.into_keys().collect();
+        unpin(shared, &pinned);
         let tickets = self.effects.iter().filter_map(|effect| match effect {
-            Effect::Published { ticket, .. } | Effect::Deleted { ticket, .. } => Some(*ticket),
+            Effect::Published { ticket, .. } => Some(*ticket),
+            Effect::Deleted { ticket, .. } => Some(*ticket).filter(|_| deletions),
             Effect::Kept { .. } | Effect::State(_) => None,
         });
         let failed = |ticket| Committed {
@@ -532,7 +544,7 @@ pub(crate) fn delete(index: &mut Index, slot: Slot, what: Delete, value: u64) ->
 fn ring(shared: &Shared) {
     let (deadline, has_work) = {
         let index = shared.index();
-        (index.next_deadline(), keeper::has_work(&index, &shared.options))
+        (index.next_deadline(), keeper::has_work(&index, shared))
     };
     if has_work {
         shared.bell.ring();

@@ -22,7 +22,17 @@ pub(crate) enum Request {
     Delete(Deletion),
 }
 
+/// Which of these a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It takes room.
+    Publication,
+    /// It makes room.
+    Deletion,
+}
+
 /// What the log does for itself.
+#[derive(Clone)]
 pub(crate) enum Upkeep {
     /// Copy a publication forward, if it is still kept.
     Keep {
@@ -43,9 +53,12 @@ pub(crate) enum Upkeep {
     Trimmed(ChannelName),
     /// This segment is no longer part of the log.
     Remove(u32),
+    /// Begin another segment, so that the one that is written to can be cleared away.
+    Seal,
 }
 
 /// Upkeep with who waits for it.
+#[derive(Clone)]
 pub(crate) struct Chore {
     /// In this order.
     pub(crate) steps: Vec<Upkeep>,
@@ -64,6 +77,49 @@ pub(crate) struct Batch {
     pub(crate) payloads: usize,
 }
 
+impl Batch {
+    /// What of it makes room: upkeep and deletions, if there are any.
+    pub(crate) fn urgent(&self) -> Option<Self> {
+        let deletions = self.requests.iter().filter_map(Request::deletion);
+        let urgent = Self {
+            chore: self.chore.clone(),
+            requests: deletions.collect(),
+            payloads: 0,
+        };
+        (urgent.chore.is_some() || !urgent.requests.is_empty()).then_some(urgent)
+    }
+
+    /// Which of the requests are what, in their order.
+    pub(crate) fn kinds(&self) -> Vec<Kind> {
+        self.requests.iter().map(Request::kind).collect()
+    }
+
+    /// Takes the publications out.
+    pub(crate) fn take_publications(&mut self) -> VecDeque<Request> {
+        let requests = std::mem::take(&mut self.requests).into_iter();
+        let (publications, rest) = requests.partition(|request| request.kind() == Kind::Publication);
+        self.requests = rest;
+        publications
+    }
+
+    /// Are there any?
+    pub(crate) fn has_publications(&self) -> bool {
+        let mut kinds = self.requests.iter().map(Request::kind);
+        kinds.any(|kind| kind == Kind::Publication)
+    }
+
+    /// Does it ask for another segment?
+    pub(crate) fn seals(&self) -> bool {
+        let steps = self.chore.iter().flat_map(|chore| &chore.steps);
+        steps.into_iter().any(|step| matches!(step, Upkeep::Seal))
+    }
+
+    /// Is there nothing in it?
+    pub(crate) fn is_empty(&self) -> bool {
+        self.requests.is_empty() && self.chore.is_none()
+    }
+}
+
 #[derive(Default)]
 struct Waiting {
     requests: VecDeque<Request>,
@@ -75,6 +131,8 @@ struct Waiting {
     /// The same with their overhead.
     bytes: usize,
     is_idle: bool,
+    /// Only upkeep is handed out: the disk is nearly full, and it makes room.
+    is_held: bool,
     /// The numbers of what was handed out and is not released yet, in that order.
     begun: VecDeque<u64>,
     /// Nothing is taken any more, for this reason.
@@ -153,7 +211,7 @@ impl Queue {
     /// Waits for the next batch of about `limit` bytes at most; none when the queue is closed and empty.
     pub(crate) fn take(&self, limit: usize) -> Option<Batch> {
         let mut waiting = self.waiting();
-        while waiting.requests.is_empty() && waiting.chore.is_none() {
+        while waiting.chore.is_none() && (waiting.requests.is_empty() || waiting.holds()) {
             if waiting.closed.is_some() {
                 return None;
             }
@@ -164,6 +222,18 @@ impl Queue {
         let batch = waiting.batch(limit);
         waiting.begun.extend(batch.requests.iter().map(Request::ticket));
         Some(batch)
+    }
+
+    /// Hands out nothing but upkeep until [`Queue::let_go`].
+    pub(crate) fn hold(&self) {
+        self.waiting().is_held = true;
+    }
+
+    /// Hands out everything again.
+    pub(crate) fn let_go(&self) {
+        if std::mem::take(&mut self.waiting().is_held) {
+            self.filled.notify_one();
+        }
     }
 
     /// So much no longer waits: it has been answered.
@@ -209,11 +279,19 @@ impl Queue {
 }
 
 impl Waiting {
+    /// Does what was asked for wait for upkeep? What waits at the end is written, or refused, without.
+    fn holds(&self) -> bool {
+        self.is_held && self.closed.is_none()
+    }
+
     fn batch(&mut self, limit: usize) -> Batch {
         let mut batch = Batch {
             chore: self.chore.take(),
             ..Batch::default()
         };
+        if self.holds() {
+            return batch;
+        }
         let count = self.requests.len();
         if self.untaken + count * OVERHEAD <= limit {
             // All of it, as nearly always, at once: publishers wait for this lock. The next one will be about as long.
@@ -237,11 +315,27 @@ impl Waiting {
 }
 
 impl Request {
+    /// Which it is.
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Request::Publish(_) => Kind::Publication,
+            Request::Delete(_) => Kind::Deletion,
+        }
+    }
+
+    /// The same again, if it is one that makes room.
+    fn deletion(&self) -> Option<Self> {
+        match self {
+            Request::Publish(_) => None,
+            Request::Delete(deletion) => Some(Request::Delete(deletion.clone())),
+        }
+    }
+
     /// Bytes of its payload, with what else of it is of any size.
     pub(crate) fn payload(&self) -> usize {
         match self {
             Request::Publish(submission) => submission.message.payload.bytes().len() + rest(submission),
-            Request::Delete(_) => 0,
+            Request::Delete(deletion) => deletion.channel.as_bytes().len() + PLACE,
         }
     }
 

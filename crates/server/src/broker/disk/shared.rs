@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use cometserver_core::broker::Committed;
@@ -14,10 +14,14 @@ use super::io::Disk;
 use super::options::DiskOptions;
 use super::queue::Queue;
 use super::reader::Reads;
+use super::room::{Room, Sizes};
 use super::telling::Telling;
 
 /// Where commits go.
 pub(crate) type Commit = Arc<dyn Fn(Vec<Committed>) + Send + Sync>;
+
+/// Told when a full disk has room again.
+pub(crate) type Recovered = Box<dyn Fn() + Send + Sync>;
 
 /// What has happened since the start.
 #[derive(Debug, Default)]
@@ -62,12 +66,16 @@ pub(crate) struct Shared {
     pub(crate) reads: Reads,
     /// Wakes the keeper.
     pub(crate) bell: Bell,
+    /// What room there is.
+    pub(crate) room: Room,
     /// Whether a thread has failed.
     pub(crate) failure: Failure,
     /// What has happened.
     pub(crate) counters: Counters,
     /// Where commits go.
     pub(crate) commit: RwLock<Option<Commit>>,
+    /// Told when a full disk has room again.
+    pub(crate) recovered: OnceLock<Recovered>,
     /// Held by whoever needs that no segment is removed or cut off: the keeper while it clears away, a backup.
     pub(crate) tidying: Mutex<()>,
     index: Mutex<Index>,
@@ -83,6 +91,7 @@ impl Shared {
         index: Index,
     ) -> Self {
         Self {
+            room: Room::new(disk.clone(), folder.clone()),
             queue: Queue::new(options.queue),
             telling: Telling::default(),
             reads: Reads::default(),
@@ -90,6 +99,7 @@ impl Shared {
             failure: Failure::default(),
             counters: Counters::default(),
             commit: RwLock::new(None),
+            recovered: OnceLock::new(),
             tidying: Mutex::new(()),
             index: Mutex::new(index),
             began: (options.clock)(),
@@ -121,6 +131,19 @@ impl Shared {
         {
             commit(committed);
         }
+    }
+
+    /// Tells that a full disk has room again.
+    pub(crate) fn tell_recovered(&self) {
+        if let Some(recovered) = self.recovered.get() {
+            recovered();
+        }
+    }
+
+    /// The sizes that hold now.
+    pub(crate) fn sizes(&self) -> Sizes {
+        let total = self.index().total;
+        self.room.sizes(&self.options, total)
     }
 
     /// The time for ages.

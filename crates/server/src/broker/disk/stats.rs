@@ -10,6 +10,8 @@ pub struct DiskStats {
     pub bytes: u64,
     /// Bytes of what is kept; the rest is cleared away in time.
     pub live_bytes: u64,
+    /// Bytes that they have at most: the setting, or less on a smaller disk.
+    pub ceiling: u64,
     /// Segments.
     pub segments: usize,
     /// Channels that are known.
@@ -45,10 +47,12 @@ pub struct DiskStats {
 pub(super) fn of(shared: &Shared) -> DiskStats {
     let counters = &shared.counters;
     let (queued_bytes, queued_reads) = (shared.queue.payloads(), shared.reads.len());
+    let ceiling = shared.sizes().ceiling;
     let index = shared.index();
     DiskStats {
         bytes: index.total,
         live_bytes: index.live,
+        ceiling,
         segments: index.segments.len(),
         channels: index.len(),
         publications: index.publications,

@@ -12,17 +12,26 @@ use super::format::header::{file_name, seed};
 use super::format::{Concerned, Header, Loss, Mark, Opening, SegmentState, VERSION, frame, start};
 use super::index::Segment;
 use super::io::DiskFile;
+use super::keeper;
 use super::plan::Plan;
-use super::queue::{Batch, Chore, Request};
+use super::queue::{Batch, Request};
 use super::reach::ReachFile;
+use super::room::is_full;
 use super::shared::{Shared, count};
 use super::telling::{self, Answers};
+
+mod missed;
+
+use missed::{Left, Missed, answer, in_order};
 
 /// What the buffer may keep between batches, in bytes: after a huge payload it is let go.
 const KEEP_BUFFER: usize = 16 << 20;
 
 /// So few answers the writer tells itself, while nothing waits to be written: waking another thread takes as long.
 const FEW: usize = 16;
+
+/// What helps on a full disk.
+const WAY_OUT: &str = "make room or delete what need not be kept, then it goes on by itself";
 
 /// The segment that is written to.
 pub(crate) struct Current {
@@ -111,7 +120,7 @@ impl Writer {
             position: position - u64::from(lost.is_some()),
             lost,
         });
-        let begun = self.begin_segment().map_err(Failure::Nothing);
+        let begun = self.begin_segment(false).map_err(Failure::Nothing);
         let stored = begun.and_then(|begun| {
             if let Some(segment) = begun.as_ref().or(self.current.as_ref()) {
                 let (seed, base) = (segment.seed, segment.length);
@@ -161,7 +170,11 @@ impl Writer {
 
     /// Writes until the queue is closed and empty.
     pub(crate) fn run(mut self) {
-        while let Some(batch) = self.shared.queue.take(self.shared.options.batch) {
+        loop {
+            let batch = self.look_for_room();
+            let Some(batch) = self.shared.queue.take(batch) else {
+                break;
+            };
             self.commit(batch);
         }
         if !self.owes_loss {
@@ -169,13 +182,36 @@ impl Writer {
         }
     }
 
+    /// Where the disk is nearly full, publishers wait while something can be cleared away. Returns how many bytes the next
+    /// batch may have.
+    fn look_for_room(&self) -> usize {
+        let shared = &self.shared;
+        shared.room.measure();
+        let (sizes, has_work, kept, total) = {
+            let index = shared.index();
+            let sizes = shared.room.sizes(&shared.options, index.total);
+            let has_work = sizes.is_tight && keeper::has_work(&index, shared);
+            let current = self.current.as_ref();
+            let current = current.and_then(|current| index.segments.get(&current.number));
+            (sizes, has_work, current.map_or(0, |one| one.live), index.total)
+        };
+        shared.room.provide(kept, total);
+        if has_work && !shared.room.is_stuck() && !shared.bell.is_closed() {
+            shared.queue.hold();
+            // It lets go when it has looked.
+            shared.bell.ring();
+        }
+        sizes.batch
+    }
+
     /// Writes one batch and answers everything in it.
     fn commit(&mut self, batch: Batch) {
         let (requests, payloads) = (batch.requests.len(), batch.payloads);
-        let committed = match self.pause.take_if(|(until, _)| *until <= Instant::now()) {
-            None if self.pause.is_some() => self.refuse(batch),
-            _ => self.write(batch),
-        };
+        if self.shared.room.take_freed() {
+            self.pause = None;
+        }
+        self.pause.take_if(|(until, _)| *until <= Instant::now());
+        let committed = self.write(batch);
         let answers = Answers {
             committed,
             requests,
@@ -189,48 +225,104 @@ impl Writer {
         }
     }
 
-    fn refuse(&mut self, batch: Batch) -> Vec<Committed> {
-        self.note_refused(&batch.requests);
-        let reason = self
-            .pause
-            .as_ref()
-            .map_or_else(String::new, |(_, reason)| reason.clone());
-        answer(batch.chore, &batch.requests, &BrokerError::Unavailable(reason))
+    /// Writes a batch, of which publications are refused while there is no room for them.
+    fn write(&mut self, mut batch: Batch) -> Vec<Committed> {
+        let refusal = match &self.pause {
+            Some((_, reason)) => Err(BrokerError::Unavailable(reason.clone())),
+            None => self.has_room(),
+        };
+        let Err(refusal) = refusal else {
+            return self.write_all(batch);
+        };
+        if self.pause.is_some() && !self.shared.room.is_full() {
+            // The disk fails: nothing is tried.
+            self.note_refused(&batch.requests);
+            return answer(batch.chore, &batch.requests, &refusal);
+        }
+        // What clears away goes on.
+        let kinds = batch.kinds();
+        let publications = batch.take_publications();
+        self.note_refused(&publications);
+        let refused = answer(None, &publications, &refusal);
+        if batch.is_empty() {
+            return refused;
+        }
+        in_order(&kinds, refused, self.write_all(batch))
     }
 
-    fn write(&mut self, mut batch: Batch) -> Vec<Committed> {
-        let mut refused = Vec::new();
-        if let Err(full) = self.has_room() {
-            // What clears away goes on.
-            let is_publish = |request: &Request| matches!(request, Request::Publish(_));
-            let (publications, rest) = batch.requests.into_iter().partition(is_publish);
-            batch.requests = rest;
-            self.note_refused(&publications);
-            refused = answer(None, &publications, &full);
-            if batch.requests.is_empty() && batch.chore.is_none() {
-                return refused;
+    /// Writes a batch. What of it makes room, and finds none, has the reserve.
+    fn write_all(&mut self, batch: Batch) -> Vec<Committed> {
+        let urgent = batch.urgent();
+        let kinds = urgent.as_ref().map_or_else(Vec::new, |_| batch.kinds());
+        match self.try_all(batch) {
+            Ok(committed) => committed,
+            Err(missed) => {
+                let Some(urgent) = urgent.filter(|_| missed.is_full) else {
+                    return missed.fail(&self.shared);
+                };
+                let refused = missed.fail_publications(&self.shared);
+                in_order(&kinds, refused, self.write_urgent(urgent))
             }
         }
-        refused.extend(self.write_all(batch));
-        refused
     }
 
-    fn write_all(&mut self, batch: Batch) -> Vec<Committed> {
+    /// Writes what makes room, with the reserve where there is none: upkeep first, as what is deleted is deleted after it was copied.
+    fn write_urgent(&mut self, mut batch: Batch) -> Vec<Committed> {
+        let deletions = Batch {
+            requests: std::mem::take(&mut batch.requests),
+            ..Batch::default()
+        };
+        if !batch.is_empty() {
+            self.write_with_reserve(batch, false);
+        }
+        match deletions.is_empty() {
+            true => Vec::new(),
+            false => self.write_with_reserve(deletions, true),
+        }
+    }
+
+    fn write_with_reserve(&mut self, batch: Batch, deletes: bool) -> Vec<Committed> {
+        let again = batch.urgent();
+        let missed = match self.try_all(batch) {
+            Ok(committed) => return committed,
+            Err(missed) => missed,
+        };
+        let needed = deletes.then_some(self.buffer.len().max(1) as u64);
+        let Some(again) = again.filter(|_| missed.is_full && self.shared.room.release(needed)) else {
+            return missed.fail(&self.shared);
+        };
+        drop(missed.fail_publications(&self.shared));
+        match self.try_all(again) {
+            Ok(committed) => committed,
+            Err(missed) => missed.fail(&self.shared),
+        }
+    }
+
+    fn try_all(&mut self, batch: Batch) -> Result<Vec<Committed>, Box<Missed>> {
         self.buffer.clear();
         self.buffer.shrink_to(KEEP_BUFFER);
-        let begun = match self.begin_segment() {
+        let (has_publications, is_upkeep) = (batch.has_publications(), batch.chore.is_some());
+        let begun = match self.begin_segment(batch.seals()) {
             Ok(begun) => begun,
             Err(error) => {
+                let is_full = is_full(&error);
                 let error = self.failed(Failure::Nothing(error));
                 self.note_refused(&batch.requests);
-                return answer(batch.chore, &batch.requests, &error);
+                return Err(Box::new(Missed {
+                    left: Left::Batch(batch),
+                    error,
+                    is_full,
+                }));
             }
         };
         let (seed, base, number) = match begun.as_ref().or(self.current.as_ref()) {
             Some(segment) => (segment.seed, segment.length, segment.number),
             None => {
-                let error = BrokerError::Unavailable("there is no segment".into());
-                return answer(batch.chore, &batch.requests, &error);
+                return Err(Box::new(Missed {
+                    left: Left::Batch(batch),
+                    error: BrokerError::Unavailable("there is no segment".into()),
+                    is_full: false,
+                }));
             }
         };
         self.put_start(seed, base);
@@ -248,7 +340,7 @@ impl Writer {
             position,
         );
         if self.buffer.is_empty() {
-            return plan.apply(&self.shared, base);
+            return Ok(plan.apply(&self.shared, base));
         }
         match self.store(begun, plan.position()) {
             Ok(length) => {
@@ -257,12 +349,25 @@ impl Writer {
                     self.owes_loss = false;
                     lose(&self.shared, loss);
                 }
-                plan.apply(&self.shared, length)
+                if is_upkeep {
+                    self.shared.room.note_upkeep(self.buffer.len());
+                }
+                let committed = plan.apply(&self.shared, length);
+                if has_publications {
+                    let total = self.shared.index().total;
+                    self.shared.room.note_written(total);
+                }
+                Ok(committed)
             }
             Err(failure) => {
+                let is_full = matches!(&failure, Failure::Nothing(error) if is_full(error));
                 let error = self.failed(failure);
                 self.owes_loss |= plan.concerns(&self.shared.index());
-                plan.fail(&self.shared, &error)
+                Err(Box::new(Missed {
+                    left: Left::Plan(plan),
+                    error,
+                    is_full,
+                }))
             }
         }
     }
@@ -283,8 +388,7 @@ impl Writer {
 
     /// What is to be said of what was refused before, at this position. With a publication, which brings it to everybody at once.
     fn owed(&self, batch: &Batch, position: u64) -> Option<Loss> {
-        let is_publish = |request: &Request| matches!(request, Request::Publish(_));
-        if !self.owes_loss || !batch.requests.iter().any(is_publish) {
+        if !self.owes_loss || !batch.has_publications() {
             return None;
         }
         Some(Loss {
@@ -293,13 +397,20 @@ impl Writer {
         })
     }
 
-    /// Far above the ceiling nothing is taken: what was trimmed has to be cleared away first, or retained values fill it.
+    /// Is there room for publications? What a full disk needs to make some again comes first. And far above the ceiling nothing
+    /// is taken: what was trimmed has to be cleared away first, or retained values fill it.
     fn has_room(&self) -> Result<(), BrokerError> {
-        let (total, ceiling) = (self.shared.index().total, self.shared.options.ceiling);
-        if total <= ceiling + ceiling / 4 + self.shared.options.segment {
+        let shared = &self.shared;
+        if shared.room.is_short() && !shared.room.refill() {
+            shared.bell.ring();
+            return Err(BrokerError::Unavailable(format!("the disk is full: {WAY_OUT}")));
+        }
+        let sizes = shared.sizes();
+        let (total, ceiling) = (shared.index().total, sizes.ceiling);
+        if total <= ceiling + ceiling / 4 + shared.options.segment {
             return Ok(());
         }
-        self.shared.bell.ring();
+        shared.bell.ring();
         Err(BrokerError::Unavailable(format!(
             "the log has {total} bytes, its ceiling is {ceiling}"
         )))
@@ -307,7 +418,7 @@ impl Writer {
 
     /// Begins a new segment if there is none or it is long enough. It counts only once its first batch is safe: its header
     /// is at the beginning of the buffer.
-    fn begin_segment(&mut self) -> io::Result<Option<Current>> {
+    fn begin_segment(&mut self, seals: bool) -> io::Result<Option<Current>> {
         if let Some(start) = &self.start {
             let newest = {
                 let index = self.shared.index();
@@ -318,7 +429,8 @@ impl Writer {
             self.reach.begin(disk, folder, newest, start.position)?;
         }
         if let Some(current) = &self.current
-            && u64::from(current.length) < self.shared.options.segment
+            && !seals
+            && u64::from(current.length) < self.shared.sizes().segment
         {
             return Ok(None);
         }
@@ -453,8 +565,20 @@ impl Writer {
             Failure::Nothing(error) => (error, false),
             Failure::Unknown(error) => (error, true),
         };
-        tracing::error!(%error, folder = %self.shared.folder.display(), "the log cannot be written");
-        let reason = format!("the log cannot be written: {error}");
+        let mut is_news = true;
+        if is_full(&error) {
+            let total = self.shared.index().total;
+            is_news = self.shared.room.note_full(total);
+            // Perhaps there is something to clear away.
+            self.shared.bell.ring();
+        }
+        if is_news {
+            tracing::error!(%error, folder = %self.shared.folder.display(), "the log cannot be written");
+        }
+        let reason = match is_full(&error) {
+            true => format!("the log cannot be written: {error}: {WAY_OUT}"),
+            false => format!("the log cannot be written: {error}"),
+        };
         self.pause = Some((Instant::now() + self.shared.options.pause, reason.clone()));
         if is_unknown {
             BrokerError::Unknown(reason)
@@ -477,25 +601,4 @@ fn lose(shared: &Shared, loss: Loss) {
     let mut index = shared.index();
     index.position = loss.position;
     index.losses.note(loss);
-}
-
-/// Is there only no room? Then there may be some again.
-fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        // The last one: `ulimit -f`.
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    )
-}
-
-/// The same answer to everything in a batch.
-fn answer(chore: Option<Chore>, requests: &VecDeque<Request>, error: &BrokerError) -> Vec<Committed> {
-    if let Some(chore) = chore {
-        let _ = chore.done.try_send(Err(error.clone()));
-    }
-    let failed = |ticket| Committed {
-        ticket,
-        result: Err(error.clone()),
-    };
-    requests.iter().map(|request| failed(request.ticket())).collect()
 }
