@@ -290,3 +290,121 @@ fn a_backup_is_not_for_who_comes_in_by_a_public_door() {
         200
     );
 }
+
+/// A backup in whose place of a file there is something else.
+fn hostile(home: &Home, make: impl Fn(&std::path::Path)) -> [daemon_support::Ran; 2] {
+    let copy = home.path().join("hostile");
+    let _ = fs::remove_dir_all(&copy);
+    fs::create_dir(&copy).unwrap();
+    for file in fs::read_dir(home.path().join("copy")).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+    }
+    make(&copy);
+    let checked = home.run(["storage", "check", "hostile"]);
+    let restored = home.run(["storage", "restore", "hostile"]);
+    assert!(
+        !home.data().join("log").exists(),
+        "nothing of it is taken: {restored:?}"
+    );
+    [checked, restored]
+}
+
+fn copied_home() -> Home {
+    let home = home();
+    let server = serve(&home);
+    publish(&home, "kept");
+    stop(server);
+    assert!(home.ok(["storage", "backup", "copy"]).starts_with("copied"));
+    fs::remove_dir_all(home.data().join("log")).unwrap();
+    home
+}
+
+const FILES: [&str; 3] = ["store", "0000000001.log", "0000000009.log"];
+
+#[test]
+fn a_backup_with_links_pipes_and_devices_in_it_is_refused_at_once() {
+    let home = copied_home();
+    type Make = fn(&std::path::Path);
+    let kinds: [Make; 5] = [
+        |path| std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
+        |path| std::os::unix::fs::symlink(path.with_file_name("nowhere"), path).unwrap(),
+        |path| fs::create_dir(path).unwrap(),
+        |path| {
+            let fifo = std::process::Command::new("mkfifo").arg(path).status().unwrap();
+            assert!(fifo.success());
+        },
+        |path| {
+            std::os::unix::net::UnixListener::bind(path).unwrap();
+        },
+    ];
+    for make in kinds {
+        for name in FILES {
+            let replace = |copy: &std::path::Path| {
+                let _ = fs::remove_file(copy.join(name));
+                make(&copy.join(name));
+            };
+            for ran in hostile(&home, replace) {
+                assert_eq!(ran.code, 1, "{ran:?}");
+                assert!(
+                    ran.stderr.contains(name) && ran.stderr.contains("no regular file"),
+                    "{ran:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_backup_with_a_file_of_a_terabyte_of_nothing_is_refused_at_once() {
+    let home = copied_home();
+    for name in FILES {
+        let grow = |copy: &std::path::Path| {
+            let mut file = fs::OpenOptions::new();
+            let file = file.create(true).append(true).open(copy.join(name)).unwrap();
+            file.set_len(1 << 40).unwrap();
+        };
+        for ran in hostile(&home, grow) {
+            assert_eq!(ran.code, 1, "{ran:?}");
+            assert!(
+                ran.stderr.contains(name) && ran.stderr.contains("more than any file of a log"),
+                "{ran:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_backup_that_ends_in_gigabytes_of_nothing_is_looked_at_in_no_time() {
+    let home = copied_home();
+    let grow = |copy: &std::path::Path| {
+        let mut file = fs::OpenOptions::new();
+        let file = file.append(true).open(copy.join(FILES[1])).unwrap();
+        file.set_len(1 << 30).unwrap();
+    };
+    let [checked, restored] = hostile(&home, grow);
+    assert!(
+        checked.stdout.contains("were not written completely") || checked.code == 1,
+        "{checked:?}"
+    );
+    assert!(
+        restored.code == 1 && restored.stderr.contains("damaged"),
+        "{restored:?}"
+    );
+}
+
+#[test]
+fn a_check_and_a_restore_count_the_same() {
+    let home = home();
+    let server = serve(&home);
+    for number in 0..250 {
+        publish(&home, &format!("message {number}"));
+    }
+    stop(server);
+    assert!(home.ok(["storage", "backup", "copy"]).starts_with("copied"));
+    let count = "100 publications of 1 channels";
+    let checked = home.ok(["storage", "check", "copy"]);
+    assert!(checked.contains(count), "{checked}");
+    let restored = home.ok(["storage", "restore", "copy", "--replace"]);
+    assert!(restored.contains(count), "{restored}");
+}

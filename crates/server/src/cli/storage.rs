@@ -315,17 +315,24 @@ fn is_whole(report: &Report) -> bool {
     report.damaged == 0 && report.segments.iter().all(|segment| segment.damage.is_empty())
 }
 
+/// What a log holds of what the namespaces keep now.
+fn held(report: &Report) -> String {
+    format!(
+        "{} publications of {} channels",
+        report.publications, report.channels
+    )
+}
+
 fn checked(folder: &Path, report: &Report, paint: Paint) -> String {
     let verdict = match is_whole(report) {
         true => paint.green("whole"),
         false => paint.red("damaged"),
     };
     let mut text = format!(
-        "{verdict}: {} files, {}, {} publications of {} channels in {}\n",
+        "{verdict}: {} files, {}, {} in {}\n",
         report.segments.len(),
         amount::shown(report.bytes),
-        report.publications,
-        report.channels,
+        held(report),
         folder.display()
     );
     for segment in &report.segments {
@@ -462,19 +469,20 @@ fn restore(settings: &Settings, from: &Path, replace: bool, accept_damage: bool)
         Some(aside) => backup::replace(from, &folder, aside, accept_damage),
         None => backup::restore(from, &folder, accept_damage),
     };
-    let report = restored.map_err(|error| {
+    restored.map_err(|error| {
         let mut text = error.to_string();
         if matches!(error, backup::BackupError::Damaged { .. }) {
             text.push_str(", or take what is left with --accept-damage");
         }
         Failure::new(text)
     })?;
+    // As a check counts them.
+    let report = look(&folder, &namespaces(&config)?)?;
     let paint = Paint::for_stdout();
     let mut text = format!(
-        "{}: {} publications of {} channels\n  in {}\n",
+        "{}: {} in {}\n",
         paint.green("restored"),
-        report.publications,
-        report.channels,
+        held(&report),
         folder.display()
     );
     if let Some(aside) = aside {

@@ -17,7 +17,7 @@ use super::format::header::{STORE_FILE, file_name, segment_number};
 use super::format::reach::REACH_FILE;
 use super::format::{Header, Reach, VERSION};
 use super::inspect::{Report, inspect};
-use super::io::{Disk, RealDisk};
+use super::io::{Disk, DiskFile, RealDisk, open_to_read};
 use super::lock::LockError;
 use super::recovery::OpenError;
 use super::shared::Shared;
@@ -282,7 +282,8 @@ fn make_empty(path: &Path) -> Result<(), BackupError> {
 }
 
 fn copy(from: &Path, to: &Path, length: u64) -> Result<u64, BackupError> {
-    let source = File::open(from).map_err(|source| failed(from, source))?;
+    let source = open_to_read(from).map_err(|source| failed(from, source))?;
+    let length = length.min(source.length().map_err(|source| failed(from, source))?);
     let written = new_file(to).and_then(|mut file| {
         let bytes = io::copy(&mut source.take(length), &mut file)?;
         file.sync_all()?;

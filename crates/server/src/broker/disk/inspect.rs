@@ -73,7 +73,12 @@ pub struct SegmentReport {
 /// [`OpenError`], if it could not be opened either.
 pub fn inspect(folder: &Path, namespaces: &Namespaces, now: u64) -> Result<Report, OpenError> {
     let is_unfinished = |end: &OsStr| end == PARTIAL || end == RESTORING;
-    let has_no_store = || folder.is_dir() && matches!(folder.join(STORE_FILE).try_exists(), Ok(false));
+    let is_missing = |path: PathBuf| {
+        // A link that leads nowhere is there.
+        path.symlink_metadata()
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    };
+    let has_no_store = || folder.is_dir() && is_missing(folder.join(STORE_FILE));
     if folder.extension().is_some_and(is_unfinished) || has_no_store() {
         return Err(OpenError::Incomplete {
             folder: folder.to_owned(),

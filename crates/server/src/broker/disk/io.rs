@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use super::lock::{self, LockError};
@@ -190,7 +190,10 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(OpenOptions::new().read(true).write(true).open(path)?))
+        Ok(Arc::new(open_regular(
+            path,
+            OpenOptions::new().read(true).write(true),
+        )?))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -239,7 +242,7 @@ impl Disk for ReadOnlyDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(File::open(path)?))
+        Ok(Arc::new(open_to_read(path)?))
     }
 
     fn remove(&self, _: &Path) -> io::Result<()> {
@@ -248,6 +251,42 @@ impl Disk for ReadOnlyDisk {
 
     fn sync_folder(&self, _: &Path) -> io::Result<()> {
         Err(read_only())
+    }
+}
+
+/// No file of a log is longer than this, in bytes: places in it are 32 bits.
+const LONGEST: u64 = u32::MAX as u64;
+
+/// Opens a file of a log or of a copy, which somebody else may have made.
+///
+/// # Errors
+/// It is no regular file, or longer than any file of a log; or whatever the system says.
+pub(super) fn open_to_read(path: &Path) -> io::Result<File> {
+    let file = open_regular(path, OpenOptions::new().read(true))?;
+    let length = file.metadata()?.len();
+    if length > LONGEST {
+        let what =
+            format!("it has {length} bytes, more than any file of a log: remove it, or take another copy");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    Ok(file)
+}
+
+/// Opens a regular file and nothing else: a pipe would never end, a link leads elsewhere, opening a device may do something.
+fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let refuse = || {
+        let what = "it is no regular file: a log has neither links nor pipes nor devices in it: remove it";
+        io::Error::new(io::ErrorKind::InvalidData, what)
+    };
+    if !fs::symlink_metadata(path)?.is_file() {
+        return Err(refuse());
+    }
+    // It may be another one by now.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = options.custom_flags(flags.bits() as i32).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(refuse()),
     }
 }
 

@@ -8,8 +8,14 @@ use super::io::DiskFile;
 /// So much is read at once: large enough for the disk, small enough for the processor's cache.
 const CHUNK: usize = 1 << 20;
 
+/// Records whose length is whole and whose body is not take so many times the length of the file to look at, and no more: a file
+/// made to have many of them would take for ever. Behind that all is damage.
+const PATIENCE: u64 = 8;
+
 /// A part of a file that cannot be read is left out in steps of this size.
 const PAGE: usize = 4096;
+
+static ZEROS: [u8; PAGE] = [0; PAGE];
 
 /// A part of a segment.
 #[derive(Debug)]
@@ -41,6 +47,8 @@ pub(crate) struct Scan<'a> {
     window: Vec<u8>,
     begins: u32,
     failed: Option<(u64, io::Error)>,
+    /// Bytes of bodies that were looked at and are none.
+    wasted: u64,
 }
 
 enum Next {
@@ -59,6 +67,7 @@ impl<'a> Scan<'a> {
             window: Vec::new(),
             begins: at,
             failed: None,
+            wasted: 0,
         }
     }
 
@@ -114,14 +123,21 @@ impl<'a> Scan<'a> {
         match frame::body(record, seed, offset) {
             Some(_) => Ok(length as u32),
             // The length has a check of its own: the next record is behind this one.
-            None => Err(offset + length as u32),
+            None => {
+                self.wasted += length as u64;
+                Err(offset + length as u32)
+            }
         }
     }
 
     /// The next whole record behind damage, or the end.
     fn resume(&mut self, skip: u32) -> u32 {
         let mut offset = skip;
-        while offset < self.end {
+        while offset < self.end && self.wasted <= PATIENCE * u64::from(self.end) {
+            if let Some(next) = self.behind_zeros(offset) {
+                offset = next;
+                continue;
+            }
             offset = match self.record_at(offset) {
                 Ok(_) => return offset,
                 // A length whose body is broken is believed only where a record was expected.
@@ -129,6 +145,17 @@ impl<'a> Scan<'a> {
             };
         }
         self.end
+    }
+
+    /// Where a record may begin at the earliest behind zeros, if there are some: a disk can have them for nothing, in any number.
+    fn behind_zeros(&mut self, offset: u32) -> Option<u32> {
+        let count = PAGE.min((self.end - offset) as usize);
+        if self.bytes(offset, count) != &ZEROS[..count] {
+            return None;
+        }
+        let behind = offset + count as u32;
+        // Of a length only the last byte may be the first that is none.
+        Some(if behind < self.end { behind - 3 } else { behind })
     }
 
     /// So many bytes from an offset on; zeros for what the file does not have.
@@ -158,5 +185,102 @@ impl<'a> Scan<'a> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    /// A file in memory that counts what is read of it.
+    struct Bytes(Vec<u8>, AtomicU64);
+
+    impl DiskFile for Bytes {
+        fn length(&self) -> io::Result<u64> {
+            Ok(self.0.len() as u64)
+        }
+
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.1.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+            let rest = self.0.get(offset as usize..).unwrap_or_default();
+            let read = rest.len().min(buffer.len());
+            buffer[..read].copy_from_slice(&rest[..read]);
+            Ok(read)
+        }
+
+        fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn truncate(&self, _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    fn record(to: &mut Vec<u8>, body: &[u8]) {
+        let offset = to.len() as u32;
+        let start = frame::begin(to);
+        to.extend_from_slice(body);
+        frame::finish(to, start, 7, offset);
+    }
+
+    fn pieces(bytes: Vec<u8>) -> (Vec<(u32, bool)>, u64) {
+        let file = Bytes(bytes, AtomicU64::new(0));
+        let mut scan = Scan::new(&file, 7, 0, file.0.len() as u32);
+        let mut all = Vec::new();
+        while let Some(piece) = scan.next() {
+            all.push(match piece {
+                Piece::Record { offset, .. } => (offset, true),
+                Piece::Damage { from, .. } => (from, false),
+            });
+        }
+        let wasted = scan.wasted;
+        (all, wasted)
+    }
+
+    #[test]
+    fn a_record_behind_any_number_of_zeros_is_found() {
+        for zeros in (0..30)
+            .chain(PAGE - 20..PAGE + 20)
+            .chain([3 * CHUNK, 3 * CHUNK + 1])
+        {
+            // The first bytes of a length may be zeros too.
+            for length in [1, 256, 65_536] {
+                let mut bytes = Vec::new();
+                record(&mut bytes, b"first");
+                let second = bytes.len() + zeros;
+                bytes.resize(second, 0);
+                record(&mut bytes, &vec![1; length]);
+                let (found, _) = pieces(bytes);
+                assert_eq!(found.first(), Some(&(0, true)));
+                assert_eq!(found.last(), Some(&(second as u32, true)), "{zeros} {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn records_that_only_claim_to_be_long_are_not_looked_at_for_ever() {
+        let mut bytes = vec![0; 1 << 16];
+        bytes[0] = 1;
+        for offset in (frame::FRAME..bytes.len() - frame::FRAME).step_by(frame::FRAME) {
+            let length = bytes.len() - offset - frame::FRAME;
+            let mut one = vec![0; frame::FRAME];
+            one.resize(frame::FRAME + length, 1);
+            frame::finish(&mut one, 0, 7, offset as u32);
+            // Whole in its length, and not in its body.
+            bytes[offset..offset + 8].copy_from_slice(&one[..8]);
+        }
+        let size = bytes.len() as u64;
+        let (_, wasted) = pieces(bytes);
+        assert!(
+            wasted > size && wasted <= (PATIENCE + 2) * size,
+            "{wasted} of {size}"
+        );
     }
 }
