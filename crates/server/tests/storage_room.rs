@@ -157,19 +157,6 @@ fn what_is_deleted_makes_room_on_a_disk_that_others_have_filled() {
 }
 
 #[test]
-fn a_full_disk_is_looked_at_again_by_itself() {
-    let disk = SimDisk::default();
-    disk.set_capacity(Some(100_000));
-    let mut log = open(&disk, tiny(), 5);
-    fill(&mut log, "kept");
-    disk.take_all_but(0);
-    assert!(!publish(&mut log, "a"));
-    disk.set_ballast(0);
-    disk.set_capacity(Some(200_000));
-    publish_in_the_end(&mut log, "a");
-}
-
-#[test]
 fn a_small_disk_is_a_ceiling_as_storage_max_size_is() {
     let disk = SimDisk::default();
     disk.set_capacity(Some(8 << 20));
