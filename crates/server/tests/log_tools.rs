@@ -320,7 +320,7 @@ fn copied_home() -> Home {
     home
 }
 
-const FILES: [&str; 3] = ["store", "0000000001.log", "0000000009.log"];
+const FILES: [&str; 4] = ["store", "0000000001.log", "0000000009.log", "reach"];
 
 #[test]
 fn a_backup_with_links_pipes_and_devices_in_it_is_refused_at_once() {
@@ -391,6 +391,19 @@ fn a_backup_that_ends_in_gigabytes_of_nothing_is_looked_at_in_no_time() {
         restored.code == 1 && restored.stderr.contains("damaged"),
         "{restored:?}"
     );
+}
+
+#[test]
+fn a_restore_copies_nothing_behind_what_is_read_of_how_far_the_log_reaches() {
+    let home = copied_home();
+    let file = fs::OpenOptions::new()
+        .append(true)
+        .open(home.path().join("copy/reach"))
+        .unwrap();
+    file.set_len(1 << 28).unwrap();
+    home.ok(["storage", "restore", "copy"]);
+    let length = home.data().join("log/reach").metadata().unwrap().len();
+    assert!(length < 1 << 20, "{length}");
 }
 
 #[test]

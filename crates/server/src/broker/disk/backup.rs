@@ -14,7 +14,7 @@ use cometserver_core::namespace::{Bounds, Namespace, Namespaces};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::format::header::{STORE_FILE, file_name, segment_number};
-use super::format::reach::REACH_FILE;
+use super::format::reach::{REACH, REACH_FILE};
 use super::format::{Header, Reach, VERSION};
 use super::inspect::{Report, inspect};
 use super::io::{Disk, DiskFile, RealDisk, open_to_read};
@@ -197,7 +197,9 @@ fn copy_files(from: &Path, to: &Path) -> Result<Copied, BackupError> {
         if !is_segment && name != STORE_FILE && name != REACH_FILE {
             continue;
         }
-        let bytes = copy(&from.join(&name), &to.join(&name), u64::MAX)?;
+        // Of the others nothing behind what is read of them.
+        let most = if is_segment { u64::MAX } else { REACH as u64 };
+        let bytes = copy(&from.join(&name), &to.join(&name), most)?;
         if is_segment {
             copied.segments += 1;
             copied.bytes += bytes;
