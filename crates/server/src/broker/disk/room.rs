@@ -92,6 +92,8 @@ pub(crate) struct Room {
     wanted: AtomicU64,
     /// The reserve was used, or there was no room for it.
     is_short: AtomicBool,
+    /// Room of the reserve is given to what is being written: nobody else takes it meanwhile. Changed with `reserve` locked.
+    is_lent: AtomicBool,
     /// The latest write of a publication found no room.
     is_full: AtomicBool,
     /// What there is to be cleared away could not be.
@@ -118,6 +120,7 @@ impl Room {
             for_deletions: AtomicU64::new(0),
             wanted: AtomicU64::new(0),
             is_short: AtomicBool::new(false),
+            is_lent: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
             is_stuck: AtomicBool::new(false),
             is_freed: AtomicBool::new(false),
@@ -208,7 +211,7 @@ impl Room {
     }
 
     /// Gives room of the reserve to what is written next: to clear away one half, and to deletions of `needed` bytes about as
-    /// much of the other, so that neither takes what the other one needs. Was there any?
+    /// much of the other, so that neither takes what the other one needs. Was there any? Then [`Room::end_loan`] comes next.
     pub(crate) fn release(&self, deletion: Option<u64>) -> bool {
         let reserve = self.reserve();
         let Reserve::There(file) = &*reserve else {
@@ -229,12 +232,22 @@ impl Room {
         }
         self.held.store(left, Relaxed);
         self.for_deletions.store(for_deletions, Relaxed);
+        self.is_lent.store(true, Relaxed);
         true
+    }
+
+    /// What room of the reserve was given for is written, or was tried.
+    pub(crate) fn end_loan(&self) {
+        let _reserve = self.reserve();
+        self.is_lent.store(false, Relaxed);
     }
 
     /// Makes the reserve whole. Is it, or can there be none?
     pub(crate) fn refill(&self) -> bool {
         let mut reserve = self.reserve();
+        if self.is_lent.load(Relaxed) {
+            return false;
+        }
         let held = self.held.load(Relaxed);
         let wanted = self.wanted.load(Relaxed);
         let (file, made) = match self.file(&reserve) {
@@ -319,6 +332,9 @@ impl Room {
         let Reserve::There(file) = &*reserve else {
             return false;
         };
+        if self.is_lent.load(Relaxed) {
+            return false;
+        }
         let held = self.held.load(Relaxed);
         let has_room = file.allocate(held + PROBE).is_ok();
         // Also after a failure: it may have any length.

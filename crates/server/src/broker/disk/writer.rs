@@ -9,6 +9,7 @@ use cometserver_core::Time;
 use cometserver_core::broker::{BrokerError, Committed};
 
 use super::format::header::{file_name, seed};
+use super::format::reach::REACH;
 use super::format::{Concerned, Header, Loss, Mark, Opening, SegmentState, VERSION, frame, start};
 use super::index::Segment;
 use super::io::DiskFile;
@@ -29,6 +30,9 @@ const KEEP_BUFFER: usize = 16 << 20;
 
 /// So few answers the writer tells itself, while nothing waits to be written: waking another thread takes as long.
 const FEW: usize = 16;
+
+/// What is not even laid out needs so many bytes at most: the file `reach`, and the beginning of a segment.
+const UNBEGUN: u64 = REACH as u64 + (12 << 10);
 
 /// What helps on a full disk.
 const WAY_OUT: &str = "make room or delete what need not be kept, then it goes on by itself";
@@ -177,7 +181,9 @@ impl Writer {
             };
             self.commit(batch);
         }
-        if !self.owes_loss {
+        let owes_start = self.start.is_some_and(|start| start.lost.is_some());
+        // What is to be told and found no room would be forgotten with it.
+        if !self.owes_loss && !owes_start {
             self.reach.close();
         }
     }
@@ -287,12 +293,15 @@ impl Writer {
             Ok(committed) => return committed,
             Err(missed) => missed,
         };
-        let needed = deletes.then_some(self.buffer.len().max(1) as u64);
+        let laid_out = self.buffer.len() as u64;
+        let needed = deletes.then_some(if laid_out == 0 { UNBEGUN } else { laid_out });
         let Some(again) = again.filter(|_| missed.is_full && self.shared.room.release(needed)) else {
             return missed.fail(&self.shared);
         };
         drop(missed.fail_publications(&self.shared));
-        match self.try_all(again) {
+        let tried = self.try_all(again);
+        self.shared.room.end_loan();
+        match tried {
             Ok(committed) => committed,
             Err(missed) => missed.fail(&self.shared),
         }
