@@ -24,11 +24,21 @@ struct RealmShare {
 /// The shares of all channels in one bounded resource, in bytes.
 #[derive(Debug, Default)]
 pub struct Shares {
+    /// What a channel costs that has any share, besides what it keeps.
+    overhead: usize,
     total: usize,
     realms: BTreeMap<Realm, RealmShare>,
 }
 
 impl Shares {
+    /// No shares yet. Each channel that has one costs so many bytes more.
+    pub fn with_overhead(overhead: usize) -> Self {
+        Self {
+            overhead,
+            ..Self::default()
+        }
+    }
+
     /// All shares together, in bytes.
     pub fn total(&self) -> usize {
         self.total
@@ -36,6 +46,7 @@ impl Shares {
 
     /// A channel's share grew.
     pub fn grow(&mut self, realm: Realm, channel: ChannelId, share: &mut Share, by: usize) {
+        let by = if share.bytes == 0 { by + self.overhead } else { by };
         self.total += by;
         share.bytes += by;
         let realm = self.realms.entry(realm).or_default();
@@ -49,6 +60,8 @@ impl Shares {
 
     /// A channel's share shrank.
     pub fn shrink(&mut self, realm: Realm, channel: ChannelId, share: &mut Share, by: usize) {
+        let is_last = by > 0 && share.bytes == by + self.overhead;
+        let by = if is_last { share.bytes } else { by };
         self.total -= by;
         share.bytes -= by;
         if let Some(realm) = self.realms.get_mut(&realm) {

@@ -40,6 +40,10 @@ use crate::tidy::{Table, Tidy};
 /// bounded by their number. So a million channels with names of 70 bytes fit into the defaults.
 const NAME_OVERHEAD: usize = 64;
 
+/// A channel in memory that keeps anything costs so many bytes besides its name and its publications: its places in the tables,
+/// its log and its shares. Measured: 340 bytes with names of 12 bytes, half a million channels of one publication each.
+const KEPT_CHANNEL: usize = 352;
+
 /// Names may take this part of the memory of all logs: they must not push out everybody's history.
 const NAMES_PART: usize = 2;
 
@@ -51,6 +55,9 @@ const FORGOTTEN: usize = 8;
 
 /// A channel in which nothing was ever published stays for so long when nobody needs it, in milliseconds.
 const UNUSED_STAY: Time = 1_000;
+
+/// No more than about so many idle channels wait for their time to be forgotten.
+const IDLE: usize = 65_536;
 
 /// Of more than so many of these, each new channel makes a few give way: they come as fast as visitors can invent names.
 const UNUSED: usize = 4_096;
@@ -232,7 +239,7 @@ impl State {
             awaited: FxHashMap::default(),
             ticket: 0,
             window: Shares::default(),
-            memory: Shares::default(),
+            memory: Shares::with_overhead(KEPT_CHANNEL),
             names_bytes: 0,
             charges: Charges::default(),
             expiring: BinaryHeap::new(),
@@ -374,6 +381,9 @@ impl State {
         self.charge_name(payer, name_cost(name))?;
         if self.unused.len() > UNUSED {
             self.forget_unused(Time::MAX, UNUSED_AT_ONCE);
+        }
+        if self.idle.len() > IDLE {
+            self.forget_idle(now, false);
         }
         if !self.has_room(name) {
             let again = self.forget_idle(now, true);
@@ -533,7 +543,10 @@ impl State {
             return true;
         }
         while let Some((since, id)) = self.idle.front().copied() {
-            if !all && since.saturating_add(self.options.forget_after) > now {
+            // Of very many some go before their time: what they cost besides their names is counted nowhere.
+            let is_due =
+                all || self.idle.len() > IDLE || since.saturating_add(self.options.forget_after) <= now;
+            if !is_due {
                 return false;
             }
             if left == 0 || !self.has_time() {
