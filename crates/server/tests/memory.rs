@@ -26,6 +26,9 @@ fn server() -> TestServer {
     TestServer::with(|config| {
         config.limits.memory = Some(LIMIT);
         config.limits.log_memory = 128 << 20;
+        // What a visitor may take of each table is bounded as well, and would be reached first.
+        config.limits.one_visitor = 100;
+        config.limits.all_visitors = 100;
     })
 }
 

@@ -128,6 +128,8 @@ window_bytes = "512KiB"
 log_memory = "64MiB"
 idempotency_keys = 3000000
 channels = {most}
+one_visitor = "100%"
+all_visitors = "100%"
 [held]
 retry = "20ms"
 heartbeat = "2s"
