@@ -655,3 +655,27 @@ fn the_seven_commands_say_what_scripts_look_for() {
         assert_eq!(home.run(args).code, 2, "{args:?}");
     }
 }
+
+#[test]
+fn a_start_follows_no_link_and_says_which_is_in_its_way() {
+    let home = Home::new();
+    fs::create_dir(home.data()).unwrap();
+    let target = home.file("precious", "precious");
+    for name in ["comet.log", "comet.lock"] {
+        std::os::unix::fs::symlink(&target, home.data().join(name)).unwrap();
+        let ran = home.run(["start"]);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(
+            ran.stderr.contains(&format!("{name}: there is a link")),
+            "{ran:?}"
+        );
+        fs::remove_file(home.data().join(name)).unwrap();
+    }
+    std::os::unix::fs::symlink(&target, home.data().join("comet.pid")).unwrap();
+    home.ok(["start"]);
+    let pid = home.data().join("comet.pid");
+    assert_eq!(fs::read_to_string(&pid).unwrap(), home.pid().unwrap().to_string());
+    assert!(fs::symlink_metadata(&pid).unwrap().is_file());
+    home.ok(["stop"]);
+    assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+}
