@@ -6,8 +6,8 @@
 /** The first wait after a loss and the longest one. The wait is any part of it (full jitter), and it doubles. */
 const BACKOFF_MS = 500;
 const BACKOFF_MAX_MS = 30_000;
-/** The longest that a browser's timer can wait. */
-const TIMER_MAX_MS = 2 ** 31 - 1;
+/** About the longest that a browser's timer can wait, which is 2^31 ms. */
+const TIMER_MAX_MS = 2_000_000_000;
 
 /** A name that nobody can guess. */
 const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
@@ -27,13 +27,11 @@ const jittered = (times, base = BACKOFF_MS, max = BACKOFF_MAX_MS) => Math.random
 /** A storage may be full, forbidden or absent: then nothing is remembered. */
 function stored(storage, key, value) {
   try {
-    if (value === undefined) return window[storage].getItem(key);
-    if (value === null) window[storage].removeItem(key);
-    else window[storage].setItem(key, value);
+    const store = window[storage];
+    return value === undefined ? store.getItem(key) : value === null ? store.removeItem(key) : store.setItem(key, value);
   } catch {
     // As if it were empty.
   }
-  return null;
 }
 
 /** What an answer that is not a success says: a problem document, or only a status from something in between. */
@@ -360,7 +358,9 @@ function makePage(door, own, updated, emit, moved) {
     _begin: begin,
     _refuse: refuse,
     /** The link has missed what this page had not seen. */
-    _lag: () => subscribers.forEach((one) => fallBack(one, 1)),
+    _lag() {
+      for (const one of subscribers) fallBack(one, 1);
+    },
     _activate: activate,
     _listen(keys) {
       live = new Set(keys);
@@ -391,11 +391,11 @@ function makeSubscriber(key, handler, start, retained, presence) {
   const seen = new Map();
 
   /** A gap may be a pattern's own. */
-  const matches = (object) => keyOf(object) === key || (object.channel !== undefined && pattern?.test(object.channel));
+  const matches = (object) => keyOf(object) === key || (object.channel && pattern?.test(object.channel));
 
   /** Was it shown, or one after it? A channel that was forgotten and made again counts from 1, but later. */
   function isOld({ channel, offset, time }) {
-    const [newest, at] = seen.get(channel) ?? [0, 0];
+    const [newest, at] = seen.get(channel) ?? [];
     return offset <= newest && time <= at;
   }
 
@@ -446,7 +446,7 @@ function makeLadder(url, rungs, climbed) {
   const transport = () => rungs[rung];
   const stay = () => clearTimeout(climber);
   /** Where what is known of a network is kept. Browsers tell little of which network it is; some tell its kind. */
-  const memory = () => `cometserver ${url} ${navigator.connection?.type ?? ""}`;
+  const memory = () => `cometserver ${url} ${navigator.connection?.type}`;
 
   function climb() {
     stay();
@@ -474,10 +474,11 @@ function makeLadder(url, rungs, climbed) {
 
   /** To the next one, if there is one. */
   function stepDown() {
-    if (rung + 1 >= rungs.length) return false;
-    rung++;
-    climb();
-    return true;
+    if (rung + 1 < rungs.length) {
+      rung++;
+      climb();
+      return true;
+    }
   }
 
   recall();
@@ -559,13 +560,12 @@ async function websocket(line, signal) {
     socket.onmessage = ({ data }) => {
       const object = JSON.parse(data);
       // Who is only sent away has not been let in.
-      if (object.type !== "reconnect") line._sign(1);
+      if (object.type !== "reconnect") line._sign(1, object.heartbeat_ms);
       line._received(object, object.cursor);
     };
     signal.onabort = () => {
-      socket.onmessage = null;
+      over((socket.onmessage = null));
       socket.close();
-      over();
     };
   });
 }
@@ -577,26 +577,28 @@ async function sse(line, signal) {
   let rest = "";
   let data = "";
   let id = "";
+  let beat;
   for (;;) {
     const { done, value } = await reader.read();
     if (done || signal.aborted) return;
     const lines = (rest + utf8.decode(value, { stream: true })).split(/\r?\n/);
     rest = lines.pop();
-    let blocks = 0;
+    let hasBlocks;
     for (const text of lines) {
       const [, field, value] = /^(\w*):? ?([^]*)/.exec(text);
       if (field === "data") data += value;
       if (field === "id") id = value;
       if (field === "retry") line._retry = +value;
+      if (field === "heartbeat_ms") beat = value;
       if (text) continue;
       if (data || id) {
-        blocks++;
+        hasBlocks = true;
         line._received(data ? JSON.parse(data) : { type: "cursor" }, id);
         if (signal.aborted) return;
       }
       data = id = "";
     }
-    if (blocks) line._sign(2);
+    if (hasBlocks) line._sign(2, beat);
   }
 }
 
@@ -640,8 +642,9 @@ const PATIENCE_MS = 4_000;
 const HEALTHY_MS = 10_000;
 /** So many unhealthy ones in a row, and another transport may do better. */
 const YOUNG_DEATHS = 3;
-/** Without a byte for so long (the server's heartbeat comes every 25 s) a connection is dead. */
+/** Without a byte for so long a connection is dead; or for so many of the server's heartbeats, where these come seldom. */
 const SILENT_MS = 70_000;
+const SILENT_BEATS = 3;
 /** After a refusal, which a new try alone will hardly change. */
 const REFUSED_MS = 60_000;
 const REFUSED_MAX_MS = 600_000;
@@ -673,6 +676,7 @@ function makeLink(door, options, hear) {
   let refusals = 0;
   let deaths = 0;
   let turnedAway = 0;
+  let silent = SILENT_MS;
   // Of the present connection:
   let signs;
   let lastSign = 0;
@@ -726,7 +730,7 @@ function makeLink(door, options, hear) {
   /** The network may be another one, or the page was asleep: what waits tries now, what may be dead is replaced. */
   function wake(isOnline) {
     if (isOnline) ladder._recall();
-    if (isOnline || (isOpened && Date.now() - lastSign > HOLD_MS * 2)) reopen();
+    if (isOnline || (isOpened && Date.now() - lastSign > silent)) reopen();
     else if (!isImposed) wakeUp();
   }
 
@@ -742,7 +746,7 @@ function makeLink(door, options, hear) {
     abort.abort();
     wakeUp();
     // Some paths never tell the server that a silent request was given up.
-    if (isOpened && /^(sse|poll)$/.test(ladder._transport())) door._release(session);
+    if (isOpened && /^[sp]/.test(ladder._transport())) door._release(session);
   }
 
   async function run() {
@@ -752,7 +756,7 @@ function makeLink(door, options, hear) {
       if (wanted.size) {
         const wait = await connect();
         if (!wait || isReopening || isClosed) continue;
-        tell("waiting", { retry_ms: Math.round(wait) });
+        tell("waiting", { retry_ms: wait | 0 });
         await rest(wait, isImposed);
       } else {
         asked = new Map();
@@ -793,7 +797,7 @@ function makeLink(door, options, hear) {
     live = new Map();
     isOpened = isProved = false;
     signs = 0;
-    line._after = line._retry = undefined;
+    line._retry = line._after = undefined;
     abort = new AbortController();
     tell("connecting");
     try {
@@ -903,9 +907,13 @@ function makeLink(door, options, hear) {
     if (ms) watcher = setTimeout(() => abort.abort(), ms);
   }
 
-  /** Something came over the connection. `enough` such signs prove that it passes things on as they come. */
-  function sign(enough) {
+  /**
+   * Something came over the connection. `enough` such signs prove that it passes things on as they come; every `beat`
+   * milliseconds the next will come, where the server has said so.
+   */
+  function sign(enough, beat) {
     lastSign = Date.now();
+    if (beat) silent = Math.max(SILENT_MS, beat * SILENT_BEATS);
     if (++signs < enough) return watch(PREAMBLE_MS + patience);
     if (!isProved) {
       isProved = true;
@@ -914,7 +922,7 @@ function makeLink(door, options, hear) {
       turnedAway = refusals = 0;
       ladder._remember();
     }
-    watch(SILENT_MS);
+    watch(silent);
   }
 
   /** Where it stands is known: what it asked for is live. */
@@ -943,7 +951,7 @@ function makeLink(door, options, hear) {
     } else if (type === "error") {
       // A command was refused: a new connection finds out whose fault it is.
       if (id) reopen();
-    } else if (!/^(unsubscribed|authorized)$/.test(type)) {
+    } else if (!["unsubscribed", "authorized"].includes(type)) {
       hear._objects(type === "cursor" ? [] : [object], at);
       open(at);
     }
@@ -1018,7 +1026,7 @@ function makeTabs(door, options, page, emit) {
     if (typeof share === "string") return url + share;
     const token = await door._token();
     const { sub, comet } = claims(token);
-    return !token ? url : comet && url + JSON.stringify([sub, comet]);
+    return token ? comet && url + JSON.stringify([sub, comet]) : url;
   }
 
   async function join() {

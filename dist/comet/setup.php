@@ -14,6 +14,15 @@ final class CometSetup
     /** Where what happened so far is kept; PHP, so that no web server shows it. Deleting it by FTP unlocks this page. */
     const STATE = 'setup-state.php';
 
+    /** Where the program finds the data folder, in bin. PHP too. */
+    const PLACE = 'comet-data.php';
+
+    /** What such a file begins with that is not for PHP alone: PHP stops there, and shows nothing. */
+    const PHP_END = "<?php __halt_compiler();\n";
+
+    /** Folders in which such files will have secrets. */
+    private static $closed = array('bin', 'php');
+
     /** Ours in the browser that sets up. */
     const COOKIE = 'comet_setup';
 
@@ -184,17 +193,27 @@ final class CometSetup
         $data = empty($this->state['data']) ? $this->makeData() : $this->state['data'];
         $this->state['data'] = $data;
         $url = $this->urlOf($data);
-        $canary = null;
+        // Before there is any secret: these are for the page to ask for.
+        $canaries = array();
+        $word = self::random(16);
+        foreach (self::$closed as $name) {
+            self::write($this->folder . "/$name/canary.php", self::PHP_END . "$word\n", 0600);
+            $canaries[] = array('url' => "$name/canary.php", 'word' => $word, 'isPhp' => true);
+        }
+        // The rules for a proxy will name the data folder: not where nobody reads them but visitors.
+        if (@is_dir($this->folder . '/live') || @mkdir($this->folder . '/live', 0755)) {
+            $rules = (string) @file_get_contents($this->folder . '/bin/.htaccess');
+            self::write($this->folder . '/live/.htaccess', "# $word\n$rules", 0644);
+            $canaries[] = array('url' => 'live/.htaccess', 'word' => $word, 'isRules' => true);
+        }
         if ($url !== null) {
-            // Before there is any secret: this one is for the page to ask for.
-            $word = self::random(16);
             self::write($data . '/canary.txt', $word, 0644);
-            $canary = array('url' => $url . '/canary.txt', 'word' => $word);
+            $canaries[] = array('url' => $url . '/canary.txt', 'word' => $word, 'isPhp' => false);
         }
         $this->keep();
         $checks[] = self::check(true, 'Data and secrets have a folder', $data . ($url === null
             ? ', outside of what this site serves' : ', within what the web server serves: whether it is closed is tried next'));
-        return array('checks' => $checks, 'canary' => $canary);
+        return array('checks' => $checks, 'canaries' => $canaries);
     }
 
     /** What the program says of itself, if PHP may ask it. */
@@ -329,10 +348,25 @@ final class CometSetup
         foreach (array('canary.txt', '.htaccess', 'index.html') as $name) {
             @unlink($data . '/' . $name);
         }
+        $this->unlinkCanaries();
+        $this->unlinkLive();
         @rmdir($data);
         unset($this->state['data']);
         $this->keep();
         return array('removed' => !@is_dir($data));
+    }
+
+    private function unlinkLive()
+    {
+        @unlink($this->folder . '/live/.htaccess');
+        @rmdir($this->folder . '/live');
+    }
+
+    private function unlinkCanaries()
+    {
+        foreach (self::$closed as $name) {
+            @unlink($this->folder . "/$name/canary.php");
+        }
     }
 
     /** Writes secrets and configuration once, and starts the server. */
@@ -340,6 +374,7 @@ final class CometSetup
     {
         $data = $this->data();
         @unlink($data . '/canary.txt');
+        $this->unlinkCanaries();
         if (!@is_file($data . '/comet.toml')) {
             self::write($data . '/tokens.key', self::random(32) . "\n", 0600);
             self::write($data . '/site.key', self::random(32) . "\n", 0600);
@@ -351,7 +386,9 @@ final class CometSetup
         $php = "<?php\n// Where the server is, for the PHP of this site. Written by setup.php.\nreturn " . var_export($entries, true) . ";\n";
         self::write($this->folder . '/php/comet-config.php', $php, 0600);
         // The program's own, for its CGI.
-        self::write($this->folder . '/bin/comet-data', $data . "\nstart\nconfig=" . $config['config'] . "\n", 0600);
+        self::write($this->folder . '/bin/' . self::PLACE, self::PHP_END . $data . "\nstart\nconfig=" . $config['config'] . "\n", 0600);
+        // What older versions wrote, which a web server shows that reads no .htaccess.
+        @unlink($this->folder . '/bin/comet-data');
         require_once $this->folder . '/php/start.php';
         $result = CometServerStart::ensure($config);
         if (!$result['running']) {
@@ -440,10 +477,9 @@ TOML;
         $socket = $this->data() . '/public/comet.sock';
         $ways = array();
         // In a rule of Apache's a blank would end the path.
-        if (preg_match('~^[A-Za-z0-9/._-]+$~D', $socket)) {
-            if (!@is_dir($this->folder . '/live')) {
-                @mkdir($this->folder . '/live', 0755);
-            }
+        if (!empty($_POST['shown'])) {
+            $this->unlinkLive();
+        } elseif (preg_match('~^[A-Za-z0-9/._-]+$~D', $socket)) {
             if (@is_dir($this->folder . '/live')) {
                 self::write($this->folder . '/live/.htaccess', self::proxyRules($socket), 0644);
                 $ways[] = array('name' => 'proxy', 'base' => 'live');
@@ -502,8 +538,7 @@ APACHE;
             throw new CometSetupFault('Choose a way first.');
         }
         if ($way !== 'proxy') {
-            @unlink($this->folder . '/live/.htaccess');
-            @rmdir($this->folder . '/live');
+            $this->unlinkLive();
         }
         $this->state = array('done' => true, 'way' => $way, 'data' => $this->data());
         $this->keep();

@@ -115,3 +115,29 @@ for (const transport of TRANSPORTS) {
     assert.deepEqual(await events(page, "error"), []);
   });
 }
+
+for (const transport of ["websocket", "sse"]) {
+  test(`${transport}: a server whose heartbeats come seldom is not taken for dead between two of them, a silent one is`, async (t) => {
+    const seldom = `${OPEN}\n[held]\nheartbeat = "10m"\n`;
+    const states = async (page) => (await events(page, "state")).map(({ state }) => state);
+    const quiet = async (configuration, seconds) => {
+      const { comet, page } = await openSite(t, { configuration });
+      // What is kept comes before the first cursor.
+      await fetch(`${comet.origin}/v1/publish?channel=kept&retain=1`, { method: "POST", body: "kept value" });
+      await page.clock.install();
+      await listen(page, [["quiet"], ["kept"]], quick(transport));
+      await live(page, transport);
+      // A sign of life that was asked for may still be to come.
+      await comet.publish("quiet", "a sign");
+      await received(page, 2);
+      await page.clock.fastForward(seconds * 1000);
+      // Waking up is no reason either.
+      await page.evaluate(() => document.dispatchEvent(new Event("resume")));
+      await comet.publish("quiet", "another");
+      await received(page, 3);
+      return states(page);
+    };
+    assert.deepEqual(await quiet(seldom, 20 * 60), ["connecting", "live"]);
+    assert.ok((await quiet(OPEN, 80)).length > 2);
+  });
+}

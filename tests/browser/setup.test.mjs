@@ -109,7 +109,7 @@ test("after an upload a message arrives, and the page locks itself", options, as
   assert.equal(mode(join(host.home, data)), "700");
   // What a visitor may try.
   const status = async (path) => (await fetch(`${host.origin}/comet/${path}`)).status;
-  for (const path of ["bin/comet", "bin/comet-data", "php/comet-config.php", "php/start.php", "setup/page.php"]) {
+  for (const path of ["bin/comet", "bin/comet-data.php", "php/comet-config.php", "php/start.php", "setup/page.php"]) {
     assert.ok([403, 404].includes(await status(path)), path);
   }
   assert.equal(await fetch(`${host.origin}/comet/setup-state.php`).then((a) => a.text()), "");
@@ -205,4 +205,39 @@ test("a stranger who finds the page can do nothing", options, async (t) => {
   });
   assert.equal(form.status, 403);
   assert.ok(existsSync(join(folder, "php/comet-config.php")));
+});
+
+test("where no .htaccess is read, nothing in it names the data folder to a visitor", options, async (t) => {
+  const host = await account(t, { override: "None", modules: [] });
+  const { page, folder } = await claimed(t, host);
+  // What an older version left.
+  writeFileSync(join(folder, "bin/comet-data"), "/home/anna/data\n");
+  if (host.isRoot) chownSync(join(folder, "bin/comet-data"), statSync(host.root).uid, statSync(host.root).gid);
+  await arrived(page);
+  const data = readdirSync(host.home).find((name) => name.startsWith("comet-data"));
+  assert.ok(readFileSync(join(folder, "bin/comet-data.php"), "utf8").includes(data));
+  for (const name of readdirSync(folder, { recursive: true })) {
+    if (!statSync(join(folder, name)).isFile() || name === "bin/comet") continue;
+    const text = await fetch(`${host.origin}/comet/${name}`).then((answer) => answer.text());
+    assert.ok(!text.includes(data), name);
+  }
+  assert.ok(!existsSync(join(folder, "bin/comet-data")) && !existsSync(join(folder, "bin/canary.php")));
+});
+
+test("where PHP is not run in all folders, no secret is put there, and it is said loudly", options, async (t) => {
+  for (const name of ["bin", "php"]) {
+    const host = await account(t);
+    const folder = upload(host);
+    writeFileSync(join(folder, name, ".htaccess"), "php_flag engine off\nRequire all granted\n");
+    const page = await newPage(t);
+    await page.goto(`${host.origin}/comet/setup.php`);
+    writeFileSync(join(folder, await page.textContent("#claim-file")), "");
+    await page.click("#claimed");
+    await page.getByRole("alert").waitFor();
+    assert.match(await page.textContent("#host"), new RegExp(`the folder ${name} is open to everybody.*with its content`));
+    for (const path of ["php/comet-config.php", "bin/comet-data.php", "bin/canary.php", "php/canary.php"]) {
+      assert.ok(!existsSync(join(folder, path)), path);
+    }
+    assert.equal(readdirSync(host.home).find((name) => name.startsWith("comet-data")), undefined);
+  }
 });

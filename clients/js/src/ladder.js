@@ -15,7 +15,7 @@ export function makeLadder(url, rungs, climbed) {
   const transport = () => rungs[rung];
   const stay = () => clearTimeout(climber);
   /** Where what is known of a network is kept. Browsers tell little of which network it is; some tell its kind. */
-  const memory = () => `cometserver ${url} ${navigator.connection?.type ?? ""}`;
+  const memory = () => `cometserver ${url} ${navigator.connection?.type}`;
 
   function climb() {
     stay();
@@ -43,10 +43,11 @@ export function makeLadder(url, rungs, climbed) {
 
   /** To the next one, if there is one. */
   function stepDown() {
-    if (rung + 1 >= rungs.length) return false;
-    rung++;
-    climb();
-    return true;
+    if (rung + 1 < rungs.length) {
+      rung++;
+      climb();
+      return true;
+    }
   }
 
   recall();

@@ -4,7 +4,7 @@ import { ANSWER_MS } from "./door.js";
 import { makeLadder } from "./ladder.js";
 import { passes } from "./problem.js";
 import { keyOf, listening, targetOf } from "./target.js";
-import { HOLD_MS, PREAMBLE_MS, interval, poll, sse, websocket } from "./transports.js";
+import { PREAMBLE_MS, interval, poll, sse, websocket } from "./transports.js";
 import { BACKOFF_MAX_MS, TIMER_MAX_MS, jittered, random } from "./words.js";
 
 /** The transports, best first. */
@@ -15,8 +15,9 @@ const PATIENCE_MS = 4_000;
 const HEALTHY_MS = 10_000;
 /** So many unhealthy ones in a row, and another transport may do better. */
 const YOUNG_DEATHS = 3;
-/** Without a byte for so long (the server's heartbeat comes every 25 s) a connection is dead. */
+/** Without a byte for so long a connection is dead; or for so many of the server's heartbeats, where these come seldom. */
 const SILENT_MS = 70_000;
+const SILENT_BEATS = 3;
 /** After a refusal, which a new try alone will hardly change. */
 const REFUSED_MS = 60_000;
 const REFUSED_MAX_MS = 600_000;
@@ -48,6 +49,7 @@ export function makeLink(door, options, hear) {
   let refusals = 0;
   let deaths = 0;
   let turnedAway = 0;
+  let silent = SILENT_MS;
   // Of the present connection:
   let signs;
   let lastSign = 0;
@@ -101,7 +103,7 @@ export function makeLink(door, options, hear) {
   /** The network may be another one, or the page was asleep: what waits tries now, what may be dead is replaced. */
   function wake(isOnline) {
     if (isOnline) ladder._recall();
-    if (isOnline || (isOpened && Date.now() - lastSign > HOLD_MS * 2)) reopen();
+    if (isOnline || (isOpened && Date.now() - lastSign > silent)) reopen();
     else if (!isImposed) wakeUp();
   }
 
@@ -117,7 +119,7 @@ export function makeLink(door, options, hear) {
     abort.abort();
     wakeUp();
     // Some paths never tell the server that a silent request was given up.
-    if (isOpened && /^(sse|poll)$/.test(ladder._transport())) door._release(session);
+    if (isOpened && /^[sp]/.test(ladder._transport())) door._release(session);
   }
 
   async function run() {
@@ -127,7 +129,7 @@ export function makeLink(door, options, hear) {
       if (wanted.size) {
         const wait = await connect();
         if (!wait || isReopening || isClosed) continue;
-        tell("waiting", { retry_ms: Math.round(wait) });
+        tell("waiting", { retry_ms: wait | 0 });
         await rest(wait, isImposed);
       } else {
         asked = new Map();
@@ -168,7 +170,7 @@ export function makeLink(door, options, hear) {
     live = new Map();
     isOpened = isProved = false;
     signs = 0;
-    line._after = line._retry = undefined;
+    line._retry = line._after = undefined;
     abort = new AbortController();
     tell("connecting");
     try {
@@ -278,9 +280,13 @@ export function makeLink(door, options, hear) {
     if (ms) watcher = setTimeout(() => abort.abort(), ms);
   }
 
-  /** Something came over the connection. `enough` such signs prove that it passes things on as they come. */
-  function sign(enough) {
+  /**
+   * Something came over the connection. `enough` such signs prove that it passes things on as they come; every `beat`
+   * milliseconds the next will come, where the server has said so.
+   */
+  function sign(enough, beat) {
     lastSign = Date.now();
+    if (beat) silent = Math.max(SILENT_MS, beat * SILENT_BEATS);
     if (++signs < enough) return watch(PREAMBLE_MS + patience);
     if (!isProved) {
       isProved = true;
@@ -289,7 +295,7 @@ export function makeLink(door, options, hear) {
       turnedAway = refusals = 0;
       ladder._remember();
     }
-    watch(SILENT_MS);
+    watch(silent);
   }
 
   /** Where it stands is known: what it asked for is live. */
@@ -318,7 +324,7 @@ export function makeLink(door, options, hear) {
     } else if (type === "error") {
       // A command was refused: a new connection finds out whose fault it is.
       if (id) reopen();
-    } else if (!/^(unsubscribed|authorized)$/.test(type)) {
+    } else if (!["unsubscribed", "authorized"].includes(type)) {
       hear._objects(type === "cursor" ? [] : [object], at);
       open(at);
     }

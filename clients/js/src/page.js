@@ -183,7 +183,9 @@ export function makePage(door, own, updated, emit, moved) {
     _begin: begin,
     _refuse: refuse,
     /** The link has missed what this page had not seen. */
-    _lag: () => subscribers.forEach((one) => fallBack(one, 1)),
+    _lag() {
+      for (const one of subscribers) fallBack(one, 1);
+    },
     _activate: activate,
     _listen(keys) {
       live = new Set(keys);

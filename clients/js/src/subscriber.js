@@ -16,11 +16,11 @@ export function makeSubscriber(key, handler, start, retained, presence) {
   const seen = new Map();
 
   /** A gap may be a pattern's own. */
-  const matches = (object) => keyOf(object) === key || (object.channel !== undefined && pattern?.test(object.channel));
+  const matches = (object) => keyOf(object) === key || (object.channel && pattern?.test(object.channel));
 
   /** Was it shown, or one after it? A channel that was forgotten and made again counts from 1, but later. */
   function isOld({ channel, offset, time }) {
-    const [newest, at] = seen.get(channel) ?? [0, 0];
+    const [newest, at] = seen.get(channel) ?? [];
     return offset <= newest && time <= at;
   }
 

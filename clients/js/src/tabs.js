@@ -59,7 +59,7 @@ export function makeTabs(door, options, page, emit) {
     if (typeof share === "string") return url + share;
     const token = await door._token();
     const { sub, comet } = claims(token);
-    return !token ? url : comet && url + JSON.stringify([sub, comet]);
+    return token ? comet && url + JSON.stringify([sub, comet]) : url;
   }
 
   async function join() {

@@ -6,7 +6,7 @@ import { FILES_MS, makeFiles } from "./files.js";
 /** A stream is asked for a second sign of life after this: a path may pass the first bytes with the head and keep the rest. */
 export const PREAMBLE_MS = 1_000;
 /** How long a poll asks to be held: under the 30 s after which many proxies give up. */
-export const HOLD_MS = 25_000;
+const HOLD_MS = 25_000;
 /** The pause between polls that are not held; shorter right after one that brought something. */
 const INTERVAL_MS = 5_000;
 const INTERVAL_BUSY_MS = 1_000;
@@ -22,13 +22,12 @@ export async function websocket(line, signal) {
     socket.onmessage = ({ data }) => {
       const object = JSON.parse(data);
       // Who is only sent away has not been let in.
-      if (object.type !== "reconnect") line._sign(1);
+      if (object.type !== "reconnect") line._sign(1, object.heartbeat_ms);
       line._received(object, object.cursor);
     };
     signal.onabort = () => {
-      socket.onmessage = null;
+      over((socket.onmessage = null));
       socket.close();
-      over();
     };
   });
 }
@@ -40,26 +39,28 @@ export async function sse(line, signal) {
   let rest = "";
   let data = "";
   let id = "";
+  let beat;
   for (;;) {
     const { done, value } = await reader.read();
     if (done || signal.aborted) return;
     const lines = (rest + utf8.decode(value, { stream: true })).split(/\r?\n/);
     rest = lines.pop();
-    let blocks = 0;
+    let hasBlocks;
     for (const text of lines) {
       const [, field, value] = /^(\w*):? ?([^]*)/.exec(text);
       if (field === "data") data += value;
       if (field === "id") id = value;
       if (field === "retry") line._retry = +value;
+      if (field === "heartbeat_ms") beat = value;
       if (text) continue;
       if (data || id) {
-        blocks++;
+        hasBlocks = true;
         line._received(data ? JSON.parse(data) : { type: "cursor" }, id);
         if (signal.aborted) return;
       }
       data = id = "";
     }
-    if (blocks) line._sign(2);
+    if (hasBlocks) line._sign(2, beat);
   }
 }
 

@@ -3,8 +3,8 @@
 /** The first wait after a loss and the longest one. The wait is any part of it (full jitter), and it doubles. */
 export const BACKOFF_MS = 500;
 export const BACKOFF_MAX_MS = 30_000;
-/** The longest that a browser's timer can wait. */
-export const TIMER_MAX_MS = 2 ** 31 - 1;
+/** About the longest that a browser's timer can wait, which is 2^31 ms. */
+export const TIMER_MAX_MS = 2_000_000_000;
 
 /** A name that nobody can guess. */
 export const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
@@ -24,11 +24,9 @@ export const jittered = (times, base = BACKOFF_MS, max = BACKOFF_MAX_MS) => Math
 /** A storage may be full, forbidden or absent: then nothing is remembered. */
 export function stored(storage, key, value) {
   try {
-    if (value === undefined) return window[storage].getItem(key);
-    if (value === null) window[storage].removeItem(key);
-    else window[storage].setItem(key, value);
+    const store = window[storage];
+    return value === undefined ? store.getItem(key) : value === null ? store.removeItem(key) : store.setItem(key, value);
   } catch {
     // As if it were empty.
   }
-  return null;
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 mod access;
 mod default_toml;
@@ -134,12 +134,21 @@ impl Config {
     where
         E: IntoIterator<Item = (OsString, OsString)>,
     {
+        // Without a working directory (it was deleted) relative paths stay relative, and fail where they are opened.
+        Self::load_from(&std::env::current_dir().unwrap_or_default(), sources)
+    }
+
+    /// The same with paths of the environment and the flags relative to `here`: for who has changed the working directory.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_from<E>(here: &Path, sources: Sources<E>) -> Result<Loaded, ConfigError>
+    where
+        E: IntoIterator<Item = (OsString, OsString)>,
+    {
         let mut warnings = Vec::new();
         let known = dotted_keys();
         let environment = environment::read(sources.env.into_iter(), &known, &mut warnings);
-        // Without a working directory (it was deleted) relative paths stay relative, and fail where they are opened.
-        let here = std::env::current_dir().unwrap_or_default();
-
         let mut config = Self::default();
         let path = sources.file.or(environment.file);
         let file = path
@@ -150,10 +159,10 @@ impl Config {
         }
         for (name, key, value) in environment.settings {
             let value = value.ok_or_else(|| setting_error(&name, "expected UTF-8".into()))?;
-            config.set(&name, &key, Raw::text(value).relative_to(&here), &known)?;
+            config.set(&name, &key, Raw::text(value).relative_to(here), &known)?;
         }
         for (key, value) in merged(sources.flags) {
-            config.set(&flag(&key), &key, Raw::text(value).relative_to(&here), &known)?;
+            config.set(&flag(&key), &key, Raw::text(value).relative_to(here), &known)?;
         }
         config.resolve(environment.state_home, environment.home)?;
         config.check()?;

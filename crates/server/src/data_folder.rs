@@ -1,15 +1,15 @@
 //! The folder of one server: where it is, who may look in, who holds it, and whether somebody answers in it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::default_data_dir;
-use crate::platform;
+use crate::{plain_file, platform};
 
 mod keeping;
 mod probe;
@@ -35,6 +35,9 @@ const LOCK_FILE: &str = "comet.lock";
 
 /// The process id, for clients of the seed only; nothing of ours trusts it.
 const PID_FILE: &str = "comet.pid";
+
+/// Where the pid file is written before it takes its place.
+const NEW_PID_FILE: &str = ".comet.pid.new";
 
 /// The largest lock file that is read; ours has some hundred bytes.
 const MAX_LOCK_FILE: u64 = 16 << 10;
@@ -219,6 +222,14 @@ impl Lock {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let text = serde_json::to_vec(&holder).expect("numbers and UTF-8 text always become JSON");
+        let found = file.metadata()?;
+        // A backup may share a lock of ours by a name of its own; of anything else we would write over what is not ours.
+        if found.nlink() > 1 && found.len() > 0 && read_holder(file).is_none() {
+            return Err(io::Error::other(
+                "it is a file of another name too (a hard link), and was no lock: remove it",
+            ));
+        }
+        file.rewind()?;
         file.set_len(0)?;
         file.write_all(&text)
     }
@@ -229,10 +240,8 @@ impl Lock {
     /// [`DataFolderError::File`].
     pub fn write_pid(&mut self) -> Result<(), DataFolderError> {
         let path = self.folder.join(PID_FILE);
-        let written = fs::write(&path, std::process::id().to_string());
-        // Whatever the umask took away: others must be able to read it.
-        let written =
-            written.and_then(|()| fs::set_permissions(&path, Permissions::from_mode(PID_FILE_MODE)));
+        let (new, pid) = (self.folder.join(NEW_PID_FILE), std::process::id().to_string());
+        let written = plain_file::replace(&path, &new, PID_FILE_MODE, pid.as_bytes());
         written.map_err(|source| file_error(&path, source))?;
         self.wrote_pid = true;
         // Whoever syncs a folder closes it, and with that takes the mark away.
@@ -316,13 +325,17 @@ pub fn check_socket_path(path: &Path) -> Result<(), DataFolderError> {
 /// # Errors
 /// The lock cannot be read, as another user's cannot.
 pub fn holder(folder: &Path) -> io::Result<Option<Option<Holder>>> {
-    match File::open(folder.join(LOCK_FILE)) {
+    match look(&folder.join(LOCK_FILE)) {
         Ok(file) if is_held(&file)? => return Ok(Some(read_holder(&file))),
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::InvalidInput
+            ) => {}
         Err(error) => return Err(error),
     }
-    // The lock file may have been removed under its server. Who may not look, or cannot there, knows no more than before.
+    // The lock file may have been removed under its server, and something else be there. Who may not look, or cannot there, knows no more than before.
     let held = File::open(folder)
         .ok()
         .filter(|folder| is_held(folder).unwrap_or(false));
@@ -331,12 +344,12 @@ pub fn holder(folder: &Path) -> io::Result<Option<Option<Holder>>> {
 
 /// The process that holds the folder, at the kernel's word; `None` if nobody does, or it is not for us to see.
 pub fn holding_process(folder: &Path) -> Option<u32> {
-    let held = |path: &Path| {
-        let file = File::open(path).ok()?;
+    let held = |file: File| {
         let pid = platform::marked_by(&file).ok().flatten()?;
         is_held(&file).ok().filter(|held| *held).map(|_| pid)
     };
-    held(&folder.join(LOCK_FILE)).or_else(|| held(folder))
+    let file = look(&folder.join(LOCK_FILE)).ok();
+    file.and_then(held).or_else(|| held(File::open(folder).ok()?))
 }
 
 /// Holds anybody a lock on it?
@@ -362,13 +375,14 @@ fn known_holder(folder: &File) -> Option<Holder> {
 }
 
 fn open_lock_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(FILE_MODE)
-        .open(path)
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    plain_file::open(path, options.mode(FILE_MODE))
+}
+
+/// Opens a lock file to see who holds it.
+fn look(path: &Path) -> io::Result<File> {
+    plain_file::open(path, OpenOptions::new().read(true))
 }
 
 /// Takes the lock; `false` if a server holds it.

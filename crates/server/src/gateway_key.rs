@@ -5,13 +5,14 @@
 //! the site's gateways from visitors who pretend to be one.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
 use subtle::ConstantTimeEq;
+
+use crate::plain_file;
 
 /// The header in which a gateway shows it, in lower case.
 pub const HEADER: &str = "comet-gateway";
@@ -48,7 +49,10 @@ impl GatewayKey {
                 *digit = b"0123456789abcdef"[usize::from(value)];
             }
         }
-        write(&path, &key)?;
+        let mut new = OsString::from(&path);
+        new.push(".new");
+        let line = [&key[..], b"\n"].concat();
+        plain_file::replace(&path, Path::new(&new), MODE, &line)?;
         Ok(Self(Some(key)))
     }
 
@@ -71,17 +75,12 @@ pub fn of(socket: &Path) -> Option<[u8; LENGTH]> {
 }
 
 fn open(path: &Path) -> Option<File> {
-    // A FIFO in its place must not hold us up, a link not lead us elsewhere.
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags(flags.bits().cast_signed());
-    options.open(path).ok()
+    plain_file::open(path, OpenOptions::new().read(true)).ok()
 }
 
 fn key_in(mut file: &File) -> Option<[u8; LENGTH]> {
     let mut key = [0; LENGTH];
-    let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
-    (is_file && file.read_exact(&mut key).is_ok() && key.iter().all(u8::is_ascii_hexdigit)).then_some(key)
+    (file.read_exact(&mut key).is_ok() && key.iter().all(u8::is_ascii_hexdigit)).then_some(key)
 }
 
 /// Whether nobody else may have written it. Who may read it can be fewer than [`MODE`] says: somebody had a reason.
@@ -91,31 +90,11 @@ fn is_ours(file: &File) -> bool {
         .is_ok_and(|metadata| metadata.uid() == user && metadata.mode() & 0o022 == 0)
 }
 
-/// Puts a file in its place as a whole: who reads meanwhile has the old one or the new one.
-fn write(path: &Path, key: &[u8]) -> io::Result<()> {
-    let mut new = OsString::from(path);
-    new.push(".new");
-    // One that a crash has left; what cannot be removed is told by the next step.
-    let _ = fs::remove_file(&new);
-    let mut file: File = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)?;
-    let written = file
-        .write_all(key)
-        .and_then(|()| file.write_all(b"\n"))
-        // Whatever the umask took away: PHP's user must be able to read it.
-        .and_then(|()| file.set_permissions(Permissions::from_mode(MODE)))
-        .and_then(|()| fs::rename(&new, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&new);
-    }
-    written
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn shown(socket: &Path) -> Vec<u8> {

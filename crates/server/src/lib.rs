@@ -35,6 +35,7 @@ pub mod logging;
 pub mod memory;
 pub mod metrics;
 pub mod openapi;
+pub mod plain_file;
 pub mod platform;
 pub mod question;
 pub mod room;

@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
@@ -23,6 +23,7 @@ use cometserver_core::quota::{LEAST_ENTRIES, Parts, Payer, Quota, Usage};
 use cometserver_core::{ChannelName, Position};
 
 use crate::config::Config;
+use crate::plain_file;
 use crate::shared::{Shared, lock, wall_clock};
 
 /// The end of every name: nothing else in the folder is ours to remove.
@@ -543,25 +544,10 @@ fn make(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Replaces a file as a whole: nobody reads half of it.
+/// Replaces a file as a whole: nobody reads half of it. The site's other programs may write in this folder; the web server,
+/// another user, reads there.
 fn write(path: &Path, text: &str) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    // The site's other programs may write in this folder. A link that stands there, or a file left by a server that was
-    // killed, goes: what it names is not ours to write.
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut options = fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o644)
-        .open(&temporary)?;
-    // Whatever the umask says: the web server is another user.
-    file.set_permissions(fs::Permissions::from_mode(0o644))?;
-    file.write_all(text.as_bytes())?;
-    fs::rename(&temporary, path)
+    plain_file::replace(path, &path.with_extension("tmp"), 0o644, text.as_bytes())
 }
 
 /// Removes what a server left that was killed: nobody keeps it true any more.

@@ -127,6 +127,18 @@ impl Encoder {
         }
     }
 
+    /// Appends the first cursor of a stream, and how long nothing may come before the next.
+    ///
+    /// In server-sent events only the cursor: what opens them has said the rest.
+    pub fn opening(&mut self, format: Format, heartbeat_ms: u64, cursor: Cursor, out: &mut Vec<u8>) {
+        if matches!(format, Format::SseChunked | Format::SsePlain) {
+            return self.heartbeat(format, cursor, out);
+        }
+        let mut open = b"{\"type\":\"cursor\",\"heartbeat_ms\":".to_vec();
+        native::json_number(heartbeat_ms, &mut open);
+        self.object(format, &open, Some(cursor), out);
+    }
+
     /// Appends the news that the client should come back later, and where from.
     pub fn reconnect(&mut self, format: Format, after_ms: u64, cursor: Cursor, out: &mut Vec<u8>) {
         let mut open = b"{\"type\":\"reconnect\",\"after_ms\":".to_vec();

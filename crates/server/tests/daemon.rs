@@ -655,3 +655,60 @@ fn the_seven_commands_say_what_scripts_look_for() {
         assert_eq!(home.run(args).code, 2, "{args:?}");
     }
 }
+
+#[test]
+fn a_server_in_the_background_reloads_relative_paths_from_where_it_was_started() {
+    let home = Home::new();
+    let config =
+        |limit: &str| format!("[public]\nlisten = [\"127.0.0.1:0\"]\n[limits]\nmessage_size = \"{limit}\"\n");
+    home.file("relative.toml", &config("4B"));
+    let too_large = || home.http("POST", "/v1/publish?channel=x", "12345").status == 413;
+    // By flags, and by the environment.
+    for by_flags in [true, false] {
+        let mut start = home.command(["start"]);
+        match by_flags {
+            true => start.args(["--config", "relative.toml", "--data-dir", "data"]),
+            false => start
+                .env("COMETSERVER_CONFIG", "relative.toml")
+                .env("COMETSERVER_DATA_DIR", "data"),
+        };
+        let ran = Ran::of(start.output().unwrap());
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(too_large());
+        home.file("relative.toml", &config("8B"));
+        home.ok(["reload"]);
+        assert!(
+            !too_large(),
+            "{}",
+            fs::read_to_string(home.data().join("comet.log")).unwrap()
+        );
+        let log = fs::read_to_string(home.data().join("comet.log")).unwrap();
+        assert!(!log.contains("data_dir"), "nothing else has changed: {log}");
+        home.file("relative.toml", &config("4B"));
+        home.ok(["stop"]);
+    }
+}
+
+#[test]
+fn a_start_follows_no_link_and_says_which_is_in_its_way() {
+    let home = Home::new();
+    fs::create_dir(home.data()).unwrap();
+    let target = home.file("precious", "precious");
+    for name in ["comet.log", "comet.lock"] {
+        std::os::unix::fs::symlink(&target, home.data().join(name)).unwrap();
+        let ran = home.run(["start"]);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(
+            ran.stderr.contains(&format!("{name}: there is a link")),
+            "{ran:?}"
+        );
+        fs::remove_file(home.data().join(name)).unwrap();
+    }
+    std::os::unix::fs::symlink(&target, home.data().join("comet.pid")).unwrap();
+    home.ok(["start"]);
+    let pid = home.data().join("comet.pid");
+    assert_eq!(fs::read_to_string(&pid).unwrap(), home.pid().unwrap().to_string());
+    assert!(fs::symlink_metadata(&pid).unwrap().is_file());
+    home.ok(["stop"]);
+    assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+}

@@ -76,3 +76,19 @@ fn a_ping_of_the_client_is_answered_with_its_payload() {
     socket.send(9, b"are you there?");
     assert_eq!(socket.frame(), Frame::Pong(b"are you there?".to_vec()));
 }
+
+#[test]
+fn a_client_is_told_how_often_a_heartbeat_comes_also_where_something_else_comes_first() {
+    let server = TestServer::with(|config| config.held.heartbeat = Duration::from_secs(600));
+    server.publish_object(&serde_json::json!({"channel": "kept", "data": "value", "retain": true}));
+    for query in ["channel=quiet", "channel=kept"] {
+        let mut socket = WebSocket::open(&server.place(Door::Tcp), query);
+        let first = loop {
+            let object = socket.next();
+            if object["type"] == "cursor" {
+                break object;
+            }
+        };
+        assert_eq!(first["heartbeat_ms"], 600_000, "{query}: {first}");
+    }
+}

@@ -30,12 +30,12 @@ fn the_head_is_what_proxies_pass_through_at_once() {
 }
 
 #[test]
-fn the_first_block_holds_only_when_and_where_to_resume() {
-    let server = TestServer::start_with(OPEN, &[("held.retry", "2s")]);
+fn the_first_block_holds_only_how_often_it_beats_and_when_and_where_to_resume() {
+    let server = TestServer::start_with(OPEN, &[("held.retry", "2s"), ("held.heartbeat", "90s")]);
     server.publish("a", "before");
     let mut stream = server.public().stream("/v1/sse?channel=a&retained=0");
     let block = stream.block().unwrap();
-    let [("retry", retry), ("id", id)] = fields(&block)[..] else {
+    let [("retry", retry), ("heartbeat_ms", "90000"), ("id", id)] = fields(&block)[..] else {
         panic!("{block:?}");
     };
     let retry: u64 = retry.parse().unwrap();
@@ -139,6 +139,7 @@ fn a_client_of_http_1_0_gets_the_stream_without_chunks() {
     assert_eq!(head.header("content-length"), None);
     assert_eq!(head.header("connection"), Some("close"));
     assert!(client.line().unwrap().starts_with("retry: "));
+    assert!(client.line().unwrap().starts_with("heartbeat_ms: "));
     assert!(client.line().unwrap().starts_with("id: "));
     assert_eq!(client.line().unwrap(), "");
     assert!(client.line().unwrap().starts_with("id: "));
@@ -188,7 +189,7 @@ fn heartbeats_repeat_only_the_cursor() {
     let heartbeat = stream.block().unwrap();
     assert_eq!(
         fields(&heartbeat),
-        fields(&opening)[1..],
+        fields(&opening)[2..],
         "nothing happened in between"
     );
 }

@@ -1,3 +1,3 @@
 #!/bin/sh
-# Connects a browser's request to the CometServer of this site. Where it is, the file comet-data beside the program says.
+# Connects a browser's request to the CometServer of this site. Where it is, the file comet-data.php beside the program says.
 exec "${0%/*}/../bin/comet" cgi

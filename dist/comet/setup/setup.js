@@ -106,26 +106,42 @@ $("claimed").addEventListener("click", async () => {
 
 // Step 2: this host.
 
+/** Whether visitors can read a .htaccess, which then nobody else does. */
+let rulesAreShown = false;
+
+/** Whether a browser can read what nobody may: tried with a file that has no secret yet. If so nothing stays, and it is said. */
+async function isShown({ url, word, isPhp }, card, list) {
+  const closed = line(list);
+  const what = isPhp ? `the folder ${url.split("/")[0]}` : "that folder";
+  closed("busy", `Is ${what} closed to browsers? …`);
+  const answer = await fetch(url, { cache: "no-store" });
+  const text = answer.ok ? await answer.text() : "";
+  // PHP that is run answers 200, with nothing.
+  if (isPhp ? !text.includes(word) : !answer.ok) {
+    closed("good", isPhp ? `No browser can read what is in ${what}` : "No browser can look into it", `Tried just now: answered ${answer.status}${answer.ok ? ", with nothing" : ""}.`);
+    return false;
+  }
+  closed("bad", isPhp ? `What is in ${what} is open to everybody` : "The data folder is open to everybody", `${new URL(url, location.href)} answered ${answer.status}${text.includes(word) ? ", with its content" : ""}.`);
+  await ask("exposed");
+  alarm(card, isPhp
+    ? `This web server shows PHP files of ${what} as text instead of running them, so no secret was put there. Let it run PHP in all of comet, or ask your host to honour .htaccess files.`
+    : "This web server shows what its .htaccess closes, so no secret was put there, and the folder is gone. Let PHP write to your home folder, or to one above all that are public, or ask your host to honour .htaccess files.", host);
+  return true;
+}
+
 async function host() {
   const { card, list } = begin("host");
   const working = line(list);
   working("busy", "Looking at this host …");
   try {
-    const { checks, canary } = await ask("prepare");
+    const { checks, canaries } = await ask("prepare");
     working(checks[0].good ? "good" : "bad", checks[0].name, checks[0].text);
     for (const check of checks.slice(1)) line(list)(check.good ? "good" : "bad", check.name, check.text);
-    if (canary) {
-      const closed = line(list);
-      closed("busy", "Is that folder closed to browsers? …");
-      const answer = await fetch(canary.url, { cache: "no-store" });
-      const text = answer.ok ? await answer.text() : "";
-      if (answer.ok) {
-        closed("bad", "The data folder is open to everybody", `${new URL(canary.url, location.href)} answered ${answer.status}${text.includes(canary.word) ? ", with its content" : ""}.`);
-        await ask("exposed");
-        alarm(card, "This web server shows what its .htaccess closes, so no secret was put there, and the folder is gone. Let PHP write to your home folder, or to one above all that are public, or ask your host to honour .htaccess files.", host);
-        return;
-      }
-      closed("good", "No browser can look into it", `Tried just now: answered ${answer.status}.`);
+    for (const canary of canaries.filter((one) => !one.isRules)) if (await isShown(canary, card, list)) return;
+    rulesAreShown = false;
+    for (const { url, word } of canaries.filter((one) => one.isRules)) {
+      const text = await fetch(url, { cache: "no-store" }).then((answer) => answer.text());
+      rulesAreShown = text.includes(word);
     }
     const running = line(list);
     running("busy", "Starting the server …");
@@ -265,7 +281,7 @@ async function ways() {
   best = undefined;
   const tell = {};
   try {
-    const found = await ask("ways");
+    const found = await ask("ways", rulesAreShown ? { shown: 1 } : {});
     for (const way of found.ways) {
       tell[way.name] = line(list);
       tell[way.name]("busy", TITLES[way.name], "Trying …");

@@ -106,11 +106,8 @@ fn reopening(path: PathBuf, reload: server::Reload) -> server::Reload {
 }
 
 fn open_log(path: &Path) -> std::io::Result<std::fs::File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
+    let mut options = OpenOptions::new();
+    crate::plain_file::open(path, options.append(true).create(true).mode(0o600))
 }
 
 fn leave(config: &Config, report: i32) -> Result<(), Failure> {

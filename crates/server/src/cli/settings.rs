@@ -52,6 +52,8 @@ pub(super) struct Settings {
     key: Option<String>,
     file: Option<PathBuf>,
     flags: Vec<(String, String)>,
+    /// Where we were called: what is relative stays so, wherever the server goes.
+    here: PathBuf,
 }
 
 impl Settings {
@@ -77,6 +79,7 @@ impl Settings {
             key: server.key,
             file: server.config,
             flags,
+            here: std::env::current_dir().unwrap_or_default(),
         })
     }
 
@@ -143,11 +146,9 @@ impl Settings {
 
     /// Reads file, environment and flags. Reads them anew with every call.
     pub(super) fn load(&self) -> Result<Loaded, ConfigError> {
-        Config::load(Sources {
-            file: self.file.clone(),
-            env: environment(),
-            flags: self.flags.clone(),
-        })
+        let (file, flags) = (self.file.clone(), self.flags.clone());
+        let env = environment();
+        Config::load_from(&self.here, Sources { file, env, flags })
     }
 
     /// The settings without file and environment: for the demo, which must not open what another server keeps shut.

@@ -217,3 +217,68 @@ fn a_stale_socket_is_removed_and_nothing_else_is() {
     ));
     assert_eq!(fs::read_to_string(&socket).unwrap(), "precious");
 }
+
+#[test]
+fn a_link_in_the_place_of_the_lock_is_refused_and_one_of_the_pid_file_replaced() {
+    let (temporary, folder) = made();
+    let target = temporary.path().join("precious");
+    fs::write(&target, "precious").unwrap();
+    let [lock, pid] = ["comet.lock", "comet.pid"].map(|name| folder.path().join(name));
+    let refused = |what: &str| {
+        let error = folder.lock(Path::new("/s")).unwrap_err().to_string();
+        assert!(
+            error.contains("comet.lock: ") && error.contains(what) && error.contains("remove it"),
+            "{error}"
+        );
+        fs::remove_file(&lock).unwrap();
+    };
+    std::os::unix::fs::symlink(&target, &lock).unwrap();
+    assert_eq!(holder_of(&folder), None);
+    refused("link");
+    // One that leads nowhere makes nothing either.
+    let nowhere = temporary.path().join("nowhere");
+    std::os::unix::fs::symlink(&nowhere, &lock).unwrap();
+    refused("link");
+    assert!(!nowhere.exists());
+    fs::hard_link(&target, &lock).unwrap();
+    refused("hard link");
+    let fifo = std::process::Command::new("mkfifo").arg(&lock).status();
+    assert!(fifo.unwrap().success());
+    assert_eq!(holder_of(&folder), None, "and nobody waits for it");
+    refused("no plain file");
+
+    for put in [fs::hard_link, |target: &Path, pid: &Path| {
+        std::os::unix::fs::symlink(target, pid)
+    }] {
+        put(&target, &pid).unwrap();
+        let mut held = folder.lock(Path::new("/s")).unwrap();
+        held.write_pid().unwrap();
+        assert_eq!(fs::read_to_string(&pid).unwrap(), std::process::id().to_string());
+        assert_eq!(mode(&pid), 0o644);
+    }
+    assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+}
+
+#[test]
+fn a_server_whose_lock_became_a_link_still_holds_the_folder() {
+    let (temporary, folder) = made();
+    let mut lock = folder.lock(Path::new("/s")).unwrap();
+    let path = folder.path().join("comet.lock");
+    let target = temporary.path().join("precious");
+    fs::write(&target, "precious").unwrap();
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(&target, &path).unwrap();
+    assert!(lock.keep().is_err());
+    assert!(holder_of(&folder).is_some());
+    fs::remove_file(&path).unwrap();
+    assert_eq!(lock.keep().unwrap(), Kept::Restored);
+    assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+}
+
+#[test]
+fn a_lock_that_a_backup_shares_is_taken_all_the_same() {
+    let (temporary, folder) = made();
+    drop(folder.lock(Path::new("/s")).unwrap());
+    fs::hard_link(folder.path().join("comet.lock"), temporary.path().join("backup")).unwrap();
+    folder.lock(Path::new("/s")).unwrap();
+}

@@ -12,10 +12,15 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::default_data_dir;
-use crate::gateway_key;
+use crate::{gateway_key, plain_file};
 
-/// The file beside the program that names the data folder: web servers clear the environment.
-const FILE: &str = "comet-data";
+/// The files beside the program that may name the data folder, the first that is there: web servers clear the environment.
+///
+/// One that PHP would run shows nothing to visitors, on web servers too that read no `.htaccess`.
+const FILES: [&str; 2] = ["comet-data.php", "comet-data"];
+
+/// What begins the line that stops PHP there.
+const PHP: &str = "<?php";
 
 /// The largest such file that is read.
 const MAX_FILE: u64 = 4 << 10;
@@ -40,10 +45,10 @@ pub struct Place {
 }
 
 impl Place {
-    /// Looks in the environment, then in the file `comet-data` beside the program, then where a server is by itself.
+    /// Looks in the environment, then in the file `comet-data.php` or `comet-data` beside the program, then where a server is by itself.
     ///
-    /// The file's first line is the data folder (relative: to the file's own). Lines after it: `start` (start the server
-    /// if it is not running), `config=PATH` (with this configuration), `socket=PATH` (the public socket, if elsewhere).
+    /// The file's first line, behind one for PHP, is the data folder (relative: to the file's own). Lines after it: `start` (start the
+    /// server if it is not running), `config=PATH` (with this configuration), `socket=PATH` (the public socket, if elsewhere).
     pub fn find(env: impl Fn(&str) -> Option<OsString>, program: Option<&Path>) -> Self {
         let variable = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let mut place = Self {
@@ -57,9 +62,10 @@ impl Place {
         if place.data.is_none()
             && socket.is_none()
             && let Some(folder) = program.and_then(Path::parent)
-            && let Some(text) = read(&folder.join(FILE))
+            && let Some(text) = FILES.iter().find_map(|name| read(&folder.join(name)))
         {
-            let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            let lines = text.lines().map(str::trim);
+            let mut lines = lines.filter(|line| !line.is_empty() && !line.starts_with(PHP));
             place.data = lines.next().map(|line| folder.join(line));
             for line in lines {
                 match line.split_once('=') {
@@ -111,11 +117,8 @@ impl Place {
     /// The first who comes starts it; the others wait for that.
     fn started(&self) -> Result<UnixStream, String> {
         let path = self.data.as_deref().unwrap_or(Path::new("")).join("gateway.lock");
-        let lock = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path);
+        let mut options = OpenOptions::new();
+        let lock = plain_file::open(&path, options.append(true).create(true).mode(0o600));
         let lock = match lock {
             Ok(lock) => Some(lock),
             // The start makes the folder.
@@ -212,7 +215,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("comet");
         fs::write(
-            folder.path().join(FILE),
+            folder.path().join("comet-data"),
             "../data\n\nstart\nconfig=/etc/comet.toml\nnonsense\n",
         )
         .unwrap();
@@ -220,6 +223,14 @@ mod tests {
         assert_eq!(place.socket, folder.path().join("../data/public/comet.sock"));
         assert!(place.start);
         assert_eq!(place.config.as_deref(), Some(Path::new("/etc/comet.toml")));
+        fs::write(
+            folder.path().join("comet-data.php"),
+            "<?php __halt_compiler();\n/var/lib/secret-place\n",
+        )
+        .unwrap();
+        let place = find(&[], Some(&program));
+        assert_eq!(place.socket, Path::new("/var/lib/secret-place/public/comet.sock"));
+        assert!(!place.start, "the other file is an older one");
         let named = find(&[("COMETSERVER_DATA_DIR", "/srv/comet")], Some(&program));
         assert_eq!(named.socket, Path::new("/srv/comet/public/comet.sock"));
         assert!(!named.start);

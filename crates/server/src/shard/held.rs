@@ -7,6 +7,7 @@ use cometserver_core::hub::ListenError;
 use cometserver_core::protocol::native;
 use cometserver_core::quota::Payer;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::Shard;
 use super::polls::come_back_later;
@@ -30,6 +31,9 @@ const POLL_LIMIT: (u64, u64) = (256, 1000);
 
 /// Without a sign of life for so many heartbeats a WebSocket is taken for dead.
 const SILENT_HEARTBEATS: u64 = 3;
+
+/// The longest heartbeat that a client is told: timers of browsers end at 24 days, and it waits for several.
+const LONGEST_HEARTBEAT: Duration = Duration::from_secs(86_400);
 
 impl Shard {
     /// A client wants to listen. Answers with the head of a stream, or a handshake, or nothing yet for a poll.
@@ -397,12 +401,16 @@ impl Shard {
         // What comes first is not covered by a cursor yet: that follows it.
         let opened = subscriber.unopened.is_none();
         let cursor = self.hub.cursor(self.fanout.position(reader));
+        let heartbeat = self.told_heartbeat();
         match format {
             Format::Poll => {}
             Format::SseChunked | Format::SsePlain => {
                 let mut block = Vec::with_capacity(64);
                 block.extend_from_slice(b"retry: ");
                 native::json_number(retry_after(self.settings.config.held.retry), &mut block);
+                // A field that a browser's EventSource does not know: it leaves it alone.
+                block.extend_from_slice(b"\nheartbeat_ms: ");
+                native::json_number(heartbeat, &mut block);
                 if opened {
                     block.extend_from_slice(b"\nid: ");
                     cursor.write(&mut block);
@@ -410,9 +418,14 @@ impl Shard {
                 block.extend_from_slice(b"\n\n");
                 crate::wire::frame(format, &block, out);
             }
-            _ if opened => self.encoder.heartbeat(format, cursor, out),
+            _ if opened => self.encoder.opening(format, heartbeat, cursor, out),
             _ => {}
         }
+    }
+
+    /// How often a heartbeat comes, in milliseconds, as clients are told.
+    pub(super) fn told_heartbeat(&self) -> u64 {
+        self.millis(self.settings.config.held.heartbeat.min(LONGEST_HEARTBEAT))
     }
 
     /// The head and the opening are sent: now the reader gets what it starts with.

@@ -75,7 +75,8 @@ impl Shard {
         if subscriber.unopened.is_some() && !self.fanout.owes(reader) {
             subscriber.unopened = None;
             let cursor = self.hub.cursor(self.fanout.position(reader));
-            self.encoder.heartbeat(format, cursor, out);
+            let heartbeat = self.told_heartbeat();
+            self.encoder.opening(format, heartbeat, cursor, out);
         }
     }
 

@@ -278,6 +278,7 @@ impl Listener {
             match name {
                 "id" => value.clone_into(&mut self.next_cursor),
                 "retry" => self.retry = Some(value.parse().unwrap()),
+                "heartbeat_ms" => assert!(value.parse::<u64>().unwrap() > 0),
                 "data" => data = Some(serde_json::from_str(value).unwrap()),
                 _ => panic!("an SSE field of its own: {line:?}"),
             }

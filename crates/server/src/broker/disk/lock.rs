@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::platform;
+use crate::{plain_file, platform};
 
 /// The file's name.
 pub const LOCK_FILE: &str = "lock";
@@ -73,7 +73,7 @@ pub(super) fn take(folder: &Path) -> Result<Lock, LockError> {
         .create(true)
         .truncate(false)
         .mode(0o600);
-    let mut file = options.open(&path).map_err(failed)?;
+    let mut file = plain_file::open(&path, &mut options).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::Error(source)) => return Err(failed(source)),
