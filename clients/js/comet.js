@@ -40,7 +40,7 @@ function stored(storage, key, value) {
 
 class CometError extends Error {
   constructor({ status, code, detail, message, retry_ms }) {
-    super(detail ?? message ?? `the server answered ${status}`);
+    super(detail ?? message ?? `status ${status}`);
     Object.assign(this, { name: "CometError", status, code, retry_ms });
   }
 }
@@ -85,7 +85,7 @@ function makeDoor(url, source, renewed) {
   let timer;
 
   /** Headers that show a token, if there is one. */
-  const bearer = (token) => token && { Authorization: `Bearer ${token}` };
+  const bearer = (token) => (token ? { Authorization: `Bearer ${token}` } : {});
   const address = (path, query) => `${url}/v1/${path}${url.includes("?") ? "&" : "?"}${new URLSearchParams(query)}`;
 
   /** The token to show. One that was `refused`, or ends soon, is replaced by the page's callback, if it has one. */
@@ -137,9 +137,9 @@ function makeDoor(url, source, renewed) {
   /** The answer of a plain request, which may not take for ever. */
   const json = async (path, query, init) => (await ask(path, query, { signal: within(ANSWER_MS), ...init })).json();
 
-  /** Ends what a session holds: outlives the page, which may have no time to wait for an answer, nor for another token. */
-  function release(session) {
-    fetch(address("release", { session }), { method: "POST", keepalive: true, headers: { ...bearer(token) } }).catch(() => {});
+  /** Says something of a session: outlives the page, which may have no time to wait for an answer, nor for another token. */
+  function tell(path, session, method) {
+    fetch(address(path, { session }), { method, keepalive: true, headers: bearer(token) }).catch(() => {});
   }
 
   function close() {
@@ -147,7 +147,7 @@ function makeDoor(url, source, renewed) {
     source = token;
   }
 
-  return { _url: url, _address: address, _token: current, _ask: ask, _json: json, _release: release, _close: close };
+  return { _url: url, _address: address, _token: current, _ask: ask, _json: json, _tell: tell, _close: close };
 }
 
 /** What is listened to, as one string, a key: `c:` and a channel, or `p:` and a pattern. */
@@ -591,7 +591,7 @@ async function sse(line, signal) {
       if (text) continue;
       if (data || id) {
         blocks++;
-        line._received(data ? JSON.parse(data) : { type: "cursor" }, id);
+        line._received(data ? JSON.parse(data) : {}, id);
         if (signal.aborted) return;
       }
       data = id = "";
@@ -710,8 +710,7 @@ function makeLink(door, options, hear) {
     const removed = differs(asked, wanted);
     if (!added.length && !removed.length) return;
     // Commands are for the plain case. Who comes or goes as a member does so with a new connection.
-    const isPlain = added.every(([key, presence]) => !presence && !asked.has(key));
-    if (!line._say || !isOpened || !wanted.size || !isPlain) return reopen();
+    if (!line._say || !isOpened || !wanted.size || added.some(([key, presence]) => presence || asked.has(key))) return reopen();
     asked = new Map(wanted);
     for (const [key] of removed) live.delete(key);
     const command = (type, list, more) => {
@@ -742,7 +741,7 @@ function makeLink(door, options, hear) {
     abort.abort();
     wakeUp();
     // Some paths never tell the server that a silent request was given up.
-    if (isOpened && /^(sse|poll)$/.test(ladder._transport())) door._release(session);
+    if (isOpened && !line._say) door._tell("release", session, "POST");
   }
 
   async function run() {
@@ -752,7 +751,7 @@ function makeLink(door, options, hear) {
       if (wanted.size) {
         const wait = await connect();
         if (!wait || isReopening || isClosed) continue;
-        tell("waiting", { retry_ms: Math.round(wait) });
+        tell("waiting", { retry_ms: wait | 0 });
         await rest(wait, isImposed);
       } else {
         asked = new Map();
@@ -944,7 +943,9 @@ function makeLink(door, options, hear) {
       // A command was refused: a new connection finds out whose fault it is.
       if (id) reopen();
     } else if (!/^(unsubscribed|authorized)$/.test(type)) {
-      hear._objects(type === "cursor" ? [] : [object], at);
+      hear._objects(!type || type === "cursor" ? [] : [object], at);
+      // Behind many a front server nothing else would tell the server when a stream's member is not there any more.
+      if (!type && /,join/.test([...asked])) door._tell("renew", session);
       open(at);
     }
   }

@@ -85,8 +85,7 @@ export function makeLink(door, options, hear) {
     const removed = differs(asked, wanted);
     if (!added.length && !removed.length) return;
     // Commands are for the plain case. Who comes or goes as a member does so with a new connection.
-    const isPlain = added.every(([key, presence]) => !presence && !asked.has(key));
-    if (!line._say || !isOpened || !wanted.size || !isPlain) return reopen();
+    if (!line._say || !isOpened || !wanted.size || added.some(([key, presence]) => presence || asked.has(key))) return reopen();
     asked = new Map(wanted);
     for (const [key] of removed) live.delete(key);
     const command = (type, list, more) => {
@@ -117,7 +116,7 @@ export function makeLink(door, options, hear) {
     abort.abort();
     wakeUp();
     // Some paths never tell the server that a silent request was given up.
-    if (isOpened && /^(sse|poll)$/.test(ladder._transport())) door._release(session);
+    if (isOpened && !line._say) door._tell("release", session, "POST");
   }
 
   async function run() {
@@ -127,7 +126,7 @@ export function makeLink(door, options, hear) {
       if (wanted.size) {
         const wait = await connect();
         if (!wait || isReopening || isClosed) continue;
-        tell("waiting", { retry_ms: Math.round(wait) });
+        tell("waiting", { retry_ms: wait | 0 });
         await rest(wait, isImposed);
       } else {
         asked = new Map();
@@ -319,7 +318,9 @@ export function makeLink(door, options, hear) {
       // A command was refused: a new connection finds out whose fault it is.
       if (id) reopen();
     } else if (!/^(unsubscribed|authorized)$/.test(type)) {
-      hear._objects(type === "cursor" ? [] : [object], at);
+      hear._objects(!type || type === "cursor" ? [] : [object], at);
+      // Behind many a front server nothing else would tell the server when a stream's member is not there any more.
+      if (!type && /,join/.test([...asked])) door._tell("renew", session);
       open(at);
     }
   }

@@ -54,7 +54,7 @@ export async function sse(line, signal) {
       if (text) continue;
       if (data || id) {
         blocks++;
-        line._received(data ? JSON.parse(data) : { type: "cursor" }, id);
+        line._received(data ? JSON.parse(data) : {}, id);
         if (signal.aborted) return;
       }
       data = id = "";
