@@ -50,6 +50,7 @@ fn a_stream_whose_renewals_stop_ends_and_its_member_is_gone() {
             assert_eq!(renew(&server, own.trim_start_matches("session=")), 1);
         }
         // Its socket goes on taking what comes, as that of a front web server does.
+        server.until("it to be ended", || drops(&server, "timeout") > number as f64);
         while !matches!(member.came(), Came::Ended(_)) {}
         assert_eq!(watcher.next()["type"], "leave");
         assert_eq!(drops(&server, "timeout"), (number + 1) as f64);
@@ -63,14 +64,15 @@ fn a_busy_stream_is_asked_for_its_renewals_too() {
         let mut listener = server.listen(Door::Unix, transport, "channel=busy&session=mine");
         assert_eq!(renew(&server, "mine"), 1);
         let mut heartbeats = 0;
-        while heartbeats < 5 {
+        server.until("heartbeats between what is published", || {
             server.publish("busy", 1);
             listener.data(1);
             if listener.heartbeats > heartbeats {
                 heartbeats = listener.heartbeats;
                 renew(&server, "mine");
             }
-        }
+            heartbeats >= 5
+        });
     }
     assert_eq!(drops(&server, "timeout"), 0.0);
 }
