@@ -38,7 +38,7 @@ function stored(storage, key, value) {
 
 class CometError extends Error {
   constructor({ status, code, detail, message, retry_ms }) {
-    super(detail ?? message ?? `the server answered ${status}`);
+    super(detail ?? message ?? `status ${status}`);
     Object.assign(this, { name: "CometError", status, code, retry_ms });
   }
 }
@@ -83,7 +83,7 @@ function makeDoor(url, source, renewed) {
   let timer;
 
   /** Headers that show a token, if there is one. */
-  const bearer = (token) => token && { Authorization: `Bearer ${token}` };
+  const bearer = (token) => (token ? { Authorization: `Bearer ${token}` } : {});
   const address = (path, query) => `${url}/v1/${path}${url.includes("?") ? "&" : "?"}${new URLSearchParams(query)}`;
 
   /** The token to show. One that was `refused`, or ends soon, is replaced by the page's callback, if it has one. */
@@ -135,9 +135,9 @@ function makeDoor(url, source, renewed) {
   /** The answer of a plain request, which may not take for ever. */
   const json = async (path, query, init) => (await ask(path, query, { signal: within(ANSWER_MS), ...init })).json();
 
-  /** Ends what a session holds: outlives the page, which may have no time to wait for an answer, nor for another token. */
-  function release(session) {
-    fetch(address("release", { session }), { method: "POST", keepalive: true, headers: { ...bearer(token) } }).catch(() => {});
+  /** Says something of a session: outlives the page, which may have no time to wait for an answer, nor for another token. */
+  function tell(path, session, method) {
+    fetch(address(path, { session }), { method, keepalive: true, headers: bearer(token) }).catch(() => {});
   }
 
   function close() {
@@ -145,7 +145,7 @@ function makeDoor(url, source, renewed) {
     source = token;
   }
 
-  return { _url: url, _address: address, _token: current, _ask: ask, _json: json, _release: release, _close: close };
+  return { _url: url, _address: address, _token: current, _ask: ask, _json: json, _tell: tell, _close: close };
 }
 
 /** What is listened to, as one string, a key: `c:` and a channel, or `p:` and a pattern. */
@@ -172,7 +172,7 @@ function addWant(wants, key, presence) {
 /** A pattern as a regular expression: `*` any run without `/`, `**` any run, `\` takes the next character literally. */
 function matcher(pattern) {
   const source = pattern.replace(/\\([^])|(\*\*+)|(\*)|[^]/g, (one, literal, any, segment) =>
-    any ? "[^]*" : segment ? "[^/]*" : (literal ?? one).replace(/[^\w]/, "\\$&"),
+    any ? "[^]*" : segment ? "[^/]*" : (literal ?? one).replace(/\W/, "\\$&"),
   );
   return new RegExp(`^${source}$`);
 }
@@ -574,10 +574,9 @@ async function sse(line, signal) {
   const response = await line._door._ask("sse", line._query(["preamble_ms", PREAMBLE_MS]), { signal });
   const reader = response.body.getReader();
   const utf8 = new TextDecoder();
+  const last = {};
   let rest = "";
   let data = "";
-  let id = "";
-  let beat;
   for (;;) {
     const { done, value } = await reader.read();
     if (done || signal.aborted) return;
@@ -586,19 +585,18 @@ async function sse(line, signal) {
     let hasBlocks;
     for (const text of lines) {
       const [, field, value] = /^(\w*):? ?([^]*)/.exec(text);
+      last[field] = value;
       if (field === "data") data += value;
-      if (field === "id") id = value;
       if (field === "retry") line._retry = +value;
-      if (field === "heartbeat_ms") beat = value;
       if (text) continue;
-      if (data || id) {
+      if (data || last.id) {
         hasBlocks = true;
-        line._received(data ? JSON.parse(data) : { type: "cursor" }, id);
+        line._received(data ? JSON.parse(data) : {}, last.id);
         if (signal.aborted) return;
       }
-      data = id = "";
+      data = last.id = "";
     }
-    if (hasBlocks) line._sign(2, beat);
+    if (hasBlocks) line._sign(2, last.heartbeat_ms);
   }
 }
 
@@ -714,8 +712,7 @@ function makeLink(door, options, hear) {
     const removed = differs(asked, wanted);
     if (!added.length && !removed.length) return;
     // Commands are for the plain case. Who comes or goes as a member does so with a new connection.
-    const isPlain = added.every(([key, presence]) => !presence && !asked.has(key));
-    if (!line._say || !isOpened || !wanted.size || !isPlain) return reopen();
+    if (!line._say || !isOpened || !wanted.size || added.some(([key, presence]) => presence || asked.has(key))) return reopen();
     asked = new Map(wanted);
     for (const [key] of removed) live.delete(key);
     const command = (type, list, more) => {
@@ -746,7 +743,7 @@ function makeLink(door, options, hear) {
     abort.abort();
     wakeUp();
     // Some paths never tell the server that a silent request was given up.
-    if (isOpened && /^[sp]/.test(ladder._transport())) door._release(session);
+    if (isOpened && !line._say) door._tell("release", session, "POST");
   }
 
   async function run() {
@@ -809,7 +806,7 @@ function makeLink(door, options, hear) {
     watch();
     line._say = undefined;
     if (isClosed || isReopening) return 0;
-    if (problem.status && (problem.status < 500 || problem.retry_ms !== undefined)) return refused(problem);
+    if (problem.status < 500 || problem.retry_ms !== undefined) return refused(problem);
 
     const isOld = Date.now() - began > HEALTHY_MS;
     if (isOld && isProved) losses = deaths = 0;
@@ -872,7 +869,7 @@ function makeLink(door, options, hear) {
       hear._objects([...asked.keys()].map((key) => ({ type: "gap", ...targetOf(key) })));
       return 0;
     }
-    if ([404, 405, 501].includes(problem.status) && stepDown()) return 0;
+    if (/40[45]|501/.test(problem.status) && stepDown()) return 0;
     if (passes(problem)) return problem.retry_ms === undefined ? backOff() : impose(problem.retry_ms);
     // What is wrong with a token is wrong for all channels; without one some are public and some are not.
     const isGeneral = problem.status === 401 && (await door._token().catch(() => "none"));
@@ -951,8 +948,11 @@ function makeLink(door, options, hear) {
     } else if (type === "error") {
       // A command was refused: a new connection finds out whose fault it is.
       if (id) reopen();
-    } else if (!["unsubscribed", "authorized"].includes(type)) {
-      hear._objects(type === "cursor" ? [] : [object], at);
+    } else {
+      // Cursors, with a type or without one, and answers to commands say nothing to subscribers.
+      hear._objects(/^(un|auth|curs)/.test(type) ? [] : [object], at);
+      // Behind many a front server nothing else would tell the server when a stream's member is not there any more.
+      if (!type && /,join/.test([...asked])) door._tell("renew", session);
       open(at);
     }
   }

@@ -3,7 +3,7 @@
  * The bridge: a browser's way to a CometServer through ordinary PHP, where no port can be opened and no proxy configured.
  *
  * Upload this file, and beside it `comet-config.php` that says where the data folder is. It passes on what a visitor
- * may ask for anyway (poll, sse, now, history, presence, publish), with the visitor's own token, to the server's public
+ * may ask for anyway (poll, sse, renew, now, history, presence, publish), with the visitor's own token, to the server's public
  * socket: that a request came through PHP proves nothing about who asks. Every waiting visitor occupies a PHP worker, so
  * the server gives out a small number of places and tells the others when to come back.
  *
@@ -21,6 +21,7 @@ final class CometBridge
         'presence' => array('GET', 'channel limit token'),
         'publish' => array('POST', 'channel kind event id retain idempotency_key exclude_session token'),
         'release' => array('POST', 'channel pattern session token'),
+        'renew' => array('GET', 'session token'),
     );
 
     /** What of the visitor's head is passed on, beside host, origin, token and address: name here, name there, form. */
@@ -111,7 +112,7 @@ final class CometBridge
         }
         $call = self::call($pairs);
         if (!isset(self::$calls[$call])) {
-            throw new CometBridgeFault(404, 'not_found', 'the bridge passes on poll, sse, now, history, presence and publish: name one as `call`');
+            throw new CometBridgeFault(404, 'not_found', 'the bridge passes on poll, sse, renew, now, history, presence and publish: name one as `call`');
         }
         if ($method !== self::$calls[$call][0]) {
             header('Allow: ' . self::$calls[$call][0]);

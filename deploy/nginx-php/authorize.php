@@ -14,7 +14,7 @@ const SECRET_FILE = '/etc/cometserver/tokens.key';
 /** Whoever signed out or lost a right keeps listening for so many seconds at most. */
 const LASTS = 300;
 
-if (!preg_match('~/v1/(ws|sse|stream|poll)$~D', $_SERVER['DOCUMENT_URI'] ?? '', $transport)) {
+if (!preg_match('~/v1/(ws|sse|stream|poll|renew)$~D', $_SERVER['DOCUMENT_URI'] ?? '', $transport)) {
     http_response_code(404);
     exit;
 }

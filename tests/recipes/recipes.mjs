@@ -47,7 +47,8 @@ export const recipes = [
     async front(t, site) {
       const pool = await phpPool(t, site);
       const script = join(site.dir, "etc/authorize.php");
-      await copy("nginx-php/authorize.php", script, only(site, "/etc/cometserver"));
+      const rights = { "['subscribe']": "['subscribe', 'presence']" };
+      await copy("nginx-php/authorize.php", script, { ...only(site, "/etc/cometserver"), ...rights });
       const file = join(site.dir, "etc/comet.conf");
       await copy("nginx-php/comet.conf", file, {
         ...only(site, "/var/lib/cometserver"),
@@ -201,7 +202,7 @@ export const recipes = [
       const file = join(site.dir, "etc/haproxy.cfg");
       const values = {
         ...only(site, "/var/lib/cometserver"),
-        "bind :80": `bind 127.0.0.1:${site.where.port}`,
+        "bind :80": `bind ${fronts.at(site.where)}`,
         "127.0.0.1:8080": `127.0.0.1:${await fronts.plainSite(t)}`,
       };
       await copy("haproxy/haproxy.cfg", file, values);

@@ -29,7 +29,7 @@ export function makeDoor(url, source, renewed) {
   let timer;
 
   /** Headers that show a token, if there is one. */
-  const bearer = (token) => token && { Authorization: `Bearer ${token}` };
+  const bearer = (token) => (token ? { Authorization: `Bearer ${token}` } : {});
   const address = (path, query) => `${url}/v1/${path}${url.includes("?") ? "&" : "?"}${new URLSearchParams(query)}`;
 
   /** The token to show. One that was `refused`, or ends soon, is replaced by the page's callback, if it has one. */
@@ -81,9 +81,9 @@ export function makeDoor(url, source, renewed) {
   /** The answer of a plain request, which may not take for ever. */
   const json = async (path, query, init) => (await ask(path, query, { signal: within(ANSWER_MS), ...init })).json();
 
-  /** Ends what a session holds: outlives the page, which may have no time to wait for an answer, nor for another token. */
-  function release(session) {
-    fetch(address("release", { session }), { method: "POST", keepalive: true, headers: { ...bearer(token) } }).catch(() => {});
+  /** Says something of a session: outlives the page, which may have no time to wait for an answer, nor for another token. */
+  function tell(path, session, method) {
+    fetch(address(path, { session }), { method, keepalive: true, headers: bearer(token) }).catch(() => {});
   }
 
   function close() {
@@ -91,5 +91,5 @@ export function makeDoor(url, source, renewed) {
     source = token;
   }
 
-  return { _url: url, _address: address, _token: current, _ask: ask, _json: json, _release: release, _close: close };
+  return { _url: url, _address: address, _token: current, _ask: ask, _json: json, _tell: tell, _close: close };
 }

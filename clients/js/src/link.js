@@ -87,8 +87,7 @@ export function makeLink(door, options, hear) {
     const removed = differs(asked, wanted);
     if (!added.length && !removed.length) return;
     // Commands are for the plain case. Who comes or goes as a member does so with a new connection.
-    const isPlain = added.every(([key, presence]) => !presence && !asked.has(key));
-    if (!line._say || !isOpened || !wanted.size || !isPlain) return reopen();
+    if (!line._say || !isOpened || !wanted.size || added.some(([key, presence]) => presence || asked.has(key))) return reopen();
     asked = new Map(wanted);
     for (const [key] of removed) live.delete(key);
     const command = (type, list, more) => {
@@ -119,7 +118,7 @@ export function makeLink(door, options, hear) {
     abort.abort();
     wakeUp();
     // Some paths never tell the server that a silent request was given up.
-    if (isOpened && /^[sp]/.test(ladder._transport())) door._release(session);
+    if (isOpened && !line._say) door._tell("release", session, "POST");
   }
 
   async function run() {
@@ -182,7 +181,7 @@ export function makeLink(door, options, hear) {
     watch();
     line._say = undefined;
     if (isClosed || isReopening) return 0;
-    if (problem.status && (problem.status < 500 || problem.retry_ms !== undefined)) return refused(problem);
+    if (problem.status < 500 || problem.retry_ms !== undefined) return refused(problem);
 
     const isOld = Date.now() - began > HEALTHY_MS;
     if (isOld && isProved) losses = deaths = 0;
@@ -245,7 +244,7 @@ export function makeLink(door, options, hear) {
       hear._objects([...asked.keys()].map((key) => ({ type: "gap", ...targetOf(key) })));
       return 0;
     }
-    if ([404, 405, 501].includes(problem.status) && stepDown()) return 0;
+    if (/40[45]|501/.test(problem.status) && stepDown()) return 0;
     if (passes(problem)) return problem.retry_ms === undefined ? backOff() : impose(problem.retry_ms);
     // What is wrong with a token is wrong for all channels; without one some are public and some are not.
     const isGeneral = problem.status === 401 && (await door._token().catch(() => "none"));
@@ -324,8 +323,11 @@ export function makeLink(door, options, hear) {
     } else if (type === "error") {
       // A command was refused: a new connection finds out whose fault it is.
       if (id) reopen();
-    } else if (!["unsubscribed", "authorized"].includes(type)) {
-      hear._objects(type === "cursor" ? [] : [object], at);
+    } else {
+      // Cursors, with a type or without one, and answers to commands say nothing to subscribers.
+      hear._objects(/^(un|auth|curs)/.test(type) ? [] : [object], at);
+      // Behind many a front server nothing else would tell the server when a stream's member is not there any more.
+      if (!type && /,join/.test([...asked])) door._tell("renew", session);
       open(at);
     }
   }

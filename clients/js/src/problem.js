@@ -4,7 +4,7 @@ import { jittered, sleep } from "./words.js";
 
 export class CometError extends Error {
   constructor({ status, code, detail, message, retry_ms }) {
-    super(detail ?? message ?? `the server answered ${status}`);
+    super(detail ?? message ?? `status ${status}`);
     Object.assign(this, { name: "CometError", status, code, retry_ms });
   }
 }

@@ -22,7 +22,7 @@ export function addWant(wants, key, presence) {
 /** A pattern as a regular expression: `*` any run without `/`, `**` any run, `\` takes the next character literally. */
 export function matcher(pattern) {
   const source = pattern.replace(/\\([^])|(\*\*+)|(\*)|[^]/g, (one, literal, any, segment) =>
-    any ? "[^]*" : segment ? "[^/]*" : (literal ?? one).replace(/[^\w]/, "\\$&"),
+    any ? "[^]*" : segment ? "[^/]*" : (literal ?? one).replace(/\W/, "\\$&"),
   );
   return new RegExp(`^${source}$`);
 }

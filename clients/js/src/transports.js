@@ -36,10 +36,9 @@ export async function sse(line, signal) {
   const response = await line._door._ask("sse", line._query(["preamble_ms", PREAMBLE_MS]), { signal });
   const reader = response.body.getReader();
   const utf8 = new TextDecoder();
+  const last = {};
   let rest = "";
   let data = "";
-  let id = "";
-  let beat;
   for (;;) {
     const { done, value } = await reader.read();
     if (done || signal.aborted) return;
@@ -48,19 +47,18 @@ export async function sse(line, signal) {
     let hasBlocks;
     for (const text of lines) {
       const [, field, value] = /^(\w*):? ?([^]*)/.exec(text);
+      last[field] = value;
       if (field === "data") data += value;
-      if (field === "id") id = value;
       if (field === "retry") line._retry = +value;
-      if (field === "heartbeat_ms") beat = value;
       if (text) continue;
-      if (data || id) {
+      if (data || last.id) {
         hasBlocks = true;
-        line._received(data ? JSON.parse(data) : { type: "cursor" }, id);
+        line._received(data ? JSON.parse(data) : {}, last.id);
         if (signal.aborted) return;
       }
-      data = id = "";
+      data = last.id = "";
     }
-    if (hasBlocks) line._sign(2, beat);
+    if (hasBlocks) line._sign(2, last.heartbeat_ms);
   }
 }
 

@@ -125,6 +125,7 @@ pub fn answer(
         | Endpoint::WebSocket
         | Endpoint::Publish
         | Endpoint::Release
+        | Endpoint::Renew
         | Endpoint::Batch
         | Endpoint::History
         | Endpoint::DeleteHistory

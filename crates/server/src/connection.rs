@@ -116,6 +116,11 @@ pub struct Subscriber {
     pub fetching: u64,
     /// It is in the queue of those that read on.
     pub queued: bool,
+    /// When something was last heard from a client that is expected to go on saying that it is there, in the shard's
+    /// milliseconds; 0: nothing is expected.
+    pub heard: u64,
+    /// Bytes that the kernel held for it, untaken, when its last heartbeat was due, and since when.
+    pub untaken: (usize, u64),
     /// WebSocket only.
     pub socket: Option<Box<WebSocketState>>,
 }
@@ -170,8 +175,6 @@ pub struct WebSocketState {
     pub watched: Vec<ChannelId>,
     /// Its patterns, and what it was given of them.
     pub patterns: Vec<(Arc<Pattern>, Wants)>,
-    /// When something was last heard from the client.
-    pub heard: u64,
     /// What was said and not yet answered: answers are sent before more are made, and nothing is read meanwhile.
     pub said: VecDeque<Said>,
     /// Bytes of what was said.

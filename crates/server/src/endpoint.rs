@@ -18,6 +18,8 @@ pub enum Endpoint {
     WebSocket,
     /// End what a session holds.
     Release,
+    /// Whose session this is, is there.
+    Renew,
     /// Publish one.
     Publish,
     /// Publish several.
@@ -69,6 +71,7 @@ const TABLE: &[(&str, &[(Method, Endpoint)])] = &[
     ("/v1/stream", &[(Get, E::Stream)]),
     ("/v1/ws", &[(Get, E::WebSocket)]),
     ("/v1/release", &[(Post, E::Release)]),
+    ("/v1/renew", &[(Get, E::Renew)]),
     ("/v1/publish", &[(Post, E::Publish)]),
     ("/v1/batch", &[(Post, E::Batch)]),
     ("/v1/history", &[(Get, E::History), (Delete, E::DeleteHistory)]),

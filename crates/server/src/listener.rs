@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
@@ -174,16 +175,18 @@ fn named(error: io::Error, what: &str) -> io::Error {
 }
 
 impl Socket {
-    /// What every connection needs: no delay for small frames, and a bound on what the kernel holds for a slow reader.
+    /// What every connection needs: no delay for small frames, a bound on what the kernel holds for a slow reader, in bytes,
+    /// and one on how long it waits for a peer that has vanished.
     ///
     /// # Errors
     /// As the system says.
-    pub fn prepare(&self, pending: usize) -> io::Result<()> {
+    pub fn prepare(&self, pending: usize, patience: Duration) -> io::Result<()> {
         match self {
             Socket::Tcp(stream) => {
                 let socket = socket2::SockRef::from(stream);
                 socket.set_tcp_nodelay(true)?;
                 platform::bound_unsent(stream, u32::try_from(pending).unwrap_or(u32::MAX))?;
+                platform::bound_silence(stream, patience)?;
             }
             Socket::Unix(stream) => socket2::SockRef::from(stream).set_send_buffer_size(pending)?,
         }

@@ -98,7 +98,8 @@ label! {
         Limit = "limit",
         /// It broke its protocol.
         Protocol = "protocol",
-        /// It said nothing in the time it had: a half-sent request, a ping without pong.
+        /// It said nothing in the time it had: a half-sent request, a ping without pong, a stream renewed no more, nothing
+        /// acknowledged.
         Timeout = "timeout",
         /// Its token expired, or its key was taken away.
         Expired = "expired",

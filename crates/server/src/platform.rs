@@ -21,7 +21,7 @@ pub use inherited::{InheritedListener, Listener, inherited_listeners};
 pub use memory::available_memory;
 pub use names::{group_id, group_name, host_name, user_name};
 pub use owner::{mark, marked_by};
-pub use sockets::{PeerCredentials, bound_unsent, peer_credentials, unsent_bytes};
+pub use sockets::{PeerCredentials, bound_silence, bound_unsent, peer_credentials, unsent_bytes};
 pub use usage::{ProcessUsage, open_descriptors, process_usage, thread_time};
 
 /// The longest path of a Unix socket in bytes: `sun_path` without its closing NUL.

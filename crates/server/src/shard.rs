@@ -46,12 +46,11 @@ use crate::listener::Role;
 use crate::memory::Holders;
 use crate::metrics::{DropReason, Label, ShardMetrics, Subscription, Transport};
 use crate::round::RoundFrames;
-use crate::shared::{Accepted, ConnectionId, Mail, Settings, Shared, wall_clock};
+use crate::shared::{Accepted, ConnectionId, Mail, Settings, Shared, patience, wall_clock};
 use crate::timer::{self, Wheel};
 use crate::wire::Encoder;
 
 use clock::Clock;
-use sending::STUCK;
 use turn::Turn;
 
 /// The mailbox's waker among the tokens of connections.
@@ -287,6 +286,7 @@ impl Shard {
                     Mail::Answered(id, number, part) => shard.answered(id, number, part),
                     Mail::Fetched(id, page) => shard.fetched(id, page),
                     Mail::Superseded(id) => shard.superseded(id),
+                    Mail::Renewed(id) => shard.renewed(id),
                     Mail::Relieve => shard.shared.memory.looks(shard.id),
                     Mail::Reloaded => shard.reloaded(),
                     Mail::Drain => shard.drain(),
@@ -309,7 +309,10 @@ impl Shard {
         let entry = self.connections.vacant_entry();
         let slot = entry.key();
         let prepared = socket
-            .prepare(self.settings.config.limits.pending_bytes)
+            .prepare(
+                self.settings.config.limits.pending_bytes,
+                patience(self.settings.config.held.heartbeat),
+            )
             .and_then(|()| socket.register(self.poll.registry(), Token(slot)));
         let connection = entry.insert(Connection::new(socket, self.generation, door, peer, is_counted));
         connection.refusal = refusal;
@@ -398,11 +401,12 @@ impl Shard {
 
     /// A connection's deadline has come.
     fn overdue(&mut self, slot: usize) {
+        let patience = self.patience();
         let Some(connection) = self.connections.get_mut(slot) else {
             return;
         };
         connection.deadline = u64::MAX;
-        if connection.stuck != 0 && self.now.saturating_sub(connection.stuck) >= STUCK {
+        if connection.stuck != 0 && self.now.saturating_sub(connection.stuck) >= patience {
             self.drop_for(slot, DropReason::Slow);
             return;
         }

@@ -47,6 +47,8 @@ pub enum Mail {
     Fetched(ConnectionId, Result<Page, BrokerError>),
     /// A newer request of the same session has come: end this one.
     Superseded(ConnectionId),
+    /// The client of this stream is there.
+    Renewed(ConnectionId),
     /// Visitors hold more than they may, and this shard has the largest holder.
     Relieve,
     /// Other settings are in force.
@@ -672,6 +674,15 @@ pub fn jittered(duration: Duration) -> u64 {
     let whole = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     whole - chance(whole / 5 + 1)
 }
+
+/// How long a peer may take nothing, acknowledge nothing, or not say that it is there where that is expected: two and a half
+/// heartbeats, and at least two seconds. One that has vanished does not get the next heartbeat, and so is gone within four.
+pub fn patience(heartbeat: Duration) -> Duration {
+    (heartbeat.saturating_mul(5) / 2).max(LEAST_PATIENCE)
+}
+
+/// The least of that: a busy machine may keep a client waiting, however short the heartbeats.
+const LEAST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// When a client that is sent away should come back, in milliseconds.
 pub fn retry_after(retry: Duration) -> u64 {

@@ -16,6 +16,9 @@ const AS_WEB_USER = isRoot ? "www-data" : "";
 /** PHP takes its folder for temporary files from here. */
 const environment = (site) => ({ ...process.env, TMPDIR: site.temp });
 
+/** An address to listen on: on loopback, unless it says another. */
+export const at = ({ host = "127.0.0.1", port }) => `${host}:${port}`;
+
 /** nginx with these lines in its `server { … }`; without any, `http` holds one of its own. */
 export async function nginx(site, lines, { http = "" } = {}) {
   const { where } = site;
@@ -35,7 +38,7 @@ http {
   access_log off;
   types { text/html html; }
   ${temp.join("\n  ")}
-  ${lines ? `server { listen 127.0.0.1:${where.port}; root ${site.www}; ${lines} }` : http}
+  ${lines ? `server { listen ${at(where)}; root ${site.www}; ${lines} }` : http}
 }
 `,
   );
@@ -62,7 +65,7 @@ export async function apache(site, { modules = [], lines = "", kind = "event", w
     join(dir, "apache.conf"),
     `ServerRoot ${dir}
 ServerName 127.0.0.1
-Listen 127.0.0.1:${where.port}
+Listen ${at(where)}
 PidFile ${dir}/apache.pid
 DefaultRuntimeDir ${dir}
 ErrorLog ${dir}/error.log
@@ -129,7 +132,7 @@ FcgidSpawnScoreUpLimit 1000
 /** PHP's own server, with so many visitors at a time. */
 export function phpServer(site, workers) {
   const env = { ...environment(site), PHP_CLI_SERVER_WORKERS: String(workers) };
-  return new Service(["php", "-S", `127.0.0.1:${site.where.port}`, "-t", site.www], { where: site.where, env });
+  return new Service(["php", "-S", at(site.where), "-t", site.www], { where: site.where, env });
 }
 
 /** PHP-FPM as Debian has it, with a pool of so many; `listen`: a path or an address. */

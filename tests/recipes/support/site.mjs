@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
+import { at } from "./fronts.mjs";
 import { ask, stream } from "./http.mjs";
 import { Service, freePort } from "./processes.mjs";
 import { copy, put } from "./placeholders.mjs";
@@ -63,9 +64,9 @@ export class Site {
 
   /**
    * Everything a recipe needs, up and running; gone after the test. `asIs`: with the recipe's own times and bounds;
-   * `settings`: more of the server's.
+   * `settings`: more of the server's; `host`: another address than that of loopback for the front web server.
    */
-  static async open(t, recipe, { asIs = false, settings = [] } = {}) {
+  static async open(t, recipe, { asIs = false, settings = [], host } = {}) {
     const site = new Site();
     site.recipe = recipe;
     site.phpWorkers = asIs ? USUAL_PHP_WORKERS : ROOMIER.phpWorkers;
@@ -80,7 +81,7 @@ export class Site {
     await site.#configure();
     await site.startComet();
     t.after(() => site.stopComet());
-    site.where = { port: await freePort() };
+    site.where = { ...(host && { host }), port: await freePort() };
     site.#front = await recipe.front(t, site);
     t.after(() => site.stopFront());
     await site.startFront();
@@ -97,7 +98,7 @@ export class Site {
   }
 
   get origin() {
-    return `http://127.0.0.1:${this.where.port}`;
+    return `http://${at(this.where)}`;
   }
 
   /** What the files of deploy/ call by the names of a usual installation. */

@@ -285,7 +285,7 @@ section! {
         drop_in_min_hold "drop_in.min_hold": Duration = "250ms" => values::duration;
         /// When a client that lost its connection or was turned away should come back, before the random part.
         retry "retry": Duration = "3s" => values::duration;
-        /// How long a stream may be silent before a heartbeat is sent.
+        /// How long a stream may be silent before a heartbeat is sent. Who vanishes is gone within four heartbeats.
         heartbeat "heartbeat": Duration = "25s" => values::duration_from(1);
     }
 }

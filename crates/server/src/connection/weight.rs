@@ -68,7 +68,6 @@ mod tests {
             replies: VecDeque::new(),
             watched: Vec::new(),
             patterns: Vec::new(),
-            heard: 0,
             said: VecDeque::new(),
             said_bytes: 0,
             listing: None,

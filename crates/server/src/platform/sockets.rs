@@ -2,6 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
 
 use super::check;
 
@@ -122,7 +125,7 @@ pub fn unsent_bytes(socket: impl AsFd) -> io::Result<usize> {
 /// As the system says.
 #[cfg(target_os = "linux")]
 pub fn bound_unsent(socket: impl AsFd, bytes: u32) -> io::Result<()> {
-    socket2::SockRef::from(&socket.as_fd()).set_tcp_notsent_lowat(bytes)
+    SockRef::from(&socket.as_fd()).set_tcp_notsent_lowat(bytes)
 }
 
 /// Bounds what the kernel holds for a TCP peer beyond what is on its way: so much at most waits to be sent.
@@ -141,6 +144,51 @@ pub fn bound_unsent(socket: impl AsFd, bytes: u32) -> io::Result<()> {
             libc::IPPROTO_TCP,
             TCP_NOTSENT_LOWAT,
             (&raw const bytes).cast(),
+            length,
+        )
+    })?;
+    Ok(())
+}
+
+/// Has the kernel end a TCP connection whose peer acknowledges nothing, or makes no room, for `patience`: also one on which
+/// nothing is on its way, which is probed. Whole seconds count for that, and at least one.
+///
+/// # Errors
+/// As the system says.
+pub fn bound_silence(socket: impl AsFd, patience: Duration) -> io::Result<()> {
+    let fd = socket.as_fd();
+    let socket = SockRef::from(&fd);
+    let second = Duration::from_secs(1);
+    // Longer than a heartbeat: who is sent those, and acknowledges them, is not asked besides.
+    let keepalive = TcpKeepalive::new()
+        .with_time((patience / 2).max(second))
+        .with_interval((patience / 4).max(second))
+        .with_retries(PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(patience))?;
+    #[cfg(target_os = "macos")]
+    bound_retransmission(fd, patience)?;
+    Ok(())
+}
+
+/// How often a silent peer is asked within the patience that it is given.
+const PROBES: u32 = 2;
+
+/// Ends a connection on which something is sent again and again for so long.
+#[cfg(target_os = "macos")]
+fn bound_retransmission(socket: impl AsFd, patience: Duration) -> io::Result<()> {
+    /// `TCP_RXT_CONNDROPTIME` of netinet/tcp.h, which libc does not name there: seconds.
+    const TCP_RXT_CONNDROPTIME: libc::c_int = 0x80;
+    let seconds = libc::c_int::try_from(patience.as_secs().max(1)).unwrap_or(libc::c_int::MAX);
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the option takes an int of that length, which the kernel only reads.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            TCP_RXT_CONNDROPTIME,
+            (&raw const seconds).cast(),
             length,
         )
     })?;

@@ -29,9 +29,6 @@ use crate::wire::Format;
 /// The bounds and the default of a poll's `limit`.
 const POLL_LIMIT: (u64, u64) = (256, 1000);
 
-/// Without a sign of life for so many heartbeats a WebSocket is taken for dead.
-const SILENT_HEARTBEATS: u64 = 3;
-
 /// The longest heartbeat that a client is told: timers of browsers end at 24 days, and it waits for several.
 const LONGEST_HEARTBEAT: Duration = Duration::from_secs(86_400);
 
@@ -175,13 +172,15 @@ impl Shard {
             gathered: Vec::new(),
             fetching: 0,
             queued: false,
+            // Streams only once they have been renewed: not every path lets that through.
+            heard: accept.map_or(0, |_| self.now.max(1)),
+            untaken: (0, 0),
             socket: accept.map(|_| {
                 Box::new(WebSocketState {
                     decoder: Decoder::new(),
                     replies: VecDeque::new(),
                     watched,
                     patterns,
-                    heard: self.now,
                     said: VecDeque::new(),
                     said_bytes: 0,
                     listing: None,
@@ -484,7 +483,7 @@ impl Shard {
             at = at.min(waiting.min().unwrap_or(u64::MAX));
         }
         if stuck != 0 {
-            at = at.min(stuck + super::STUCK);
+            at = at.min(stuck + self.patience());
         }
         self.set_deadline(slot, at.max(now + 1));
     }
@@ -497,6 +496,7 @@ impl Shard {
             return;
         }
         let heartbeat = self.millis(self.settings.config.held.heartbeat);
+        let patience = self.patience();
         let (now, wall, blocked) = (self.now, self.wall, self.connections[slot].is_blocked());
         let Some(subscriber) = self.connections[slot].subscriber() else {
             return;
@@ -542,16 +542,30 @@ impl Shard {
             self.end(slot, after, code::RESTART, "time is up");
             return;
         }
-        let silent = subscriber
-            .socket
-            .as_ref()
-            .map_or(0, |socket| now.saturating_sub(socket.heard));
-        if silent > heartbeat * SILENT_HEARTBEATS {
-            self.drop_for(slot, DropReason::Timeout);
+        let silent = match subscriber.heard {
+            0 => 0,
+            heard => now.saturating_sub(heard),
+        };
+        if silent > patience {
+            if subscriber.socket.is_some() || blocked {
+                self.drop_for(slot, DropReason::Timeout);
+                return;
+            }
+            // Perhaps only what should have renewed it was lost on the way.
+            self.metrics().drops.of(DropReason::Timeout).add(1);
+            self.end(slot, chance(1000), code::RESTART, "not renewed any more");
             return;
         }
         let is_due = now >= subscriber.sent + quiet_time(subscriber, heartbeat);
-        // A client that only listens says nothing unless it is pinged, however much it is sent.
+        if is_due && !blocked && self.takes_nothing(slot) {
+            self.drop_for(slot, DropReason::Slow);
+            return;
+        }
+        let Some(subscriber) = self.connections[slot].subscriber() else {
+            return;
+        };
+        // A client that only listens says nothing unless it is asked, however much it is sent: a WebSocket by a ping,
+        // who renews a stream by a heartbeat.
         let is_silent = silent >= heartbeat;
         if is_due {
             subscriber.preamble = 0;
@@ -563,11 +577,12 @@ impl Shard {
         if (is_due || is_silent) && !blocked {
             let is_socket = subscriber.socket.is_some();
             let mut out = Vec::new();
-            if is_due {
+            let is_told = is_due || !is_socket;
+            if is_told {
                 subscriber.sent = now;
             }
             // A reader that is behind gets its cursor with what it reads.
-            if is_due && self.fanout.is_live(reader) && !self.fanout.owes(reader) {
+            if is_told && self.fanout.is_live(reader) && !self.fanout.owes(reader) {
                 let cursor = self.hub.cursor(self.fanout.position(reader));
                 self.encoder.heartbeat(format, cursor, &mut out);
             }

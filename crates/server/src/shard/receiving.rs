@@ -93,8 +93,8 @@ impl Shard {
                     return;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => {
-                    self.remove(slot);
+                Err(error) => {
+                    self.broke(slot, &error);
                     return;
                 }
             }

@@ -98,11 +98,15 @@ impl Shard {
             Endpoint::Poll | Endpoint::Sse | Endpoint::Stream | Endpoint::WebSocket => {
                 self.open_held(slot, endpoint, request, &parameters, grant, terms, cors, out)
             }
-            Endpoint::Release => {
-                let released = self.release_session(request, &parameters, &grant)?;
+            Endpoint::Release | Endpoint::Renew => {
+                let (word, count) = match endpoint {
+                    Endpoint::Renew => ("renewed", self.renew_session(&parameters, &grant)?),
+                    _ => ("released", self.release_session(request, &parameters, &grant)?),
+                };
                 cors.write(Head::new(out, terms, 200))
                     .header("Content-Type", "application/json")
-                    .body(format!("{{\"released\":{released}}}").as_bytes());
+                    .header("Cache-Control", "no-store")
+                    .body(format!("{{\"{word}\":{count}}}").as_bytes());
                 Ok(())
             }
             Endpoint::Publish => {
@@ -242,8 +246,8 @@ impl Shard {
                 self.next_request(slot, terms);
                 Some(sent)
             }
-            Err(_) => {
-                self.remove(slot);
+            Err(error) => {
+                self.broke(slot, &error);
                 None
             }
         }

@@ -117,7 +117,7 @@ impl Shard {
         };
         let written = match sent {
             Ok(written) => written,
-            Err(_) => return self.remove(slot),
+            Err(error) => return self.broke(slot, &error),
         };
         self.bytes_sent += written as u64;
         let (total, count) = match plain {

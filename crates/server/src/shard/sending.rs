@@ -1,18 +1,58 @@
 //! What goes out to a connection, and how one ends.
 
+use std::io::{self, ErrorKind};
+
 use mio::Token;
 
 use super::Shard;
 use crate::connection::{Sent, State};
 use crate::metrics::{DropReason, Transport};
-
-/// A connection whose peer takes nothing for so long is dropped, in milliseconds. Long enough for a phone in a tunnel.
-pub(super) const STUCK: u64 = 60_000;
+use crate::platform;
+use crate::shared::patience;
 
 /// How long a peer may take to close after everything was sent, in milliseconds.
 pub(super) const LINGER: u64 = 2_000;
 
 impl Shard {
+    /// How long a peer may take nothing before it is dropped, in milliseconds.
+    pub(super) fn patience(&self) -> u64 {
+        self.millis(patience(self.settings.config.held.heartbeat))
+    }
+
+    /// Has a peer taken nothing for too long of what the kernel had room for? Asked when a heartbeat is due: what was sent
+    /// last has then had a whole one to be taken.
+    pub(super) fn takes_nothing(&mut self, slot: usize) -> bool {
+        let (now, patience) = (self.now, self.patience());
+        let connection = &mut self.connections[slot];
+        let held = platform::unsent_bytes(&connection.socket).unwrap_or(0);
+        let Some(subscriber) = connection.subscriber() else {
+            return false;
+        };
+        let (before, since) = subscriber.untaken;
+        let since = if before == 0 || held < before {
+            subscriber.sent
+        } else {
+            since
+        };
+        subscriber.untaken = (held, since);
+        held > 0 && now.saturating_sub(since) > patience
+    }
+
+    /// A connection is broken. Whom the kernel has given up is counted: it took nothing, or it has vanished.
+    pub(super) fn broke(&mut self, slot: usize, error: &io::Error) {
+        use ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+        if !matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable) {
+            return self.remove(slot);
+        }
+        let is_stuck = self.connections.get(slot).is_some_and(|c| c.stuck != 0);
+        let reason = if is_stuck {
+            DropReason::Slow
+        } else {
+            DropReason::Timeout
+        };
+        self.drop_for(slot, reason);
+    }
+
     /// A connection that is to be closed once it has taken its last answer gets no more than the usual time for that.
     pub(super) fn watch_blocked(&mut self, slot: usize) {
         if let Some(connection) = self.connections.get(slot).filter(|c| c.is_blocked()) {
@@ -21,7 +61,7 @@ impl Shard {
             } else {
                 connection.stuck
             };
-            self.set_deadline(slot, since + STUCK);
+            self.set_deadline(slot, since + self.patience());
         }
     }
 
@@ -50,7 +90,7 @@ impl Shard {
         }
         if connection.is_blocked() {
             // Whoever never takes the rest must not stay for ever.
-            self.set_deadline(slot, self.now + STUCK);
+            self.set_deadline(slot, self.now + self.patience());
             return;
         }
         if connection.ended {
@@ -107,8 +147,8 @@ impl Shard {
                 self.sent(slot, sent);
                 true
             }
-            Err(_) => {
-                self.remove(slot);
+            Err(error) => {
+                self.broke(slot, &error);
                 false
             }
         }
@@ -117,10 +157,11 @@ impl Shard {
     /// Notes that a peer takes no more for now, if so: from then on the shard is told when it does.
     pub(super) fn sent(&mut self, slot: usize, sent: Sent) {
         self.count_pending(slot);
+        let until = self.now + self.patience();
         let connection = &mut self.connections[slot];
         if sent == Sent::Part && connection.stuck == 0 {
             connection.stuck = self.now.max(1);
-            let at = (self.now + STUCK).min(connection.deadline);
+            let at = until.min(connection.deadline);
             let watched = connection.watch_room(self.poll.registry(), Token(slot), true);
             self.set_deadline(slot, at);
             if let Err(error) = watched {
@@ -159,7 +200,7 @@ impl Shard {
         let flushed = connection.flush(&mut self.bytes_sent);
         self.count_pending(slot);
         match flushed {
-            Err(_) => self.remove(slot),
+            Err(error) => self.broke(slot, &error),
             // It may have taken something: from now on it has the whole time again to take more.
             Ok(Sent::Part) => self.sent(slot, Sent::Part),
             Ok(Sent::All) => {

@@ -1,11 +1,12 @@
-//! What a session holds: one poll at a time, given back when a newer one comes or the page says that it is gone.
+//! What a session holds: one poll at a time, given back when a newer one comes or the page says that it is gone, and streams
+//! that last as long as it says that it is there, if it has begun to.
 
 use cometserver_core::grant::Grant;
 
 use super::Shard;
 use super::requests::Parameters;
-use super::wish::Wish;
-use crate::api::Refused;
+use super::wish::{MAX_SESSION, Wish};
+use crate::api::{self, Refused};
 use crate::endpoint::Endpoint;
 use crate::http::Request;
 use crate::shared::{ConnectionId, Mail, lock};
@@ -66,10 +67,8 @@ impl Shard {
         let wish = self.wish(Endpoint::WebSocket, request, parameters)?;
         let session = wish.session.as_deref();
         let session = session.ok_or_else(|| Refused::bad("name the `session` that is to be released"))?;
-        let held: Vec<ConnectionId> = if wish.channels.is_empty() && wish.patterns.is_empty() {
-            let holder = self.holder(grant, session);
-            let held = lock(&self.shared.holders).get(&holder).cloned();
-            held.unwrap_or_default()
+        let held = if wish.channels.is_empty() && wish.patterns.is_empty() {
+            self.held_by(grant, session)
         } else {
             let held_as = [Endpoint::Poll, Endpoint::Stream]
                 .map(|endpoint| self.held_as(endpoint, &wish, grant, session));
@@ -84,5 +83,39 @@ impl Shard {
             self.shared.mailboxes[held.shard as usize].send(Mail::Superseded(*held));
         }
         Ok(held.len())
+    }
+
+    /// Notes that the page is there which a session's streams are for: from now on they end when that is not said any more.
+    /// Behind a front web server nothing else would tell, which goes on taking what is sent to a browser that has vanished.
+    /// How many are held?
+    pub(super) fn renew_session(
+        &mut self,
+        parameters: &Parameters<'_>,
+        grant: &Grant,
+    ) -> Result<usize, Refused> {
+        let session =
+            api::text(parameters, "session").filter(|session| (1..=MAX_SESSION).contains(&session.len()));
+        let session = session.ok_or_else(|| Refused::bad("name the `session` that is to be renewed"))?;
+        let held = self.held_by(grant, session);
+        for held in &held {
+            self.shared.mailboxes[held.shard as usize].send(Mail::Renewed(*held));
+        }
+        Ok(held.len())
+    }
+
+    /// The page of a stream is there.
+    pub(super) fn renewed(&mut self, id: ConnectionId) {
+        let now = self.now.max(1);
+        let Some(slot) = self.slot_of(id) else { return };
+        if let Some(subscriber) = self.connections[slot].subscriber() {
+            subscriber.heard = now;
+        }
+    }
+
+    /// All that a session holds.
+    fn held_by(&self, grant: &Grant, session: &str) -> Vec<ConnectionId> {
+        let holder = self.holder(grant, session);
+        let held = lock(&self.shared.holders).get(&holder).cloned();
+        held.unwrap_or_default()
     }
 }

@@ -54,7 +54,7 @@ impl Shard {
         let Some(socket) = &mut subscriber.socket else {
             return;
         };
-        socket.heard = now;
+        subscriber.heard = now.max(1);
         let mut decoder = std::mem::take(&mut socket.decoder);
         let mut events = 0;
         let decoded = decoder.decode(bytes, Limits { max_message: most }, &mut |event| {
