@@ -8,6 +8,7 @@ mod ask;
 mod held;
 mod history;
 mod housekeeping;
+mod keeping;
 mod read;
 mod state;
 mod submit;
@@ -23,6 +24,7 @@ use crate::broker::{Broker, Fetch, Fetched, Page};
 use crate::channel::{ChannelId, ChannelName};
 use crate::cursor::{Cursor, Marks};
 use crate::few::Few;
+use crate::kept::Former;
 use crate::log::Trimmed;
 use crate::namespace::{Durability, Namespaces};
 use crate::pattern::Pattern;
@@ -125,6 +127,8 @@ pub struct Hub {
     shards: [OnceLock<Shard>; MAX_SHARDS],
     broker: Option<Arc<dyn Broker>>,
     marks: Marks,
+    /// Incarnations of memory before this one that it goes on from, oldest first.
+    former: Vec<Former>,
     /// When housekeeping is due, as far as the housekeeper knows; `u64::MAX`: never.
     deadline: AtomicU64,
     housekeeper: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -157,6 +161,7 @@ impl Hub {
             shards: [const { OnceLock::new() }; MAX_SHARDS],
             broker,
             marks,
+            former: Vec::new(),
             deadline: AtomicU64::new(u64::MAX),
             housekeeper: OnceLock::new(),
         }
@@ -233,7 +238,16 @@ impl Hub {
             lost_memory: false,
             lost_durable: false,
         };
-        if cursor.marks.memory != self.marks.memory || cursor.position.memory > visible.memory {
+        let former = || {
+            self.former
+                .iter()
+                .find(|former| former.mark == cursor.marks.memory)
+        };
+        let issued = match cursor.marks.memory == self.marks.memory {
+            true => Some(visible.memory),
+            false => former().map(|former| former.until),
+        };
+        if issued.is_none_or(|until| cursor.position.memory > until) {
             start.lost_memory = true;
             start.position.memory = 0;
         }
@@ -282,6 +296,7 @@ impl Hub {
         let scope = claim.map(|claim| claim.scope);
         let result = opened.map_err(PublishError::from).and_then(|ids| {
             let published = match state.durability(&ids) {
+                Durability::Memory if state.closed => Err(state::closed().into()),
                 Durability::Memory => Ok(state.publish_memory(message, &ids, now)),
                 durability => state.submit(message, &ids, scope.as_ref(), durability, now, later),
             };
@@ -541,11 +556,9 @@ impl Hub {
 
     /// The same of the news about its members.
     pub fn trimmed_news(&self, channel: ChannelId) -> Trimmed {
-        self.state()
-            .channel(channel)
-            .and_then(|entry| entry.presence.as_ref())
-            .map(|presence| presence.news.trimmed)
-            .unwrap_or_default()
+        let state = self.state();
+        let entry = state.channel(channel);
+        entry.map_or_else(Trimmed::default, |entry| entry.trimmed_news(state.left))
     }
 
     /// The same of the news about members of a pattern's channels.

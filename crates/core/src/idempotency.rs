@@ -85,6 +85,16 @@ impl Claim {
     }
 }
 
+/// A key whose publication is visible.
+pub struct Settled {
+    /// The request.
+    pub claim: Claim,
+    /// When it was made.
+    pub since: Time,
+    /// What came of it.
+    pub receipt: Receipt,
+}
+
 /// A claim forgets so many old keys on its way, and makes one.
 const CHORES: usize = 4;
 
@@ -151,6 +161,34 @@ impl Keys {
                 State::Remembered(one.position, one.places),
             );
         }
+    }
+
+    /// So many keys from number `from` on, those of them whose publication is visible and that no store remembers. And where to
+    /// go on, if there may be more.
+    pub fn kept(&self, from: u64, limit: usize) -> (Vec<Settled>, Option<u64>) {
+        let (mut found, mut looked_at, mut next) = (Vec::new(), 0, from);
+        for (number, (since, scope)) in self.ages.range(from..).take(limit) {
+            (looked_at, next) = (looked_at + 1, number + 1);
+            if let Some(entry) = self.entries.get(scope)
+                && let State::Done(receipt) = &entry.state
+                && !receipt.places.iter().any(|place| place.channel.is_stored())
+            {
+                found.push(Settled {
+                    claim: Claim {
+                        scope: scope.clone(),
+                        digest: entry.digest,
+                    },
+                    since: *since,
+                    receipt: receipt.clone(),
+                });
+            }
+        }
+        (found, (looked_at == limit).then_some(next))
+    }
+
+    /// Goes on with a key that [`Keys::kept`] handed over before a restart.
+    pub fn take_up(&mut self, key: Settled) {
+        self.insert(key.claim, Payer::NOBODY, key.since, State::Done(key.receipt));
     }
 
     fn insert(&mut self, claim: Claim, payer: Payer, since: Time, state: State) {

@@ -11,6 +11,7 @@
 //! - [`action`], [`token`], [`grant`]: what a client may do, until when;
 //! - [`quota`]: what visitors may take of the tables that all share;
 //! - [`idempotency`], [`presence`], [`registry`]: repeated requests, members, who listens to what;
+//! - [`kept`]: what is handed over at a stop in good order, for the next start;
 //! - `names`, `few`: tables by name and short lists, for what many idle things cost;
 //! - [`hub`]: the door to all of it;
 //! - [`protocol`]: what the hub's items look like on a wire.
@@ -39,6 +40,7 @@ mod few;
 pub mod grant;
 pub mod hub;
 pub mod idempotency;
+pub mod kept;
 pub mod log;
 mod names;
 pub mod namespace;

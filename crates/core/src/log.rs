@@ -142,6 +142,19 @@ impl Log {
         self.kept.as_ref()?.retained.as_ref()
     }
 
+    /// Is this publication, which came here once, an entry still, and is it the retained value?
+    pub fn keeps(&self, publication: &Arc<Publication>) -> (bool, bool) {
+        let Some(kept) = &self.kept else {
+            return (false, false);
+        };
+        let first = kept.entries.front().map_or(u64::MAX, |entry| entry.sequence());
+        let is_value = kept
+            .retained
+            .as_ref()
+            .is_some_and(|own| Arc::ptr_eq(own, publication));
+        (publication.sequence() >= first, is_value)
+    }
+
     /// What lies after a position, oldest first. A retained value that outlived its neighbours is among it.
     pub fn beyond(&self, position: Position) -> impl Iterator<Item = &Arc<Publication>> {
         let outside = self.kept.iter().filter_map(|kept| kept.retained_outside());

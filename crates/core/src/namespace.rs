@@ -10,7 +10,7 @@ use crate::pattern::Pattern;
 /// what goes to disk is shown after its commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Durability {
-    /// In memory: visible and answered at once, gone with the process.
+    /// In memory: visible and answered at once, gone with the process unless that stops in good order.
     #[default]
     Memory,
     /// In the broker's store: the publisher is answered at once, a crash may take back what nobody has seen.

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 pub enum Source {
     /// Survives restarts: its positions go on where they stopped.
     Durable,
-    /// One incarnation per start of the server.
+    /// One incarnation per start of the server; its positions go on where a stop in good order left them.
     Memory,
 }
 

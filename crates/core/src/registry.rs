@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 
 use crate::Time;
 use crate::channel::ChannelName;
+use crate::kept;
 use crate::log::Trimmed;
 use crate::pattern::Pattern;
 use crate::quota::Payer;
@@ -94,6 +95,16 @@ impl Patterns {
     /// A pattern by its text.
     pub fn find(&self, pattern: &Pattern) -> Option<&Listened> {
         self.entries.get(self.by_text.get(pattern)?)
+    }
+
+    /// All patterns, with what their channels have let go.
+    pub fn kept(&self) -> Vec<kept::Listened> {
+        let entries = self.entries.values().map(|entry| kept::Listened {
+            realm: entry.pattern.realm(),
+            text: entry.pattern.as_bytes().into(),
+            trimmed: entry.trimmed,
+        });
+        entries.collect()
     }
 
     /// How full its tables are.

@@ -212,6 +212,11 @@ impl DataFolder {
 }
 
 impl Lock {
+    /// Which folder it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Writes into a lock file who holds it.
     fn write_holder(&self, mut file: &File) -> io::Result<()> {
         let holder = Holder {

@@ -10,6 +10,7 @@
 //!   [`access`]: who may ask;
 //! - [`http`], [`websocket`], [`seed`]: bytes on a wire, no I/O;
 //! - [`config`], [`data_folder`], [`platform`], [`logging`], [`metrics`], [`openapi`]: ground;
+//! - [`kept`]: what memory kept, from a stop in good order to the next start;
 //! - [`gateway`]: a browser's request on its way through a web server that only runs programs;
 //! - [`cli`], [`client`], [`mod@bench`]: the commands.
 
@@ -30,6 +31,7 @@ pub mod endpoint;
 pub mod gateway;
 pub mod gateway_key;
 pub mod http;
+pub mod kept;
 pub mod listener;
 pub mod logging;
 pub mod memory;

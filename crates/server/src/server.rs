@@ -15,13 +15,13 @@ use mio::{Events, Poll, Token, Waker};
 use crate::broker::disk::io::Disk;
 use crate::broker::disk::{DiskLog, OpenError};
 use crate::config::{Config, ConfigError, Loaded};
-use crate::data_folder::{DataFolder, DataFolderError, Lock};
+use crate::data_folder::{DataFolder, DataFolderError, Kept, Lock};
 use crate::listener::{Door, Listener};
 use crate::room::{self, Room};
 use crate::shard::{self, Shard};
 use crate::shared::{Mail, Mailbox, Request, Shared, Start, Trouble, wall_clock};
 use crate::static_files::Writing;
-use crate::{logging, platform};
+use crate::{kept, logging, platform};
 
 mod accepting;
 mod binding;
@@ -214,7 +214,7 @@ impl Server {
             polls.push(poll);
         }
         let store = log.clone().map(|log| log as Arc<dyn Broker>).or(options.store);
-        let hub = match store {
+        let mut hub = match store {
             Some(store) => Hub::with_broker(hub_options(&config)?, store),
             None => Hub::new(hub_options(&config)?),
         };
@@ -222,6 +222,9 @@ impl Server {
             let time = platform::thread_time().unwrap_or_default();
             u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
         });
+        kept::take_up(&mut hub, folder.path(), config.limits.log_memory, wall_clock());
+        // Whoever syncs a folder closes it, and with that takes the mark away.
+        lock.mark();
         let hub = Arc::new(hub);
         let trouble = Arc::new(Trouble::default());
         if let Some(log) = &log {
@@ -445,11 +448,25 @@ impl Server {
                 let _ = shard.join();
             }
         }
+        // What is published from here on would be lost without a word.
+        self.shared.hub.close();
         if let Some(log) = &self.shared.log {
             // What was answered before it was on disk gets there now.
             log.shut_down();
         }
+        self.keep_memory();
         tracing::info!("stopped");
+    }
+
+    /// What is in memory goes on with the next start, if this is a stop in good order.
+    fn keep_memory(&mut self) {
+        let is_ours = matches!(self.lock.keep(), Ok(Kept::Whole | Kept::Restored));
+        if !is_ours || self.shared.trouble.is_final() || !self.shared.hub.is_sound() {
+            tracing::warn!("what is in memory is not kept: the next start tells a gap");
+            return;
+        }
+        let log_memory = self.shared.settings().config.limits.log_memory;
+        kept::put_down(&self.shared.hub, self.lock.folder(), log_memory);
     }
 
     /// Whether it ended as it should: what watches over it starts it again only if it did not.

@@ -2,124 +2,12 @@
 #![allow(clippy::unwrap_used)] // the exception for tests does not know their helper functions
 
 mod daemon_support;
+mod restart_support;
 mod support;
 
-use daemon_support::{Home, Server};
-use rustix::process::Signal;
+use restart_support::{ENDS, End, Site, numbers, post};
 use serde_json::{Value, json};
-use support::{Http, Listener, Place, TRANSPORTS, Transport, encode};
-
-/// What is open to everybody, on disk unless it is called `passing`, and answered at once in `quick`.
-const CONFIG: &str = r#"
-[shutdown]
-drain = "5s"
-[limits]
-window = "0s"
-[namespace_default]
-public = true
-history.count = 10000
-history.bytes = "16MiB"
-[[namespaces]]
-match = "passing**"
-public = true
-durability = "memory"
-[[namespaces]]
-match = "quick**"
-public = true
-durability = "buffered"
-history.count = 10000
-"#;
-
-/// How a server ends.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum End {
-    Stopped,
-    Killed,
-}
-
-const ENDS: [End; 2] = [End::Stopped, End::Killed];
-
-/// A server in a folder of its own, which can be started again.
-struct Site {
-    home: Home,
-    server: Option<Server>,
-}
-
-impl Site {
-    fn start() -> Self {
-        let home = Home::new();
-        home.file("comet.toml", CONFIG);
-        let mut site = Self { home, server: None };
-        site.begin();
-        site
-    }
-
-    fn begin(&mut self) {
-        let command = self
-            .home
-            .command(["serve", "--config", "comet.toml", "--log-format", "json"]);
-        self.server = Some(Server::of(command));
-    }
-
-    fn end(&mut self, end: End) {
-        let mut server = self.server.take().unwrap();
-        match end {
-            End::Stopped => server.signal(Signal::TERM),
-            End::Killed => server.signal(Signal::KILL),
-        }
-        let status = server.ended();
-        assert_eq!(status.success(), end == End::Stopped, "{status}");
-    }
-
-    fn restart(&mut self, end: End) {
-        self.end(end);
-        self.begin();
-    }
-
-    fn public(&self) -> Place {
-        Place::Unix(self.home.public_socket())
-    }
-
-    fn backend(&self) -> Http {
-        Place::Unix(self.home.socket()).connect()
-    }
-
-    fn listen(&self, transport: Transport, query: &str) -> Listener {
-        Listener::open(self.public(), transport, query)
-    }
-
-    fn get(&self, target: &str) -> Value {
-        let answer = self.backend().request("GET", target, &[], b"");
-        assert_eq!(answer.status, 200, "{target}: {answer:?}");
-        answer.json()
-    }
-
-    fn publish(&self, publication: &Value) -> Value {
-        let answer = post(&mut self.backend(), publication);
-        assert!(answer.0 == 200 || answer.0 == 202, "{publication}: {answer:?}");
-        answer.1
-    }
-
-    fn publish_numbers(&self, channel: &str, numbers: std::ops::Range<usize>) {
-        for number in numbers {
-            self.publish(&json!({"channel": channel, "data": number}));
-        }
-    }
-
-    fn now(&self) -> String {
-        self.get("/v1/now")["cursor"].as_str().unwrap().to_owned()
-    }
-}
-
-fn post(http: &mut Http, publication: &Value) -> (u16, Value) {
-    let body = publication.to_string();
-    let answer = http.request("POST", "/v1/publish", &[], body.as_bytes());
-    (answer.status, answer.json())
-}
-
-fn numbers(range: std::ops::Range<usize>) -> Vec<Value> {
-    range.map(Value::from).collect()
-}
+use support::{Listener, TRANSPORTS, Transport, encode};
 
 #[test]
 fn every_transport_goes_on_after_a_restart_once_and_in_order() {
@@ -382,12 +270,12 @@ fn whoever_comes_back_for_what_is_answered_at_once_is_told_of_a_kill_and_nobody_
 }
 
 #[test]
-fn what_is_kept_in_memory_is_gone_and_said_to_be() {
+fn what_is_kept_in_memory_is_gone_after_a_crash_and_said_to_be() {
     let mut site = Site::start();
     site.publish_numbers("passing", 0..3);
     site.publish_numbers("news", 0..3);
     let page = encode(&site.now());
-    site.restart(End::Stopped);
+    site.restart(End::Killed);
     site.publish_numbers("passing", 3..4);
     site.publish_numbers("news", 3..4);
     for transport in TRANSPORTS {

@@ -219,8 +219,9 @@ impl State {
                 }
             };
             all.extend(entry.log.trimmed.gaps_after(from).map(gone(false)));
-            if let Some(presence) = entry.presence.as_ref().filter(|_| selected.presence) {
-                all.extend(presence.news.trimmed.gaps_after(from).map(gone(true)));
+            if selected.presence {
+                let trimmed = entry.trimmed_news(self.left);
+                all.extend(trimmed.gaps_after(from).map(gone(true)));
             }
         }
         for (id, presence) in selection.patterns {

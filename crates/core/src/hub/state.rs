@@ -3,6 +3,7 @@
 mod append;
 mod charges;
 mod compare;
+mod keep;
 mod trim;
 
 pub(super) use compare::Behind;
@@ -20,7 +21,7 @@ use super::held::{HOLD, Hold};
 use super::submit::Submitted;
 use super::{ListenError, Options, PublishError, Stats};
 use crate::Time;
-use crate::broker::{Broker, Page};
+use crate::broker::{Broker, BrokerError, Page};
 use crate::channel::{Channel, ChannelId, ChannelName};
 use crate::few::Few;
 use crate::idempotency::Keys;
@@ -172,6 +173,12 @@ pub(super) struct State {
     forgotten: Trimmed,
     /// The same of the news about members.
     forgotten_news: Trimmed,
+    /// Where all members left, of whom nothing was announced: with the stop before this start.
+    pub(super) left: Trimmed,
+    /// Tells apart which namespaces are stored; none: that changed while the hub ran.
+    pub(super) durabilities: Option<u64>,
+    /// Nothing is published in memory any more: what there is has been handed over.
+    pub(super) closed: bool,
     /// Publications that left early, by realm.
     pub(super) trimmed_early: HashMap<u16, u64>,
     /// What the store has not answered yet, by ticket.
@@ -216,6 +223,7 @@ impl State {
             keys.remember(broker.remembered());
         }
         let visible = Position { durable, memory: 0 };
+        let durabilities = keep::durabilities(&options.namespaces);
         Self {
             options,
             broker,
@@ -234,6 +242,9 @@ impl State {
             trimmed_news: Trimmed::default(),
             forgotten: Trimmed::default(),
             forgotten_news: Trimmed::default(),
+            left: Trimmed::default(),
+            durabilities: Some(durabilities),
+            closed: false,
             trimmed_early: HashMap::new(),
             submitted: FxHashMap::default(),
             awaited: FxHashMap::default(),
@@ -322,6 +333,9 @@ impl State {
     }
 
     pub(super) fn set_namespaces(&mut self, namespaces: Namespaces) {
+        if self.durabilities != Some(keep::durabilities(&namespaces)) {
+            self.durabilities = None;
+        }
         self.options.namespaces = namespaces;
     }
 
@@ -448,7 +462,7 @@ impl State {
             Some(stored) => (Trimmed::default(), stored.position),
             None => (self.forgotten, self.forgotten.max(self.forgotten_news).durable),
         };
-        let memory = gone.max(self.forgotten_news).memory.memory;
+        let memory = gone.max(self.forgotten_news).max(self.left).memory.memory;
         let of = |number: usize| ChannelId {
             slot: number as u32,
             generation,
@@ -718,6 +732,11 @@ impl State {
     }
 }
 
+/// What is refused once the hub is closed.
+pub(super) fn closed() -> BrokerError {
+    BrokerError::Unavailable("the server is stopping".into())
+}
+
 fn name_cost(name: &ChannelName) -> usize {
     name.as_bytes().len() + NAME_OVERHEAD
 }
@@ -729,6 +748,12 @@ impl Entry {
         let news = self.presence.as_ref().map(|presence| presence.news.trimmed);
         let has_lost = news.is_some_and(|news| forgotten.max(news) != forgotten);
         self.offset == 0 && self.payer != Payer::SITE && !has_lost
+    }
+
+    /// What is gone of the news about its members; `left`: all members did.
+    pub(super) fn trimmed_news(&self, left: Trimmed) -> Trimmed {
+        let presence = self.presence.as_ref();
+        presence.map_or(left, |presence| presence.news.trimmed.max(left))
     }
 
     fn is_idle(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::state::{Behind, State, queued};
+use super::state::{Behind, State, closed, queued};
 use super::{Answer, Completion, Hub, Later, PublishError, Published, Receipt};
 use crate::Time;
 use crate::broker::{BrokerError, Committed, Delete, Deletion, Outcome, Submission};
@@ -62,6 +62,8 @@ impl Hub {
         let now = state.clock(now);
         let answer = if state.is_stored(name) {
             state.submit_deletion(name, what, now, later)
+        } else if state.closed {
+            Err(closed())
         } else {
             let (channel, until) = (state.find_id(name), state.visible);
             drop(state);

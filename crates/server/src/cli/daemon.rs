@@ -19,8 +19,8 @@ use super::{Failure, Outcome};
 /// What the Linux Standard Base says `status` exits with when nothing runs.
 const STOPPED: u8 = 3;
 
-/// How long a server may take to end besides its drain time.
-const END_MARGIN: Duration = Duration::from_secs(5);
+/// How long a server may take to end besides its drain time: it keeps what is in memory, which takes up to 30 s.
+const END_MARGIN: Duration = Duration::from_secs(45);
 
 /// How often we look whether it has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(20);

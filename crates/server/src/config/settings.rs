@@ -129,7 +129,8 @@ section! {
         /// "fsync": on disk, answered when they are safe there: nothing that was answered is ever lost by a crash.
         /// "buffered": on disk, answered at once: a crash may lose what was answered in its last moments, at most
         /// storage.buffered bytes of all channels together, and most often nothing; whoever comes back is then told of a gap.
-        /// "memory": in memory only, answered at once: a restart forgets all of them.
+        /// "memory": in memory only, answered at once: a crash loses all of them; a stop in good order keeps them for the next
+        /// start, in the data folder.
         durability "durability": Durability = "fsync" => values::durability;
         /// Whether subscribers may join, and be seen by others.
         presence "presence": bool = "false" => values::switch;

@@ -167,7 +167,7 @@ pub enum LogLevel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
-    /// In memory: a restart forgets them.
+    /// In memory: a crash loses them.
     Memory,
     /// On disk, their publisher answered at once.
     Buffered,

@@ -59,7 +59,7 @@ impl Lock {
     }
 
     /// Lets the kernel say who holds the folder. What cannot be marked is known by its lock all the same.
-    pub(super) fn mark(&self) {
+    pub(crate) fn mark(&self) {
         for file in [Some(&self.file), self.folder_file.as_ref()]
             .into_iter()
             .flatten()

@@ -150,6 +150,8 @@ pub struct Server {
     log: Receiver<String>,
     /// What it logged when it began to listen.
     pub listening: String,
+    /// What it logged before.
+    pub starting: Vec<String>,
 }
 
 impl Server {
@@ -167,8 +169,9 @@ impl Server {
             child,
             log,
             listening: String::new(),
+            starting: Vec::new(),
         };
-        server.listening = server.logs("\"listening\"");
+        (server.starting, server.listening) = server.logs_until("\"listening\"");
         server
     }
 
@@ -178,10 +181,15 @@ impl Server {
 
     /// Waits until it logs a line with this text.
     pub fn logs(&mut self, text: &str) -> String {
+        self.logs_until(text).1
+    }
+
+    /// The same, with what it logs before.
+    fn logs_until(&mut self, text: &str) -> (Vec<String>, String) {
         let mut seen = Vec::new();
         loop {
             match self.log.recv_timeout(PATIENCE) {
-                Ok(line) if line.contains(text) => return line,
+                Ok(line) if line.contains(text) => return (seen, line),
                 Ok(line) => seen.push(line),
                 Err(error) => panic!("no {text:?} in the log ({error}): {seen:#?}"),
             }

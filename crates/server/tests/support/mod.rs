@@ -102,9 +102,18 @@ impl TestServer {
     }
 
     /// Stops it and starts another one in the same folder.
-    pub fn restart(mut self, change: impl FnOnce(&mut Config)) -> Self {
+    pub fn restart(self, change: impl FnOnce(&mut Config)) -> Self {
+        self.restart_without(change, "")
+    }
+
+    /// The same, but a file that it left in its folder is removed in between.
+    pub fn restart_without(mut self, change: impl FnOnce(&mut Config), file: &str) -> Self {
         self.end();
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        if !file.is_empty() {
+            let data_dir = config(folder.path()).data_dir;
+            std::fs::remove_file(data_dir.join(file)).unwrap();
+        }
         let mut config = config(folder.path());
         change(&mut config);
         Self::run(folder, config)

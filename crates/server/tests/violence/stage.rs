@@ -77,6 +77,8 @@ impl Stage {
     /// Starts the server; the receiver hears when it listens, or is closed when it ends before.
     pub(super) fn spawn(&mut self) -> Receiver<Duration> {
         assert!(self.server.is_none(), "it runs already");
+        // The judge tells memories apart by their marks; that a stop in good order keeps one has tests of its own.
+        let _ = std::fs::remove_file(self.data().join("comet.memory"));
         let begun = Instant::now();
         let mut child = self
             .command(&["serve"])

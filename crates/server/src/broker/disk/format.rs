@@ -15,7 +15,7 @@
 //! Version 1 had no file [`reach`], and its marks and openings did not say what is answered early: it is read, and continued in
 //! segments of this version. From then on the file `store` names this version, and builds before it refuse the folder.
 
-mod attributes;
+pub mod attributes;
 pub mod body;
 pub mod bytes;
 pub mod concerned;

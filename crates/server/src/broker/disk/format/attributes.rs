@@ -12,7 +12,7 @@ const SESSION: u8 = 1 << 3;
 const WRITER: u8 = 1 << 4;
 
 /// Appends them.
-pub(super) fn put_attributes(to: &mut Vec<u8>, attributes: &Attributes) {
+pub fn put_attributes(to: &mut Vec<u8>, attributes: &Attributes) {
     let texts = [
         (EVENT, &attributes.event),
         (ID, &attributes.id),
@@ -47,7 +47,7 @@ pub(super) fn put_attributes(to: &mut Vec<u8>, attributes: &Attributes) {
 }
 
 /// Reads them; none if they make no sense.
-pub(super) fn decode_attributes(mut bytes: Bytes<'_>) -> Option<Attributes> {
+pub fn decode_attributes(mut bytes: Bytes<'_>) -> Option<Attributes> {
     let flags = bytes.u8()?;
     let mut text = |flag| match flags & flag != 0 {
         true => bytes.text().map(|text| Some(Box::from(text))),
