@@ -260,8 +260,10 @@ pub struct Connection {
     pub is_counted: bool,
     /// Why its request is to be refused: there are too many connections.
     pub refusal: Option<&'static str>,
-    /// Why its present request is to be refused: its visitor has too many connections.
+    /// Why its present request is to be refused: its visitor has too many connections, or all visitors together have.
     pub crowded: Option<&'static str>,
+    /// It came when all visitors held as much as they may, and none of them much: there is no room for its first request.
+    pub came_late: bool,
     /// What came in and is not a whole request yet.
     pub input: Vec<u8>,
     /// How far that was understood.
@@ -319,6 +321,7 @@ impl Connection {
             is_counted,
             refusal: None,
             crowded: None,
+            came_late: false,
             state: State::Fresh,
             input: Vec::new(),
             progress: Progress::default(),

@@ -240,3 +240,42 @@ fn what_all_threads_share_is_as_empty_after_ten_crowds_as_before_the_first() {
         });
     }
 }
+
+/// A ceiling that idle visitors reach, none of whom could give way.
+const CROWD: usize = 64 << 10;
+
+/// Lets idle visitors in until more is held than [`CROWD`].
+fn crowd(server: &TestServer) -> Vec<support::Listener> {
+    let mut crowd = Vec::new();
+    while held(server) <= CROWD {
+        crowd.push(server.listen(Door::Tcp, Transport::Stream, "channel=room"));
+        assert!(crowd.len() < 200);
+    }
+    crowd
+}
+
+#[test]
+fn where_many_hold_little_nobody_else_is_let_in_until_some_of_them_are_gone() {
+    let server = TestServer::with(|config| config.limits.memory = Some(CROWD));
+    let mut crowd = crowd(&server);
+    let ask = |target: &str| {
+        let mut http = server.place(Door::Tcp).connect();
+        (http.request("GET", target, &[], b""), http)
+    };
+    let (answer, mut http) = ask("/v1/now");
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.text().contains("limits.memory") && answer.header("retry-after").is_some());
+    assert!(http.is_at_end(), "it is closed");
+    let (answer, mut http) = ask("/v1/poll?channel=room");
+    assert!(answer.json()["retry_ms"].is_u64(), "{answer:?}");
+    assert!(http.is_at_end(), "it is closed");
+    // Those who are in stay, and the site's own code comes in.
+    assert_eq!(ended(&server), 0);
+    server.publish("room", 1);
+    for listener in &mut crowd {
+        assert_eq!(listener.data(1), [1]);
+    }
+    drop(crowd);
+    server.until("they are gone", || held(&server) == 0);
+    assert_eq!(ask("/v1/now").0.status, 200);
+}

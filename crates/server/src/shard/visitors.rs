@@ -1,6 +1,7 @@
 //! Whose requests come in, for the limits that hold for each visitor.
 
 use super::Shard;
+use super::ceiling::WHY;
 use crate::gateway_key;
 use crate::http::Request;
 use crate::listener::Role;
@@ -43,7 +44,8 @@ impl Shard {
         let address = connection.visitor.address().filter(|_| is_bounded);
         let counted = self.shared.recount(before, address, max.unwrap_or(usize::MAX));
         connection.is_counted = counted.is_ok() && address.is_some();
-        connection.crowded = counted.err();
+        let is_late = std::mem::take(&mut connection.came_late) && self.shared.memory.is_over();
+        connection.crowded = counted.err().or(is_late.then_some(WHY));
     }
 
     /// A request's answer goes out now: until the next one a front web server's connection is nobody's. It keeps some that
