@@ -8,6 +8,9 @@ use crate::http::response::Terms;
 use crate::question::{AT_ONCE, Asker, Outcome, Progress, Question, Reply};
 use crate::shared::{ConnectionId, Part};
 
+/// Why nobody waits for the store any longer.
+const LATE: &str = "the store did not answer in time";
+
 impl Shard {
     /// Who asks, for a question of its own.
     pub(super) fn asker(&mut self, slot: usize) -> Asker<'_> {
@@ -112,9 +115,16 @@ impl Shard {
             && let Some(waiting) = self.connections[slot].take_waiting(|waiting| waiting.until <= now)
         {
             tracing::warn!("the store has not answered a request in time");
-            let outcome = waiting.question.give_up(&self.asker_again(slot, waiting.number));
-            self.answer_late(slot, waiting.voice, outcome);
+            self.give_up_on(slot, waiting, LATE);
         }
+    }
+
+    /// Answers a request for which the store is not waited for any longer.
+    pub(super) fn give_up_on(&mut self, slot: usize, waiting: Waiting, why: &str) {
+        let outcome = waiting
+            .question
+            .give_up(why, &self.asker_again(slot, waiting.number));
+        self.answer_late(slot, waiting.voice, outcome);
     }
 
     fn answer_late(&mut self, slot: usize, voice: Voice, outcome: Outcome) {
