@@ -256,6 +256,8 @@ pub struct Connection {
     pub peer: Visitor,
     /// Whose the present request is, or the latest one.
     pub visitor: Visitor,
+    /// Does the present request, or the latest one, show a key of the site's? A WebSocket: does its latest credential?
+    pub shows_key: bool,
     /// Is it counted for that visitor's address?
     pub is_counted: bool,
     /// Why its request is to be refused: there are too many connections.
@@ -318,6 +320,7 @@ impl Connection {
             door,
             peer,
             visitor: peer,
+            shows_key: false,
             is_counted,
             refusal: None,
             crowded: None,

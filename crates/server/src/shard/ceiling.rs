@@ -5,7 +5,6 @@ use crate::api::Refused;
 use crate::connection::{State, Voice};
 use crate::http::cors::Cors;
 use crate::http::response::Terms;
-use crate::listener::Role;
 use crate::memory::{FREE, Holders, Rank, STEP};
 use crate::metrics::DropReason;
 use crate::shared::Mail;
@@ -22,12 +21,12 @@ impl Shard {
         let Some(connection) = self.connections.get(slot) else {
             return;
         };
-        if self.shared.doors[connection.door].role != Role::Public {
-            return;
-        }
-        let mut weight = connection.weight(self.settings.config.limits.message_size);
-        if let State::Reading(subscriber) = &connection.state {
-            weight += self.fanout.weight(subscriber.reader);
+        let mut weight = 0;
+        if !self.is_sites(slot) {
+            weight += connection.weight(self.settings.config.limits.message_size);
+            if let State::Reading(subscriber) = &connection.state {
+                weight += self.fanout.weight(subscriber.reader);
+            }
         }
         if weight.abs_diff(connection.weighed) >= STEP {
             self.set_weight(slot, weight);
@@ -157,9 +156,9 @@ impl Shard {
     /// # Errors
     /// The refusal.
     pub(super) fn afford(&self, slot: usize) -> Result<(), Refused> {
-        match self.role(slot) {
-            Role::Public if self.shared.memory.is_over() => Err(Refused::unavailable(WHY)),
-            _ => Ok(()),
+        match !self.is_sites(slot) && self.shared.memory.is_over() {
+            true => Err(Refused::unavailable(WHY)),
+            false => Ok(()),
         }
     }
 }
