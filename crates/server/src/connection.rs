@@ -15,11 +15,13 @@ use mio::{Registry, Token};
 mod bucket;
 mod listing;
 mod said;
+mod waiting;
 mod weight;
 
 pub use bucket::Bucket;
 pub use listing::{Listed, Listing};
 pub use said::{Said, parts};
+pub use waiting::{Voice, Waiting};
 
 use crate::budget::Place;
 use crate::http::Progress;
@@ -28,7 +30,6 @@ use crate::http::response::Terms;
 use crate::listener::Socket;
 use crate::memory::Rank;
 use crate::metrics::Transport;
-use crate::question::Question;
 use crate::round::Share;
 use crate::shared::Route;
 use crate::visitor::Visitor;
@@ -118,28 +119,6 @@ pub struct Subscriber {
     pub queued: bool,
     /// WebSocket only.
     pub socket: Option<Box<WebSocketState>>,
-}
-
-/// A request that waits for the store.
-pub struct Waiting {
-    /// Its question's number within the shard.
-    pub number: u64,
-    /// When nobody waits any longer, in the shard's milliseconds.
-    pub until: u64,
-    /// What was asked.
-    pub question: Question,
-    /// How it is answered.
-    pub voice: Voice,
-}
-
-/// In which words a request is answered.
-pub enum Voice {
-    /// As an HTTP request.
-    Http(Terms, Cors),
-    /// In the seed's wire protocol.
-    Seed,
-    /// As a command of a WebSocket: the answer's type, and the command's `id`, as JSON.
-    Command(&'static str, Option<Box<str>>),
 }
 
 /// A member's name and what it shows.

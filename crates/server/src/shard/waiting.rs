@@ -46,20 +46,19 @@ impl Shard {
         Ok(())
     }
 
-    /// Keeps a question until more of its answer comes.
-    pub(super) fn put_aside(&mut self, slot: usize, number: u64, mut question: Question, voice: Voice) {
-        let until = match question.takes_its_time() {
+    /// Keeps a question that was asked just now until more of its answer comes.
+    pub(super) fn put_aside(&mut self, slot: usize, number: u64, question: Question, voice: Voice) {
+        self.keep_aside(slot, Waiting::new(number, question, voice));
+    }
+
+    fn keep_aside(&mut self, slot: usize, mut waiting: Waiting) {
+        waiting.until = match waiting.question.takes_its_time() {
             true => u64::MAX,
             false => self.now + self.shared.patience,
         };
-        let piece = question.piece();
-        let rests = piece.is_none() && question.rests();
-        let waiting = Waiting {
-            number,
-            until,
-            question,
-            voice,
-        };
+        let until = waiting.until;
+        let piece = waiting.question.piece();
+        let rests = piece.is_none() && waiting.question.rests();
         let connection = &mut self.connections[slot];
         match &mut connection.state {
             State::Reading(subscriber) => {
@@ -81,12 +80,13 @@ impl Shard {
 
     /// A question that rests goes on, when others have had their turn, unless something of it is still to be sent.
     pub(super) fn taken(&mut self, slot: usize) {
-        let connection = &self.connections[slot];
-        if let State::Waiting(waiting) = &connection.state
-            && waiting.question.rests()
-            && !connection.is_blocked()
+        let id = self.id_of(slot);
+        let connection = &mut self.connections[slot];
+        if !connection.is_blocked()
+            && let State::Waiting(waiting) = &mut connection.state
+            && waiting.is_to_go_on()
         {
-            self.shared.answer(self.id_of(slot), waiting.number, Part::Taken);
+            self.shared.answer(id, waiting.number, Part::Taken);
         }
     }
 
@@ -95,15 +95,16 @@ impl Shard {
         let Some(slot) = self.slot_of(connection) else {
             return;
         };
-        let Some(waiting) = self.connections[slot].take_waiting(|waiting| waiting.number == number) else {
+        let Some(mut waiting) = self.connections[slot].take_waiting(|waiting| waiting.number == number)
+        else {
             return;
         };
-        if waiting.question.rests() {
+        if waiting.came(&part) {
             self.turn.charge_each(AT_ONCE);
         }
         match waiting.question.take(part, &self.asker_again(slot, number)) {
             Progress::Done(outcome) => self.answer_late(slot, waiting.voice, outcome),
-            Progress::Waits(question) => self.put_aside(slot, number, question, waiting.voice),
+            Progress::Waits(question) => self.keep_aside(slot, Waiting { question, ..waiting }),
         }
     }
 
