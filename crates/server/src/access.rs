@@ -82,6 +82,21 @@ impl Access {
         let Some(credential) = credential else {
             return Ok(Grant::anonymous());
         };
+        match self.key(credential) {
+            Some(actions) => Ok(Grant::everywhere(actions)),
+            None => self.grant_by_token(credential, now),
+        }
+    }
+
+    /// Is it the site's own code that shows this credential? See [`Grant::is_sites`].
+    pub fn is_sites(&self, credential: Option<&str>) -> bool {
+        credential
+            .and_then(|credential| self.key(credential))
+            .is_some_and(|actions| Grant::everywhere(actions).is_sites())
+    }
+
+    /// What the key with this secret may do, if there is one.
+    fn key(&self, credential: &str) -> Option<Actions> {
         let mut found = None;
         for (secret, actions) in &self.keys {
             // All are compared, each in constant time: neither which key nor how much of it was right shows.
@@ -89,10 +104,7 @@ impl Access {
                 found = Some(*actions);
             }
         }
-        if let Some(actions) = found {
-            return Ok(Grant::everywhere(actions));
-        }
-        self.grant_by_token(credential, now)
+        found
     }
 
     /// The grant of whoever shows this token. Not a key: this is for where every log would keep it.

@@ -15,11 +15,13 @@ use mio::{Registry, Token};
 mod bucket;
 mod listing;
 mod said;
+mod waiting;
 mod weight;
 
 pub use bucket::Bucket;
 pub use listing::{Listed, Listing};
 pub use said::{Said, parts};
+pub use waiting::{Voice, Waiting};
 
 use crate::budget::Place;
 use crate::http::Progress;
@@ -28,7 +30,6 @@ use crate::http::response::Terms;
 use crate::listener::Socket;
 use crate::memory::Rank;
 use crate::metrics::Transport;
-use crate::question::Question;
 use crate::round::Share;
 use crate::shared::Route;
 use crate::visitor::Visitor;
@@ -123,28 +124,6 @@ pub struct Subscriber {
     pub untaken: (usize, u64),
     /// WebSocket only.
     pub socket: Option<Box<WebSocketState>>,
-}
-
-/// A request that waits for the store.
-pub struct Waiting {
-    /// Its question's number within the shard.
-    pub number: u64,
-    /// When nobody waits any longer, in the shard's milliseconds.
-    pub until: u64,
-    /// What was asked.
-    pub question: Question,
-    /// How it is answered.
-    pub voice: Voice,
-}
-
-/// In which words a request is answered.
-pub enum Voice {
-    /// As an HTTP request.
-    Http(Terms, Cors),
-    /// In the seed's wire protocol.
-    Seed,
-    /// As a command of a WebSocket: the answer's type, and the command's `id`, as JSON.
-    Command(&'static str, Option<Box<str>>),
 }
 
 /// A member's name and what it shows.
@@ -259,12 +238,16 @@ pub struct Connection {
     pub peer: Visitor,
     /// Whose the present request is, or the latest one.
     pub visitor: Visitor,
+    /// Does the present request, or the latest one, show a key of the site's? A WebSocket: does its latest credential?
+    pub shows_key: bool,
     /// Is it counted for that visitor's address?
     pub is_counted: bool,
     /// Why its request is to be refused: there are too many connections.
     pub refusal: Option<&'static str>,
-    /// Why its present request is to be refused: its visitor has too many connections.
+    /// Why its present request is to be refused: its visitor has too many connections, or all visitors together have.
     pub crowded: Option<&'static str>,
+    /// It came when all visitors held as much as they may, and none of them much: there is no room for its first request.
+    pub came_late: bool,
     /// What came in and is not a whole request yet.
     pub input: Vec<u8>,
     /// How far that was understood.
@@ -319,9 +302,11 @@ impl Connection {
             door,
             peer,
             visitor: peer,
+            shows_key: false,
             is_counted,
             refusal: None,
             crowded: None,
+            came_late: false,
             state: State::Fresh,
             input: Vec::new(),
             progress: Progress::default(),

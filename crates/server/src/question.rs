@@ -156,17 +156,16 @@ impl Question {
         }
     }
 
-    /// The store has not answered, and nobody waits any longer.
-    pub fn give_up(self, asker: &Asker<'_>) -> Outcome {
-        const LATE: &str = "the store did not answer in time";
+    /// The store has not answered, and for this reason nobody waits any longer.
+    pub fn give_up(self, why: &str, asker: &Asker<'_>) -> Outcome {
         match self {
-            Self::Publish => Err(Refused::from(BrokerError::Unknown(LATE.into()))),
-            Self::Batch(batch) => Ok(batch.give_up(LATE, asker)),
-            Self::Write => Ok(keys::written(Err(BrokerError::Unknown(LATE.into()).into()))),
-            Self::Read(_) => Ok(keys::unreadable(LATE)),
-            Self::Dump(dump) => Ok(dump.fail(LATE)),
+            Self::Publish => Err(Refused::from(BrokerError::Unknown(why.into()))),
+            Self::Batch(batch) => Ok(batch.give_up(why, asker)),
+            Self::Write => Ok(keys::written(Err(BrokerError::Unknown(why.into()).into()))),
+            Self::Read(_) => Ok(keys::unreadable(why)),
+            Self::Dump(dump) => Ok(dump.fail(why)),
             // What is forgotten late is forgotten all the same.
-            _ => Err(Refused::from(BrokerError::Unavailable(LATE.into()))),
+            _ => Err(Refused::from(BrokerError::Unavailable(why.into()))),
         }
     }
 

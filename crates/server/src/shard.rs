@@ -335,7 +335,7 @@ impl Shard {
             && self.role(slot) == Role::Public
         {
             // Nobody holds much: they are too many.
-            self.connections[slot].crowded = Some(ceiling::WHY);
+            self.connections[slot].came_late = true;
         }
         // What came before the registration shows as an edge of it: nothing has to be read now.
     }

@@ -240,6 +240,51 @@ fn a_store_that_never_answers_is_given_up() {
 }
 
 #[test]
+fn who_is_ended_at_the_ceiling_is_told_what_may_have_been_stored() {
+    let ceiling = |config: &mut Config| {
+        config.limits.memory = Some(64 << 10);
+        config.limits.publish_rate = 10_000;
+    };
+    let site = Site::with(None, ceiling);
+    let mut http = site.server.place(Door::Tcp).connect();
+    // What it asks next makes it the largest holder.
+    let next = format!("GET /v1/now?{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(6_000));
+    let publish = "POST /v1/publish?channel=news HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n1";
+    http.send((publish.to_owned() + &next.repeat(7)).as_bytes());
+    site.waiting(1);
+    let mut other = site.server.place(Door::Tcp).connect();
+    other.send(b"POST /v1/publish?channel=a HTTP/1.1\r\nHost: a\r\nContent-Length: 40000\r\n\r\n");
+    other.send(&[b' '; 39_999]);
+    let answer = http.answer();
+    assert!(answer.text().contains("limits.memory"), "{answer:?}");
+    assert_eq!(code(&answer, 503), "unknown_outcome");
+    assert!(http.is_at_end(), "it is closed");
+    site.commit(1, 0);
+    drop(other);
+
+    // Of a batch those that the store has, and those that it has not got.
+    let site = Site::with(None, ceiling);
+    let mut http = site.server.place(Door::Tcp).connect();
+    let list: Vec<Value> = (0..1000).map(message).collect();
+    let body = json!({ "publications": list }).to_string();
+    http.ask("POST", "/v1/batch", &[], body.as_bytes());
+    let answer = http.answer();
+    let results = answer.json()["results"].as_array().unwrap().clone();
+    let stored = site.store.waiting();
+    assert!((1..1000).contains(&stored), "{stored}");
+    for (index, result) in results.iter().enumerate() {
+        let code = if index < stored {
+            "unknown_outcome"
+        } else {
+            "unavailable"
+        };
+        assert_eq!(result["error"]["code"], code, "{index}: {result}");
+    }
+    assert_eq!(results.len(), 1000);
+    assert!(http.is_at_end(), "it is closed");
+}
+
+#[test]
 fn a_websocket_may_publish_many_at_once_and_asks_after_them() {
     let site = Site::start();
     let mut socket: WebSocket = site.server.websocket("");

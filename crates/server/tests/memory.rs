@@ -7,7 +7,7 @@ use std::io::Write;
 
 use serde_json::json;
 use support::websocket::{Frame, masked};
-use support::{Door, Http, TestServer, Transport, WebSocket, encode};
+use support::{Door, Http, KEY, TestServer, Transport, WebSocket, encode};
 
 /// The ceiling of these tests.
 const LIMIT: usize = 8 << 20;
@@ -191,6 +191,38 @@ fn the_largest_holder_gives_way_first_and_is_told_why() {
 }
 
 #[test]
+fn who_shows_a_key_of_the_sites_never_gives_way() {
+    let server = server();
+    let bearer = format!("Bearer {KEY}");
+    let key = [("Authorization", bearer.as_str())];
+    let open = || WebSocket::try_open(&server.place(Door::Tcp), "", &key).0;
+    let mut own = open();
+    let frame = masked(1, &vec![b' '; LARGEST]);
+    pour(&mut own.http, &frame[..frame.len() - 1]);
+    // Later on, by a command: what it holds counts no more.
+    let mut later = server.websocket("");
+    let command = json!({"type": "authorize", "token": KEY, "id": 1});
+    assert_eq!(later.ask(command)["type"], "authorized");
+    pour(&mut later.http, &frame[..frame.len() - 1]);
+    server.until("what they hold is nobody's", || held(&server) == 0);
+    let smaller = fill_up(&server);
+    for mut socket in [own, later] {
+        pour(&mut socket.http, &frame[frame.len() - 1..]);
+        // It is not JSON, but was taken.
+        while socket.next()["type"] != "error" {}
+    }
+    drop(smaller);
+    server.until("nothing is held", || held(&server) == 0);
+    // With another token it is a visitor again.
+    let mut visitor = open();
+    let token = support::token(json!({"sub": "u", "comet": {"patterns": ["**"], "actions": ["subscribe"]}}));
+    let command = json!({"type": "authorize", "token": token, "id": 1});
+    assert_eq!(visitor.ask(command)["type"], "authorized");
+    pour(&mut visitor.http, &frame[..frame.len() - 1]);
+    server.until("it counts", || held(&server) > LARGEST);
+}
+
+#[test]
 fn what_was_held_is_given_back_to_the_last_byte() {
     let server = server();
     let floods: [Flood; 4] = [unfinished_message, unfinished_request, unread_answers, long_names];
@@ -242,4 +274,46 @@ fn what_all_threads_share_is_as_empty_after_ten_crowds_as_before_the_first() {
             tables.map(of) == [0.0; 3]
         });
     }
+}
+
+/// A ceiling that idle visitors reach, none of whom could give way.
+const CROWD: usize = 64 << 10;
+
+/// Lets idle visitors in until more is held than [`CROWD`].
+fn crowd(server: &TestServer) -> Vec<support::Listener> {
+    let mut crowd = Vec::new();
+    while held(server) <= CROWD {
+        crowd.push(server.listen(Door::Tcp, Transport::Stream, "channel=room"));
+        assert!(crowd.len() < 200);
+    }
+    crowd
+}
+
+#[test]
+fn where_many_hold_little_nobody_else_is_let_in_until_some_of_them_are_gone() {
+    let server = TestServer::with(|config| config.limits.memory = Some(CROWD));
+    let mut crowd = crowd(&server);
+    let ask = |target: &str| {
+        let mut http = server.place(Door::Tcp).connect();
+        (http.request("GET", target, &[], b""), http)
+    };
+    let (answer, mut http) = ask("/v1/now");
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.text().contains("limits.memory") && answer.header("retry-after").is_some());
+    assert!(http.is_at_end(), "it is closed");
+    let (answer, mut http) = ask("/v1/poll?channel=room");
+    assert!(answer.json()["retry_ms"].is_u64(), "{answer:?}");
+    assert!(http.is_at_end(), "it is closed");
+    // Those who are in stay, and the site's own code comes in, with a key too.
+    let mut own = server.place(Door::Tcp).connect();
+    let answer = own.request("GET", "/v1/history?channel=room", &[("X-API-Key", KEY)], b"");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(ended(&server), 0);
+    server.publish("room", 1);
+    for listener in &mut crowd {
+        assert_eq!(listener.data(1), [1]);
+    }
+    drop(crowd);
+    server.until("they are gone", || held(&server) == 0);
+    assert_eq!(ask("/v1/now").0.status, 200);
 }

@@ -9,7 +9,7 @@ use std::io::Write as _;
 use serde_json::{Value, json};
 use support::http::Socket;
 use support::websocket::{Frame, masked};
-use support::{Door, Http, TestServer, WebSocket};
+use support::{Door, Http, KEY, TestServer, WebSocket};
 
 /// The largest payload here, in bytes: the rest of what cannot be cut follows from it.
 const MESSAGE: usize = 64 << 10;
@@ -266,6 +266,13 @@ fn who_is_refused_again_and_again_is_ended_and_told_why() {
     for _ in 0..50 {
         assert_eq!(refused(&mut backend).header("connection"), None);
     }
+    let mut own = server.place(Door::Tcp).connect();
+    for _ in 0..50 {
+        let answer = own.request("GET", "/v1/nothing", &[("X-API-Key", KEY)], b"");
+        assert_eq!((answer.status, answer.header("connection")), (404, None));
+    }
+    // One that shows it no longer is not the site's own code.
+    assert_eq!(refused(&mut own).header("connection"), Some("close"));
 }
 
 #[test]

@@ -171,3 +171,27 @@ impl Batch {
         Reply::Object(200, open)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::{Voice, Waiting};
+    use crate::shared::Part;
+
+    #[test]
+    fn a_batch_that_rests_is_told_once_to_go_on_whatever_comes_meanwhile() {
+        let batch = Batch {
+            results: vec![None],
+            missing: 1,
+            rest: [Err(Refused::bad("its turn has not come"))].into(),
+        };
+        let mut waiting = Waiting::new(1, Question::Batch(batch), Voice::Seed);
+        assert!(waiting.is_to_go_on());
+        let late = || Part::Published(0, Err(BrokerError::Unknown("late".into()).into()));
+        for _ in 0..3 {
+            assert!(!waiting.came(&late()) && !waiting.is_to_go_on());
+        }
+        assert!(waiting.came(&Part::Taken) && waiting.is_to_go_on());
+        assert!(!waiting.is_to_go_on());
+    }
+}

@@ -2,11 +2,10 @@
 
 use super::Shard;
 use crate::api::Refused;
-use crate::connection::State;
+use crate::connection::{State, Voice};
 use crate::http::cors::Cors;
 use crate::http::response::Terms;
-use crate::listener::Role;
-use crate::memory::{FREE, Holders, STEP};
+use crate::memory::{FREE, Holders, Rank, STEP};
 use crate::metrics::DropReason;
 use crate::shared::Mail;
 use crate::websocket::{close, code};
@@ -22,12 +21,12 @@ impl Shard {
         let Some(connection) = self.connections.get(slot) else {
             return;
         };
-        if self.shared.doors[connection.door].role != Role::Public {
-            return;
-        }
-        let mut weight = connection.weight(self.settings.config.limits.message_size);
-        if let State::Reading(subscriber) = &connection.state {
-            weight += self.fanout.weight(subscriber.reader);
+        let mut weight = 0;
+        if !self.is_sites(slot) {
+            weight += connection.weight(self.settings.config.limits.message_size);
+            if let State::Reading(subscriber) = &connection.state {
+                weight += self.fanout.weight(subscriber.reader);
+            }
         }
         if weight.abs_diff(connection.weighed) >= STEP {
             self.set_weight(slot, weight);
@@ -47,8 +46,8 @@ impl Shard {
         self.note_largest();
     }
 
-    /// A connection that is gone, with this weight and place, holds nothing.
-    pub(super) fn unweigh(&mut self, weight: usize, holds: Option<crate::memory::Rank>) {
+    /// A connection that is gone, with this weight and rank, holds nothing.
+    pub(super) fn unweigh(&mut self, weight: usize, holds: Option<Rank>) {
         self.shared.memory.change(weight, 0);
         if holds.is_some() {
             self.leave_holders(holds);
@@ -56,10 +55,10 @@ impl Shard {
         }
     }
 
-    fn leave_holders(&mut self, place: Option<crate::memory::Rank>) {
-        let moved = place.and_then(|place| self.holders.remove(place));
+    fn leave_holders(&mut self, rank: Option<Rank>) {
+        let moved = rank.and_then(|rank| self.holders.remove(rank));
         if let Some(moved) = moved {
-            self.connections[moved as usize].holds = place;
+            self.connections[moved as usize].holds = rank;
         }
     }
 
@@ -137,7 +136,13 @@ impl Shard {
 
     /// Answers a request that is not whole yet, or waits for the store, and takes no other.
     fn refuse_rest(&mut self, slot: usize) {
-        self.connections[slot].take_waiting(|_| true);
+        if let Some(mut waiting) = self.connections[slot].take_waiting(|_| true) {
+            // Nobody knows what became of what the store has already.
+            if let Voice::Http(terms, _) = &mut waiting.voice {
+                *terms = terms.closing();
+            }
+            return self.give_up_on(slot, waiting, WHY);
+        }
         let refused = Refused::unavailable(WHY);
         refused.count(self.metrics());
         let mut out = Vec::new();
@@ -151,9 +156,9 @@ impl Shard {
     /// # Errors
     /// The refusal.
     pub(super) fn afford(&self, slot: usize) -> Result<(), Refused> {
-        match self.role(slot) {
-            Role::Public if self.shared.memory.is_over() => Err(Refused::unavailable(WHY)),
-            _ => Ok(()),
+        match !self.is_sites(slot) && self.shared.memory.is_over() {
+            true => Err(Refused::unavailable(WHY)),
+            false => Ok(()),
         }
     }
 }

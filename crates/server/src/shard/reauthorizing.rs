@@ -42,7 +42,9 @@ impl Shard {
                 // It is a member nowhere: the next time it joins it does so under its new name.
                 subscriber.member = None;
             }
+            let is_sites = grant.is_sites();
             subscriber.grant = grant;
+            self.show_key(slot, is_sites);
         }
         self.reply(slot, &open, out);
         self.schedule(slot);

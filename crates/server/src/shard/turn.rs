@@ -6,7 +6,6 @@
 use std::time::{Duration, Instant};
 
 use super::Shard;
-use crate::listener::Role;
 use crate::metrics::DropReason;
 use crate::platform;
 
@@ -139,7 +138,7 @@ impl Shard {
 
     /// Something was done for a connection, or refused. Returns whether too much was refused in a row: then it is to end.
     pub(super) fn judge(&mut self, slot: usize, refused: bool) -> bool {
-        let is_public = self.role(slot) == Role::Public;
+        let is_sites = self.is_sites(slot);
         let connection = &mut self.connections[slot];
         if !refused {
             connection.refusals = 0;
@@ -148,7 +147,7 @@ impl Shard {
         self.turn.charge(REFUSAL);
         connection.refusals = connection.refusals.saturating_add(1);
         // The site's own code is told of its mistakes as often as it makes them.
-        let ends = is_public && connection.refusals as usize > self.settings.config.limits.refusals;
+        let ends = !is_sites && connection.refusals as usize > self.settings.config.limits.refusals;
         if ends {
             connection.refusals = 0;
             self.metrics().drops.of(DropReason::Limit).add(1);

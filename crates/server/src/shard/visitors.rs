@@ -1,6 +1,8 @@
 //! Whose requests come in, for the limits that hold for each visitor.
 
 use super::Shard;
+use super::ceiling::WHY;
+use crate::access;
 use crate::gateway_key;
 use crate::http::Request;
 use crate::listener::Role;
@@ -29,6 +31,7 @@ impl Shard {
         if door.role != Role::Public {
             return;
         }
+        let shows_key = self.settings.access.is_sites(access::credential(request));
         let is_named = door.proxied || door.hears_gateways && self.is_gateway(slot, request);
         let max = self.settings.config.limits.connections_per_address;
         let connection = &mut self.connections[slot];
@@ -43,7 +46,9 @@ impl Shard {
         let address = connection.visitor.address().filter(|_| is_bounded);
         let counted = self.shared.recount(before, address, max.unwrap_or(usize::MAX));
         connection.is_counted = counted.is_ok() && address.is_some();
-        connection.crowded = counted.err();
+        let is_late = std::mem::take(&mut connection.came_late) && self.shared.memory.is_over() && !shows_key;
+        connection.crowded = counted.err().or(is_late.then_some(WHY));
+        self.show_key(slot, shows_key);
     }
 
     /// A request's answer goes out now: until the next one a front web server's connection is nobody's. It keeps some that

@@ -8,6 +8,9 @@ use crate::http::response::Terms;
 use crate::question::{AT_ONCE, Asker, Outcome, Progress, Question, Reply};
 use crate::shared::{ConnectionId, Part};
 
+/// Why nobody waits for the store any longer.
+const LATE: &str = "the store did not answer in time";
+
 impl Shard {
     /// Who asks, for a question of its own.
     pub(super) fn asker(&mut self, slot: usize) -> Asker<'_> {
@@ -43,20 +46,19 @@ impl Shard {
         Ok(())
     }
 
-    /// Keeps a question until more of its answer comes.
-    pub(super) fn put_aside(&mut self, slot: usize, number: u64, mut question: Question, voice: Voice) {
-        let until = match question.takes_its_time() {
+    /// Keeps a question that was asked just now until more of its answer comes.
+    pub(super) fn put_aside(&mut self, slot: usize, number: u64, question: Question, voice: Voice) {
+        self.keep_aside(slot, Waiting::new(number, question, voice));
+    }
+
+    fn keep_aside(&mut self, slot: usize, mut waiting: Waiting) {
+        waiting.until = match waiting.question.takes_its_time() {
             true => u64::MAX,
             false => self.now + self.shared.patience,
         };
-        let piece = question.piece();
-        let rests = piece.is_none() && question.rests();
-        let waiting = Waiting {
-            number,
-            until,
-            question,
-            voice,
-        };
+        let until = waiting.until;
+        let piece = waiting.question.piece();
+        let rests = piece.is_none() && waiting.question.rests();
         let connection = &mut self.connections[slot];
         match &mut connection.state {
             State::Reading(subscriber) => {
@@ -78,12 +80,13 @@ impl Shard {
 
     /// A question that rests goes on, when others have had their turn, unless something of it is still to be sent.
     pub(super) fn taken(&mut self, slot: usize) {
-        let connection = &self.connections[slot];
-        if let State::Waiting(waiting) = &connection.state
-            && waiting.question.rests()
-            && !connection.is_blocked()
+        let id = self.id_of(slot);
+        let connection = &mut self.connections[slot];
+        if !connection.is_blocked()
+            && let State::Waiting(waiting) = &mut connection.state
+            && waiting.is_to_go_on()
         {
-            self.shared.answer(self.id_of(slot), waiting.number, Part::Taken);
+            self.shared.answer(id, waiting.number, Part::Taken);
         }
     }
 
@@ -92,15 +95,16 @@ impl Shard {
         let Some(slot) = self.slot_of(connection) else {
             return;
         };
-        let Some(waiting) = self.connections[slot].take_waiting(|waiting| waiting.number == number) else {
+        let Some(mut waiting) = self.connections[slot].take_waiting(|waiting| waiting.number == number)
+        else {
             return;
         };
-        if waiting.question.rests() {
+        if waiting.came(&part) {
             self.turn.charge_each(AT_ONCE);
         }
         match waiting.question.take(part, &self.asker_again(slot, number)) {
             Progress::Done(outcome) => self.answer_late(slot, waiting.voice, outcome),
-            Progress::Waits(question) => self.put_aside(slot, number, question, waiting.voice),
+            Progress::Waits(question) => self.keep_aside(slot, Waiting { question, ..waiting }),
         }
     }
 
@@ -112,9 +116,16 @@ impl Shard {
             && let Some(waiting) = self.connections[slot].take_waiting(|waiting| waiting.until <= now)
         {
             tracing::warn!("the store has not answered a request in time");
-            let outcome = waiting.question.give_up(&self.asker_again(slot, waiting.number));
-            self.answer_late(slot, waiting.voice, outcome);
+            self.give_up_on(slot, waiting, LATE);
         }
+    }
+
+    /// Answers a request for which the store is not waited for any longer.
+    pub(super) fn give_up_on(&mut self, slot: usize, waiting: Waiting, why: &str) {
+        let outcome = waiting
+            .question
+            .give_up(why, &self.asker_again(slot, waiting.number));
+        self.answer_late(slot, waiting.voice, outcome);
     }
 
     fn answer_late(&mut self, slot: usize, voice: Voice, outcome: Outcome) {
