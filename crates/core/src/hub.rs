@@ -316,13 +316,18 @@ impl Hub {
         time: Time,
     ) -> (Held<'_>, Result<Few<ChannelId>, Full>, Time) {
         let mut state = self.state();
+        // What was opened before the lock was given back.
+        let mut before = Few::default();
         loop {
             let now = state.clock(time);
-            let opened = state.open_all(names, payer, now);
+            let mut opened = state.open_all(names, payer, now);
             let behind = match &opened {
                 Ok(ids) => state.compare(ids),
                 Err(full) if full.is_to_be_tried_again() => None,
-                Err(_) => return (state, opened, now),
+                Err(_) => {
+                    opened = opened.map_err(|full| state.abandon(&before, full, now));
+                    return (state, opened, now);
+                }
             };
             match (behind, &opened) {
                 (None, Ok(_)) => return (state, opened, now),
@@ -332,6 +337,7 @@ impl Hub {
                     behind.run();
                     state = self.state_for_long();
                     state.compared(behind, now);
+                    before = opened.unwrap_or_default();
                     continue;
                 }
             }

@@ -565,3 +565,20 @@ fn visitors_bring_the_store_so_many_names_and_the_site_more() {
     );
     assert!((0..60).all(|n| say(Payer::SITE, long("site", n)).is_ok()));
 }
+
+#[test]
+fn a_message_to_a_channel_without_a_use_and_a_new_one_makes_room_without_taking_its_own() {
+    let hub = Hub::new(options());
+    let named = |n: u64| name(&format!("named {n}"));
+    // One more than may be there before a new one makes the oldest give way.
+    for n in 0..4_097 {
+        let id = hub.listen_for(visitor(n), 0, &named(n), 10).unwrap().channel.id;
+        hub.unlisten(0, id, 10);
+    }
+    let mut message = Message::text(named(0), "x");
+    message.channels.extend([named(1), name("new")]);
+    message.payer = visitor(7);
+    let published = hub.publish(message, 11, &mut || panic!("memory does not wait"));
+    assert!(matches!(published, Ok(Published::Visible(_))), "{published:?}");
+    assert_eq!(hub.stats().channels, 4_098);
+}

@@ -365,10 +365,13 @@ impl State {
         }
     }
 
-    /// Finds a channel, or makes it, for whoever pays until [`State::maybe_idle`] finds that nobody needs it.
+    /// Finds a channel, or makes it, for whoever pays until [`State::maybe_idle`] finds that nobody needs it: until that is
+    /// asked, it is not forgotten.
     pub(super) fn open(&mut self, name: &ChannelName, payer: Payer, now: Time) -> Result<ChannelId, Full> {
         if let Some(id) = self.find_id(name) {
             self.charge(id, payer)?;
+            // Whoever makes room for the next name does not take this one.
+            self.entries[id.slot as usize].idle = BUSY;
             return Ok(id);
         }
         self.charge_name(payer, name_cost(name))?;
@@ -486,18 +489,11 @@ impl State {
                 Err(full) => return Err(self.abandon(&ids, full, now)),
             }
         }
-        // To make room for the last, the first may have been forgotten: nobody needed them yet.
-        if ids.iter().any(|id| self.channel(*id).is_none()) {
-            let full = Full::Channels {
-                number: self.entries.len(),
-                again: false,
-            };
-            return Err(self.abandon(&ids, full, now));
-        }
         Ok(ids)
     }
 
-    fn abandon(&mut self, ids: &[ChannelId], full: Full, now: Time) -> Full {
+    /// Channels were opened in vain.
+    pub(super) fn abandon(&mut self, ids: &[ChannelId], full: Full, now: Time) -> Full {
         ids.iter().for_each(|id| self.maybe_idle(*id, now));
         full
     }
