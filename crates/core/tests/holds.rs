@@ -181,6 +181,35 @@ fn the_past_is_read_in_short_strides() {
 }
 
 #[test]
+fn a_reader_of_many_channels_and_a_pattern_has_full_pages() {
+    let (hub, mut fanout) = world(10_000);
+    for number in 0..2_000 {
+        publish(&hub, &format!("room/{}", number % 10), "x", 10);
+    }
+    let reader = fanout.open(1, None);
+    for number in 0..1_000 {
+        fanout
+            .add(reader, &name(&format!("own/{number}")), Wants::default(), 10)
+            .unwrap();
+    }
+    let pattern = Arc::new(Pattern::new("room/*", 1024).unwrap());
+    fanout.add_pattern(reader, &pattern, Wants::default()).unwrap();
+    fanout.begin(reader, Begin::Earliest, false);
+    let limits = ReadLimits {
+        items: 100,
+        bytes: 1 << 20,
+    };
+    let (mut steps, mut pages) = (Vec::new(), 0);
+    while matches!(fanout.next(reader, limits, &mut steps), Progress::More) {
+        pages += 1;
+        assert!(pages < 10_000, "each page comes further");
+    }
+    assert_eq!(steps.len(), 2_000);
+    assert!(pages <= 2_000 / 100, "{pages} pages");
+    longest(&hub, "many channels");
+}
+
+#[test]
 fn a_list_of_channels_is_made_in_short_strides() {
     let (hub, _fanout) = world(3);
     for number in 0..30_000 {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::channel::ChannelName;
+use crate::hub::held::HOLD;
 use crate::pattern::Pattern;
 
 /// Does this pattern match this name? As far as that was asked.
@@ -16,6 +17,8 @@ pub(in crate::hub) struct Work<'v> {
     pub(super) verdicts: &'v Verdicts,
     /// Steps done.
     pub(in crate::hub) steps: usize,
+    /// At so many the page ends, once it has come any further.
+    pub(super) until: usize,
     /// What has to be known first.
     pub(in crate::hub) unknown: Vec<(Arc<Pattern>, ChannelName)>,
 }
@@ -25,6 +28,7 @@ impl<'v> Work<'v> {
         Self {
             verdicts,
             steps: 0,
+            until: HOLD,
             unknown: Vec::new(),
         }
     }
