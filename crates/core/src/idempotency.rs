@@ -1,6 +1,6 @@
 //! Repeated requests: the second one under the same key publishes nothing and gets the first one's result.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use rustc_hash::FxHashMap;
 
@@ -8,6 +8,7 @@ use crate::Time;
 use crate::broker::Remembered;
 use crate::channel::ChannelName;
 use crate::hub::{Completion, Receipt};
+use crate::publication::Message;
 use crate::quota::{Part, Payer, Usage};
 use crate::tidy::{Table, Tidy};
 
@@ -69,17 +70,54 @@ pub struct Claim {
     pub digest: u64,
 }
 
-impl Claim {
-    /// The claim of a message with these channels, of which there is at least one.
-    pub fn new<'a>(
-        key: &str,
-        payload: u64,
-        mut channels: impl Iterator<Item = &'a ChannelName> + Clone,
-    ) -> Option<Self> {
-        let of_channels = channels.clone().map(|name| digest(name.as_bytes()));
-        let mixed = of_channels.fold(payload, |mixed, name| mix(mixed ^ name));
-        Some(Self {
-            scope: (channels.next()?.clone(), key.into()),
+/// A message under a key, with all that takes its length to work out: that is done before the hub is locked.
+pub struct Keyed {
+    key: Box<str>,
+    /// Of the payload.
+    digest: u64,
+    /// Its channels, each once, with the digests of their names.
+    pub channels: Vec<(ChannelName, u64)>,
+}
+
+impl Keyed {
+    /// What a message with a key may claim.
+    pub fn of(message: &Message) -> Option<Self> {
+        let key = message.idempotency_key.as_ref()?;
+        Some(Self::new(
+            key.clone(),
+            digest(message.payload.bytes()),
+            message.channels.iter(),
+        ))
+    }
+
+    fn new<'a>(key: Box<str>, payload: u64, names: impl Iterator<Item = &'a ChannelName>) -> Self {
+        let mut seen = HashSet::new();
+        let once = names.filter(|name| seen.insert(*name));
+        Self {
+            key,
+            digest: payload,
+            channels: once.map(|name| (name.clone(), digest(name.as_bytes()))).collect(),
+        }
+    }
+
+    /// The names of its channels, each once.
+    pub fn names(&self) -> impl Iterator<Item = &ChannelName> {
+        self.channels.iter().map(|(name, _)| name)
+    }
+
+    /// Its claim, if these of its channels are stored.
+    pub fn claim(self, stored: &[bool]) -> Option<Claim> {
+        let any = stored.contains(&true);
+        let counts = |at: usize| !any || stored.get(at).copied().unwrap_or_default();
+        let all = self.channels.into_iter().enumerate();
+        let mut counted = all.filter(|(at, _)| counts(*at)).map(|(_, channel)| channel);
+        let (first, first_digest) = counted.next()?;
+        let others = counted.map(|(_, name)| name);
+        let mixed = std::iter::once(first_digest)
+            .chain(others)
+            .fold(self.digest, |mixed, name| mix(mixed ^ name));
+        Some(Claim {
+            scope: (first, self.key),
             digest: mixed,
         })
     }
@@ -141,7 +179,7 @@ impl Keys {
     pub fn remember(&mut self, all: Vec<Remembered>) {
         for one in all {
             let channels = one.places.iter().map(|(name, _)| name);
-            let Some(claim) = Claim::new(&one.key, one.digest, channels) else {
+            let Some(claim) = Keyed::new(one.key, one.digest, channels).claim(&[]) else {
                 continue;
             };
             self.insert(
