@@ -457,7 +457,11 @@ fn what_visitors_have_waiting_for_the_store_leaves_room_for_the_site() {
             hub.commit(broker.batch(10, 3), 10);
         }
         assert_eq!(hub.stats().visitors.queued_bytes.taken, 0);
-        assert!(say(visitor(1), 2 << 20), "one large message is taken");
+        assert!(
+            say(visitor(1), 8 << 20),
+            "one message larger than any part is taken"
+        );
+        assert!(!say(visitor(2), 1), "but alone");
         assert!(!say(visitor(1), 1));
         while broker.waiting() > 0 {
             hub.commit(broker.batch(10, 0), 10);
