@@ -24,6 +24,7 @@ use crate::broker::{Broker, Fetch, Fetched, Page};
 use crate::channel::{ChannelId, ChannelName};
 use crate::cursor::{Cursor, Marks};
 use crate::few::Few;
+use crate::idempotency::Keyed;
 use crate::kept::Former;
 use crate::log::Trimmed;
 use crate::namespace::{Durability, Namespaces};
@@ -276,9 +277,11 @@ impl Hub {
         if message.channels.is_empty() {
             return Err(PublishError::NoChannel);
         }
+        let keyed = Keyed::of(&message);
         // Opened first, so that a refusal is told before anything is stored.
         let (mut state, opened, now) = self.open_all((&message.channels, message.payer), now);
-        let claim = state.claim_of(&message);
+        let claim;
+        (state, claim) = self.claim_of(state, keyed, opened.as_deref().ok());
         let known = claim
             .as_ref()
             .and_then(|claim| state.answer_known(claim, message.payer, now, later));
@@ -324,34 +327,44 @@ impl Hub {
         Ok(published)
     }
 
-    /// Opens channels to publish in, compared with all patterns. What takes long of that is done without the lock.
+    /// Opens channels to publish in, each once and in their order, compared with all patterns. The lock is given back where
+    /// there are many or long names, and what takes long to compare is compared without it.
     fn open_all(
         &self,
         (names, payer): (&[ChannelName], Payer),
         time: Time,
     ) -> (Held<'_>, Result<Few<ChannelId>, Full>, Time) {
-        let mut state = self.state();
+        let (mut ids, mut next) = (Few::default(), 0);
+        let mut state = self.state_for(names);
         loop {
             let now = state.clock(time);
-            let opened = state.open_all(names, payer, now);
-            let behind = match &opened {
-                Ok(ids) => state.compare(ids),
+            let opened = state.open_some((names, payer), (&mut next, &mut ids), now);
+            let mut behind = match opened {
+                Ok(()) if next == names.len() => match state.compare(&ids) {
+                    None => return (state, Ok(ids), now),
+                    behind => behind,
+                },
+                Ok(()) => None,
                 Err(full) if full.is_to_be_tried_again() => None,
-                Err(_) => return (state, opened, now),
-            };
-            match (behind, &opened) {
-                (None, Ok(_)) => return (state, opened, now),
-                (None, Err(_)) => drop(state),
-                (Some(mut behind), _) => {
-                    drop(state);
-                    behind.run();
-                    state = self.state_for_long();
-                    state.compared(behind, now);
-                    continue;
+                Err(full) => {
+                    ids.iter().for_each(|id| state.maybe_idle(*id, now));
+                    return (state, Err(full), now);
                 }
+            };
+            drop(state);
+            match &mut behind {
+                Some(behind) => behind.run(),
+                None => self.let_others(),
             }
-            self.let_others();
-            state = self.state();
+            state = self.state_for_long();
+            if let Some(behind) = behind {
+                state.compared(behind, now);
+            }
+            if !state.are_open(&ids) {
+                // What nobody needed was forgotten meanwhile.
+                ids.iter().for_each(|id| state.maybe_idle(*id, now));
+                (ids, next) = (Few::default(), 0);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Repeated requests: the second one under the same key publishes nothing and gets the first one's result.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use rustc_hash::FxHashMap;
 
@@ -8,6 +8,7 @@ use crate::Time;
 use crate::broker::Remembered;
 use crate::channel::ChannelName;
 use crate::hub::{Completion, Receipt};
+use crate::publication::Message;
 use crate::quota::{Part, Payer, Usage};
 use crate::tidy::{Table, Tidy};
 
@@ -47,6 +48,8 @@ enum State {
 struct Entry {
     /// Counts the keys in the order in which they were first used.
     number: u64,
+    /// When it was first used.
+    since: Time,
     /// Of payload and channels: another message under the same key is a conflict.
     digest: u64,
     /// Who used it first.
@@ -69,17 +72,54 @@ pub struct Claim {
     pub digest: u64,
 }
 
-impl Claim {
-    /// The claim of a message with these channels, of which there is at least one.
-    pub fn new<'a>(
-        key: &str,
-        payload: u64,
-        mut channels: impl Iterator<Item = &'a ChannelName> + Clone,
-    ) -> Option<Self> {
-        let of_channels = channels.clone().map(|name| digest(name.as_bytes()));
-        let mixed = of_channels.fold(payload, |mixed, name| mix(mixed ^ name));
-        Some(Self {
-            scope: (channels.next()?.clone(), key.into()),
+/// A message under a key, with all that takes its length to work out: that is done before the hub is locked.
+pub struct Keyed {
+    key: Box<str>,
+    /// Of the payload.
+    digest: u64,
+    /// Its channels, each once, with the digests of their names.
+    pub channels: Vec<(ChannelName, u64)>,
+}
+
+impl Keyed {
+    /// What a message with a key may claim.
+    pub fn of(message: &Message) -> Option<Self> {
+        let key = message.idempotency_key.as_ref()?;
+        Some(Self::new(
+            key.clone(),
+            digest(message.payload.bytes()),
+            message.channels.iter(),
+        ))
+    }
+
+    fn new<'a>(key: Box<str>, payload: u64, names: impl Iterator<Item = &'a ChannelName>) -> Self {
+        let mut seen = HashSet::new();
+        let once = names.filter(|name| seen.insert(*name));
+        Self {
+            key,
+            digest: payload,
+            channels: once.map(|name| (name.clone(), digest(name.as_bytes()))).collect(),
+        }
+    }
+
+    /// The names of its channels, each once.
+    pub fn names(&self) -> impl Iterator<Item = &ChannelName> {
+        self.channels.iter().map(|(name, _)| name)
+    }
+
+    /// Its claim, if these of its channels are stored.
+    pub fn claim(self, stored: &[bool]) -> Option<Claim> {
+        let any = stored.contains(&true);
+        let counts = |at: usize| !any || stored.get(at).copied().unwrap_or_default();
+        let all = self.channels.into_iter().enumerate();
+        let mut counted = all.filter(|(at, _)| counts(*at)).map(|(_, channel)| channel);
+        let (first, first_digest) = counted.next()?;
+        let others = counted.map(|(_, name)| name);
+        let mixed = std::iter::once(first_digest)
+            .chain(others)
+            .fold(self.digest, |mixed, name| mix(mixed ^ name));
+        Some(Claim {
+            scope: (first, self.key),
             digest: mixed,
         })
     }
@@ -114,14 +154,24 @@ pub enum Known {
     Conflict,
 }
 
+/// Keys that have a part of the table together.
+#[derive(Default)]
+struct Group {
+    /// How many there are.
+    taken: usize,
+    /// The numbers of those that are settled.
+    settled: BTreeSet<u64>,
+}
+
 /// The keys of the last few minutes.
 pub struct Keys {
     entries: HashMap<Scope, Entry>,
-    /// Keys with the time they were first used, by their numbers: oldest first.
-    ages: BTreeMap<u64, (Time, Scope)>,
-    /// The numbers of those that visitors use, and of those that each of them does.
-    of_visitors: BTreeSet<u64>,
-    by_visitor: FxHashMap<Payer, BTreeSet<u64>>,
+    /// Settled keys with the time they were first used, by their numbers: oldest first. Only these may be forgotten.
+    settled: BTreeMap<u64, (Time, Scope)>,
+    /// Those that visitors use, of these those without a token, and those that each of them uses.
+    of_visitors: Group,
+    of_anonymous: Group,
+    by_visitor: FxHashMap<Payer, Group>,
     next: u64,
     window: Time,
     limit: usize,
@@ -136,8 +186,9 @@ impl Keys {
     pub fn new(window: Time, limit: usize, part: Part) -> Self {
         Self {
             entries: HashMap::new(),
-            ages: BTreeMap::new(),
-            of_visitors: BTreeSet::new(),
+            settled: BTreeMap::new(),
+            of_visitors: Group::default(),
+            of_anonymous: Group::default(),
             by_visitor: FxHashMap::default(),
             next: 0,
             window,
@@ -151,7 +202,7 @@ impl Keys {
     pub fn remember(&mut self, all: Vec<Remembered>) {
         for one in all {
             let channels = one.places.iter().map(|(name, _)| name);
-            let Some(claim) = Claim::new(&one.key, one.digest, channels) else {
+            let Some(claim) = Keyed::new(one.key, one.digest, channels).claim(&[]) else {
                 continue;
             };
             self.insert(
@@ -167,7 +218,7 @@ impl Keys {
     /// go on, if there may be more.
     pub fn kept(&self, from: u64, limit: usize) -> (Vec<Settled>, Option<u64>) {
         let (mut found, mut looked_at, mut next) = (Vec::new(), 0, from);
-        for (number, (since, scope)) in self.ages.range(from..).take(limit) {
+        for (number, (since, scope)) in self.settled.range(from..).take(limit) {
             (looked_at, next) = (looked_at + 1, number + 1);
             if let Some(entry) = self.entries.get(scope)
                 && let State::Done(receipt) = &entry.state
@@ -196,57 +247,86 @@ impl Keys {
         self.remove(&claim.scope);
         let number = self.next;
         self.next += 1;
-        self.ages.insert(number, (since, claim.scope.clone()));
-        if payer.is_visitor() {
-            self.of_visitors.insert(number);
-            self.by_visitor.entry(payer).or_default().insert(number);
-        }
+        self.each_group(payer, |group| group.taken += 1);
         let entry = Entry {
             number,
+            since,
             digest: claim.digest,
             payer,
             state,
         };
+        let settled = entry.is_settled().then(|| claim.scope.clone());
         self.entries.insert(claim.scope, entry);
+        if let Some(scope) = settled {
+            self.settle(&scope);
+        }
+    }
+
+    /// A key is settled: from now on it may be forgotten.
+    fn settle(&mut self, scope: &Scope) {
+        let Some(entry) = self.entries.get(scope) else {
+            return;
+        };
+        let (number, payer) = (entry.number, entry.payer);
+        self.settled.insert(number, (entry.since, scope.clone()));
+        self.each_group(payer, |group| {
+            group.settled.insert(number);
+        });
+    }
+
+    /// Does something to each group that the keys of this payer belong to.
+    fn each_group(&mut self, payer: Payer, mut change: impl FnMut(&mut Group)) {
+        if !payer.is_visitor() {
+            return;
+        }
+        change(&mut self.of_visitors);
+        if payer.is_anonymous() {
+            change(&mut self.of_anonymous);
+        }
+        let own = self.by_visitor.entry(payer).or_default();
+        change(own);
+        if own.taken == 0 {
+            self.by_visitor.remove(&payer);
+            self.by_visitor.tidy();
+        }
     }
 
     /// Forgets a key with all that is noted of it.
     fn remove(&mut self, scope: &Scope) -> Option<Entry> {
         let entry = self.entries.remove(scope)?;
-        self.ages.remove(&entry.number);
-        if entry.payer.is_visitor() {
-            self.of_visitors.remove(&entry.number);
-            if let Some(own) = self.by_visitor.get_mut(&entry.payer) {
-                own.remove(&entry.number);
-                if own.is_empty() {
-                    self.by_visitor.remove(&entry.payer);
-                }
-            }
-        }
+        self.entries.tidy();
+        self.settled.remove(&entry.number);
+        self.each_group(entry.payer, |group| {
+            group.taken -= 1;
+            group.settled.remove(&entry.number);
+        });
         Some(entry)
     }
 
-    /// Makes room for another key of a visitor, if its part or that of all visitors is used up: the oldest of them goes
-    /// that is settled.
+    /// Makes room for another key of a visitor, if its part or that of its kind is used up: the oldest of them goes that is
+    /// settled. Those that are not are bounded by what may wait for the store.
     fn make_room(&mut self, payer: Payer) {
         if !payer.is_visitor() {
             return;
         }
-        let own = self.by_visitor.get(&payer);
-        let crowded = match own.filter(|own| own.len() >= self.part.one) {
-            Some(own) => Some(own),
-            None if self.of_visitors.len() >= self.part.visitors => Some(&self.of_visitors),
-            None => None,
+        let (part, own) = (self.part, self.by_visitor.get(&payer));
+        let all_taken = self.of_visitors.taken >= part.visitors;
+        let crowded = match own.filter(|own| own.taken >= part.one) {
+            Some(own) => own,
+            // Whoever has no token never makes the server forget a key of those who have.
+            None if payer.is_anonymous() && (all_taken || self.of_anonymous.taken >= part.anonymous) => {
+                &self.of_anonymous
+            }
+            None if all_taken => &self.of_visitors,
+            None => return,
         };
-        let Some(crowded) = crowded else { return };
-        let settled = |number: &u64| {
-            let (_, scope) = self.ages.get(number)?;
-            self.entries.get(scope)?.is_settled().then(|| scope.clone())
+        let oldest = crowded.settled.first();
+        let Some((_, scope)) = oldest.and_then(|number| self.settled.get(number)) else {
+            return;
         };
-        if let Some(scope) = crowded.iter().find_map(settled) {
-            self.remove(&scope);
-            self.early += 1;
-        }
+        let scope = scope.clone();
+        self.remove(&scope);
+        self.early += 1;
     }
 
     /// What is known about a key; a new one is now pending.
@@ -254,7 +334,7 @@ impl Keys {
         self.forget(now, CHORES);
         let known = self.entries.get(&claim.scope);
         // An old one may still be there: others were forgotten before it.
-        match known.filter(|entry| !entry.is_settled() || !self.is_old(entry, now)) {
+        match known.filter(|entry| !entry.is_settled() || !self.is_old(entry.since, now)) {
             None => {
                 self.make_room(payer);
                 self.insert(claim.clone(), payer, now, State::Pending(Vec::new()));
@@ -290,12 +370,14 @@ impl Keys {
 
     /// The first request was published; returns who waited for that.
     pub fn done(&mut self, scope: &Scope, receipt: &Receipt) -> Vec<Completion> {
-        match self.entries.get_mut(scope) {
-            Some(entry) => match std::mem::replace(&mut entry.state, State::Done(receipt.clone())) {
-                State::Pending(waiting) => waiting,
-                _ => Vec::new(),
-            },
-            None => Vec::new(),
+        let Some(entry) = self.entries.get_mut(scope) else {
+            return Vec::new();
+        };
+        let before = std::mem::replace(&mut entry.state, State::Done(receipt.clone()));
+        self.settle(scope);
+        match before {
+            State::Pending(waiting) => waiting,
+            _ => Vec::new(),
         }
     }
 
@@ -311,54 +393,45 @@ impl Keys {
     }
 
     /// Forgets what is older than the window, and the oldest above the limit; a pending one is never forgotten. At most
-    /// `most` are looked at; is there more to forget?
+    /// `most` go; may there be more to forget?
     pub fn forget(&mut self, now: Time, most: usize) -> bool {
-        let (mut from, mut pending) = (0, 0);
         for _ in 0..most {
-            let Some((number, (since, scope))) = self.ages.range(from..).next() else {
+            let Some((_, (since, scope))) = self.settled.first_key_value() else {
                 return false;
             };
-            if since.saturating_add(self.window) > now && self.ages.len() <= self.limit {
+            if !self.is_old(*since, now) && self.entries.len() <= self.limit {
                 return false;
             }
-            if since.saturating_add(self.window) > now && self.ages.len() <= self.limit {
-                return false;
-            }
-            from = number + 1;
-            if self.entries.get(scope).is_some_and(Entry::is_settled) {
-                let scope = scope.clone();
-                self.remove(&scope);
-                self.entries.tidy();
-            } else {
-                pending += 1;
-            }
+            let scope = scope.clone();
+            self.remove(&scope);
         }
-        // If all are pending, they will be later as well.
-        pending < most
+        true
     }
 
-    fn is_old(&self, entry: &Entry, now: Time) -> bool {
-        let first_used = self.ages.get(&entry.number);
-        first_used.is_none_or(|(since, _)| since.saturating_add(self.window) <= now)
+    fn is_old(&self, since: Time, now: Time) -> bool {
+        since.saturating_add(self.window) <= now
     }
 
-    /// When the oldest key will be forgotten.
+    /// When the oldest key will be forgotten that is settled.
     pub fn deadline(&self) -> Option<Time> {
-        let (_, (since, _)) = self.ages.first_key_value()?;
+        let (_, (since, _)) = self.settled.first_key_value()?;
         Some(since.saturating_add(self.window))
     }
 
     /// How many of them visitors use, and how many of theirs were forgotten before their time.
     pub fn usage(&self) -> Usage {
         Usage {
-            taken: self.of_visitors.len(),
+            taken: self.of_visitors.taken,
             refused: self.early,
         }
     }
 
     /// How full its tables are.
-    pub fn tables(&self) -> [Table; 1] {
-        [Table::of("keys", &self.entries)]
+    pub fn tables(&self) -> [Table; 2] {
+        [
+            Table::of("keys", &self.entries),
+            Table::of("key_visitors", &self.by_visitor),
+        ]
     }
 
     /// How many keys are known.

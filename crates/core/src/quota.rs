@@ -40,7 +40,8 @@ impl Payer {
         self != Self::SITE && self != Self::NOBODY
     }
 
-    fn is_anonymous(self) -> bool {
+    /// Is it a visitor without a token?
+    pub(crate) fn is_anonymous(self) -> bool {
         self.0 & 1 == 1
     }
 }
@@ -203,16 +204,16 @@ impl Quota {
             return;
         };
         debug_assert!(*own >= amount, "nobody gives back what it does not have");
-        *own -= amount;
+        *own = own.saturating_sub(amount);
         if *own == 0 {
             self.accounts.remove(&payer);
             if self.accounts.capacity() > SPARSE * self.accounts.len().max(LEAST_ENTRIES) {
                 self.accounts.shrink_to(2 * self.accounts.len());
             }
         }
-        self.visitors -= amount;
+        self.visitors = self.visitors.saturating_sub(amount);
         if payer.is_anonymous() {
-            self.anonymous -= amount;
+            self.anonymous = self.anonymous.saturating_sub(amount);
         }
     }
 

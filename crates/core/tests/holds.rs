@@ -181,6 +181,59 @@ fn the_past_is_read_in_short_strides() {
 }
 
 #[test]
+fn a_reader_of_many_channels_and_a_pattern_has_full_pages() {
+    let (hub, mut fanout) = world(10_000);
+    for number in 0..2_000 {
+        publish(&hub, &format!("room/{}", number % 10), "x", 10);
+    }
+    let reader = fanout.open(1, None);
+    for number in 0..1_000 {
+        fanout
+            .add(reader, &name(&format!("own/{number}")), Wants::default(), 10)
+            .unwrap();
+    }
+    let pattern = Arc::new(Pattern::new("room/*", 1024).unwrap());
+    fanout.add_pattern(reader, &pattern, Wants::default()).unwrap();
+    fanout.begin(reader, Begin::Earliest, false);
+    let limits = ReadLimits {
+        items: 100,
+        bytes: 1 << 20,
+    };
+    let (mut steps, mut pages) = (Vec::new(), 0);
+    while matches!(fanout.next(reader, limits, &mut steps), Progress::More) {
+        pages += 1;
+        assert!(pages < 10_000, "each page comes further");
+    }
+    assert_eq!(steps.len(), 2_000);
+    assert!(pages <= 2_000 / 100, "{pages} pages");
+    longest(&hub, "many channels");
+}
+
+#[test]
+fn a_key_of_a_long_message_to_many_long_names_is_worked_out_without_the_lock() {
+    let held = |keyed: bool, channels: usize, limit: usize| {
+        let hub = Hub::new(Options {
+            channels: limit,
+            ..options()
+        });
+        let mut message = Message::text(long_name(0), &"x".repeat(1 << 20));
+        message.channels.extend((1..channels).map(long_name));
+        message.idempotency_key = keyed.then(|| "key".into());
+        let published = hub.publish(message, 10, &mut || panic!("memory does not wait"));
+        assert_eq!(published.is_ok(), channels <= limit);
+        longest(&hub, "many long names");
+        hub.longest_hold().steps
+    };
+    let (plain, keyed) = (held(false, 1_000, 2_000), held(true, 1_000, 2_000));
+    assert!(
+        keyed <= plain + 1_000,
+        "{keyed} steps with a key, {plain} without"
+    );
+    // What is refused may be a repetition as well, and its names have to be looked up for that.
+    held(true, 1_000, 500);
+}
+
+#[test]
 fn a_list_of_channels_is_made_in_short_strides() {
     let (hub, _fanout) = world(3);
     for number in 0..30_000 {

@@ -376,7 +376,11 @@ fn a_flood_of_keys_makes_the_server_forget_the_floods_own() {
     for n in 0..5_000 {
         is_known("guests", &format!("more {n}"), visitor(10 + n % 100));
     }
-    assert_eq!(hub.stats().visitors.keys.taken, 750);
+    assert_eq!(
+        hub.stats().visitors.keys.taken,
+        500,
+        "the part of those without a token"
+    );
     for n in 150..400 {
         assert!(is_known("site", &n.to_string(), Payer::SITE), "{n}");
     }
@@ -453,7 +457,11 @@ fn what_visitors_have_waiting_for_the_store_leaves_room_for_the_site() {
             hub.commit(broker.batch(10, 3), 10);
         }
         assert_eq!(hub.stats().visitors.queued_bytes.taken, 0);
-        assert!(say(visitor(1), 2 << 20), "one large message is taken");
+        assert!(
+            say(visitor(1), 8 << 20),
+            "one message larger than any part is taken"
+        );
+        assert!(!say(visitor(2), 1), "but alone");
         assert!(!say(visitor(1), 1));
         while broker.waiting() > 0 {
             hub.commit(broker.batch(10, 0), 10);
@@ -564,4 +572,52 @@ fn visitors_bring_the_store_so_many_names_and_the_site_more() {
         "what is stored already takes more"
     );
     assert!((0..60).all(|n| say(Payer::SITE, long("site", n)).is_ok()));
+}
+
+#[test]
+fn keys_of_those_without_a_token_push_out_no_key_of_those_with_one() {
+    let hub = Hub::new(small());
+    let is_known =
+        |channel: &str, key: &str, payer| publish_message(&hub, keyed(channel, key, payer), 10).duplicate;
+    assert!(!is_known("user", "mine", Payer::known(1 << 8)));
+    for address in 0..20 {
+        for n in 0..100 {
+            assert!(!is_known("crowd", &format!("{address} {n}"), visitor(address)));
+        }
+    }
+    assert_eq!(hub.stats().visitors.keys.taken, 501);
+    assert!(is_known("user", "mine", Payer::known(1 << 8)));
+    // Also where those with a token have taken all that visitors may.
+    for user in 2..20 {
+        for n in 0..100 {
+            assert!(!is_known(
+                "users",
+                &format!("{user} {n}"),
+                Payer::known(user << 8)
+            ));
+        }
+    }
+    assert_eq!(hub.stats().visitors.keys.taken, 750);
+    for n in 0..100 {
+        assert!(!is_known("crowd", &format!("again {n}"), visitor(30)));
+    }
+    assert!(hub.stats().visitors.keys.taken <= 751);
+    assert!(is_known("users", "19 0", Payer::known(19 << 8)));
+}
+
+#[test]
+fn a_message_to_a_channel_without_a_use_and_a_new_one_makes_room_without_taking_its_own() {
+    let hub = Hub::new(options());
+    let named = |n: u64| name(&format!("named {n}"));
+    // One more than may be there before a new one makes the oldest give way.
+    for n in 0..4_097 {
+        let id = hub.listen_for(visitor(n), 0, &named(n), 10).unwrap().channel.id;
+        hub.unlisten(0, id, 10);
+    }
+    let mut message = Message::text(named(0), "x");
+    message.channels.extend([named(1), name("new")]);
+    message.payer = visitor(7);
+    let published = hub.publish(message, 11, &mut || panic!("memory does not wait"));
+    assert!(matches!(published, Ok(Published::Visible(_))), "{published:?}");
+    assert_eq!(hub.stats().channels, 4_098);
 }

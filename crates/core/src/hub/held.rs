@@ -6,10 +6,14 @@ use std::sync::{MutexGuard, TryLockError};
 
 use super::Hub;
 use super::state::State;
+use crate::channel::ChannelName;
 
 /// After so many steps the lock is given back, and whatever is left is done in another hold. A step is about a hundred
 /// instructions: an entry looked at, a few patterns told; so it is a fraction of a millisecond.
 pub(super) const HOLD: usize = 4_000;
+
+/// To look up a name of so many bytes may be long.
+const LONG: usize = 1024;
 
 /// How often somebody who has more to do lets others have the lock before.
 const POLITE: usize = 100;
@@ -54,6 +58,15 @@ impl Hub {
         let mut held = self.state();
         held.began = self.work_clock.get().map(|clock| (*clock, clock()));
         held
+    }
+
+    /// The same for whoever looks these names up: it may be long where there are many, or long ones.
+    pub(super) fn state_for(&self, names: &[ChannelName]) -> Held<'_> {
+        match names {
+            [] => self.state(),
+            [name] if name.as_bytes().len() < LONG => self.state(),
+            _ => self.state_for_long(),
+        }
     }
 
     /// Whoever comes back for the lock, with more to do, lets those have it first who wait for it.

@@ -13,6 +13,7 @@ use crate::channel::{Channel, ChannelId};
 use crate::pattern::Pattern;
 use crate::position::{Position, Source};
 use crate::publication::Publication;
+use crate::registry::COUNTED;
 
 pub(super) use verdicts::{Verdicts, Work};
 
@@ -164,11 +165,12 @@ impl State {
                 at: from,
             }));
         }
-        // Each has a log to look at.
-        work.steps += 4 * selection.channels.len() + selection.patterns.len();
         let mut gone = self.gone(selection, from);
         gone.extend(page.into_iter().flat_map(|page| self.stored_gone(page, from)));
         gone.extend(page.into_iter().flat_map(|page| self.stored_lost(page, from)));
+        // Each has a log to look at, and all that is gone is told of. However much that is, the page has as much time of its own.
+        work.steps += 4 * selection.channels.len() + selection.patterns.len() + gone.len();
+        work.until = work.steps + HOLD;
         let mut heads: Vec<Head> = gone
             .iter()
             .filter(|gone| gone.channel.is_some() || gone.alone)
@@ -298,7 +300,8 @@ impl Reader<'_, '_> {
             return None;
         }
         // Never so before the first publication: a page makes progress, however many gaps it tells.
-        if self.shown >= self.limits.items || self.bytes > 0 && self.bytes >= self.limits.bytes {
+        let is_full = self.shown >= self.limits.items || self.bytes > 0 && self.bytes >= self.limits.bytes;
+        if is_full || self.shown > 0 && self.work.steps >= self.work.until {
             return Some(self.pause());
         }
         self.work.steps += 1;
@@ -307,6 +310,8 @@ impl Reader<'_, '_> {
                 if let Some(end) = self.afford_islands(&publication) {
                     return Some(end);
                 }
+                // It is looked for among all that is gone.
+                self.work.steps += self.gone.len() / COUNTED;
                 let islands = self.islands(&publication);
                 for index in &islands {
                     self.tell_gone(*index);
@@ -394,7 +399,7 @@ impl Reader<'_, '_> {
     fn afford(&mut self, publication: &Publication, patterns: &[Arc<Pattern>]) -> Option<Read> {
         let names = || publication.places.iter().map(|place| &place.channel.name);
         let steps = self.work.verdicts.steps(patterns, names());
-        if self.work.steps + steps <= HOLD {
+        if self.work.steps + steps <= self.work.until {
             self.work.steps += steps;
             return None;
         }
@@ -420,7 +425,7 @@ impl Reader<'_, '_> {
 
     /// Has as much been done as one hold of the lock allows? Not before the page has come any further.
     fn is_spent(&self) -> bool {
-        self.work.steps >= HOLD && self.position != self.from
+        self.work.steps >= self.work.until && self.position != self.from
     }
 
     /// Tells of something gone ahead of its place; the position stays, so it will be told again there.

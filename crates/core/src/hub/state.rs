@@ -33,7 +33,7 @@ use crate::paged::Paged;
 use crate::position::Position;
 use crate::presence::Presence;
 use crate::quota::{LEAST_ENTRIES, OverQuota, Payer};
-use crate::registry::{Matches, Patterns};
+use crate::registry::{COUNTED, Matches, Patterns};
 use crate::shares::{Share, Shares};
 use crate::tidy::{Table, Tidy};
 
@@ -50,6 +50,9 @@ const NAMES_PART: usize = 2;
 
 /// So many idle channels are forgotten in one hold of the lock.
 const FORGOTTEN_AT_ONCE: usize = 256;
+
+/// So many bytes of a name are hashed in a step.
+const HASHED: usize = 64;
 
 /// Forgetting a channel takes so many steps: it leaves several tables.
 const FORGOTTEN: usize = 8;
@@ -386,10 +389,14 @@ impl State {
         }
     }
 
-    /// Finds a channel, or makes it, for whoever pays until [`State::maybe_idle`] finds that nobody needs it.
+    /// Finds a channel, or makes it, for whoever pays until [`State::maybe_idle`] finds that nobody needs it: until that is
+    /// asked, it is not forgotten.
     pub(super) fn open(&mut self, name: &ChannelName, payer: Payer, now: Time) -> Result<ChannelId, Full> {
+        self.steps += name_steps(name);
         if let Some(id) = self.find_id(name) {
             self.charge(id, payer)?;
+            // Whoever makes room for the next name does not take this one.
+            self.entries[id.slot as usize].idle = BUSY;
             return Ok(id);
         }
         self.charge_name(payer, name_cost(name))?;
@@ -427,6 +434,7 @@ impl State {
 
     /// Finds a channel, or makes it, be there too many or not: what is stored has to be shown.
     pub(super) fn open_stored(&mut self, name: &ChannelName, now: Time) -> ChannelId {
+        self.steps += name_steps(name);
         match self.find_id(name) {
             Some(id) => id,
             None => {
@@ -495,35 +503,37 @@ impl State {
         id
     }
 
-    /// All or none of the channels of a message, each once; whether they are idle has to be asked afterwards.
-    pub(super) fn open_all(
+    /// Opens the channels of a message from the name `next` on, each once, for as long as the hold of the lock lasts; those
+    /// before were opened in other holds. Whether they are idle has to be asked afterwards.
+    ///
+    /// # Errors
+    /// [`Full`]: there is no room for the name `next`, or a channel may no longer be charged to whoever pays.
+    pub(super) fn open_some(
         &mut self,
-        names: &[ChannelName],
-        payer: Payer,
+        (names, payer): (&[ChannelName], Payer),
+        (next, ids): (&mut usize, &mut Few<ChannelId>),
         now: Time,
-    ) -> Result<Few<ChannelId>, Full> {
-        let mut ids = Few::default();
-        for name in names {
-            match self.open(name, payer, now) {
-                Ok(id) if ids.contains(&id) => {}
-                Ok(id) => ids.push(id),
-                Err(full) => return Err(self.abandon(&ids, full, now)),
+    ) -> Result<(), Full> {
+        self.steps += ids.len() / COUNTED;
+        for id in ids.iter() {
+            // Others that were done with it meanwhile have given it free.
+            self.charge(*id, payer)?;
+            self.entries[id.slot as usize].idle = BUSY;
+        }
+        while let Some(name) = names.get(*next).filter(|_| self.has_time()) {
+            let id = self.open(name, payer, now)?;
+            self.steps += ids.len() / HASHED;
+            if !ids.contains(&id) {
+                ids.push(id);
             }
+            *next += 1;
         }
-        // To make room for the last, the first may have been forgotten: nobody needed them yet.
-        if ids.iter().any(|id| self.channel(*id).is_none()) {
-            let full = Full::Channels {
-                number: self.entries.len(),
-                again: false,
-            };
-            return Err(self.abandon(&ids, full, now));
-        }
-        Ok(ids)
+        Ok(())
     }
 
-    fn abandon(&mut self, ids: &[ChannelId], full: Full, now: Time) -> Full {
-        ids.iter().for_each(|id| self.maybe_idle(*id, now));
-        full
+    /// Are all these channels still there?
+    pub(super) fn are_open(&self, ids: &[ChannelId]) -> bool {
+        ids.iter().all(|id| self.channel(*id).is_some())
     }
 
     /// If nobody needs the channel, it may be forgotten, and is charged to nobody.
@@ -739,6 +749,11 @@ pub(super) fn closed() -> BrokerError {
 
 fn name_cost(name: &ChannelName) -> usize {
     name.as_bytes().len() + NAME_OVERHEAD
+}
+
+/// What it takes to look a name up: it is hashed.
+pub(super) fn name_steps(name: &ChannelName) -> usize {
+    1 + name.as_bytes().len() / HASHED
 }
 
 impl Entry {

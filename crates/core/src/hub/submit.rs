@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
-use super::state::{Behind, State, closed, queued};
+use super::held::Held;
+use super::state::{Behind, State, closed, name_steps, queued};
 use super::{Answer, Completion, Hub, Later, PublishError, Published, Receipt};
 use crate::Time;
 use crate::broker::{BrokerError, Committed, Delete, Deletion, Outcome, Submission};
 use crate::channel::{ChannelId, ChannelName};
 use crate::few::Few;
-use crate::idempotency::{Claim, Known, Scope, digest};
+use crate::idempotency::{Claim, Keyed, Known, Scope};
 use crate::namespace::Durability;
 use crate::position::Position;
 use crate::publication::{Body, Message, Place, Places};
 use crate::quota::Payer;
+use crate::registry::COUNTED;
 use crate::tidy::Tidy;
 
 /// What waits for the store's answer. Its channels are not forgotten meanwhile.
@@ -75,6 +77,36 @@ impl Hub {
         drop(state);
         self.due(deadline);
         answer
+    }
+
+    /// What a message claims that carries a key; its channels are given if they are open, each once and in their order. What is
+    /// stored of them decides, if anything is: it is all that the store remembers. Where they could not be opened, and have
+    /// to be looked up, the lock is given back in between.
+    pub(super) fn claim_of<'a>(
+        &'a self,
+        mut state: Held<'a>,
+        keyed: Option<Keyed>,
+        channels: Option<&[ChannelId]>,
+    ) -> (Held<'a>, Option<Claim>) {
+        let Some(keyed) = keyed else {
+            return (state, None);
+        };
+        state.steps += keyed.channels.len() / COUNTED;
+        if let Some(ids) = channels {
+            let stored: Vec<bool> = ids.iter().map(|id| state.keeps_in_store(*id)).collect();
+            return (state, keyed.claim(&stored));
+        }
+        let mut stored = Vec::with_capacity(keyed.channels.len());
+        for name in keyed.names() {
+            if !state.has_time() {
+                drop(state);
+                self.let_others();
+                state = self.state_for_long();
+            }
+            state.steps += name_steps(name);
+            stored.push(state.is_stored(name));
+        }
+        (state, keyed.claim(&stored))
     }
 
     /// Forgets what memory has of a channel, and had at `until`.
@@ -167,28 +199,17 @@ impl State {
             .unwrap_or_default()
     }
 
+    /// Is the history of this open channel in the store?
+    fn keeps_in_store(&self, id: ChannelId) -> bool {
+        self.channel(id).is_some_and(|entry| entry.channel.is_stored())
+    }
+
     /// Is the history of this channel in the store, or will it be?
     pub(super) fn is_stored(&self, name: &ChannelName) -> bool {
         match self.find(name) {
             Some(entry) => entry.channel.is_stored(),
             None => self.options.namespaces.of(name).durability.is_stored(),
         }
-    }
-
-    /// What a message claims that carries a key. What is stored of its channels decides, if anything is: it is all that the
-    /// store remembers.
-    pub(super) fn claim_of(&self, message: &Message) -> Option<Claim> {
-        let key = message.idempotency_key.as_ref()?;
-        let mut all: Vec<&ChannelName> = Vec::with_capacity(message.channels.len());
-        for name in &message.channels {
-            if !all.contains(&name) {
-                all.push(name);
-            }
-        }
-        if all.iter().any(|name| self.is_stored(name)) {
-            all.retain(|name| self.is_stored(name));
-        }
-        Claim::new(key, digest(message.payload.bytes()), all.iter().copied())
     }
 
     /// The answer to the repetition of what was published before the restart.

@@ -181,6 +181,8 @@ impl State {
         let mut part = self.options.parts.of(self.options.queue, LEAST_BYTES);
         let cost = queued_cost(message);
         part.one = part.one.max(cost);
+        part.anonymous = part.anonymous.max(cost);
+        part.visitors = part.visitors.max(cost);
         let taken = self.charges.queued.take(message.payer, cost, part);
         taken.map_err(|spent| spent.of("bytes of publications waiting for the disk"))
     }
