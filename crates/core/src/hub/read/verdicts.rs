@@ -98,7 +98,8 @@ mod tests {
         let text = "a".repeat(8_000);
         let [name, copy] = [(); 2].map(|()| ChannelName::new(&text).unwrap());
         let mut verdicts = Verdicts::default();
-        let steps = |verdicts: &Verdicts, name| verdicts.steps(&[pattern.clone()], std::iter::once(name));
+        let steps =
+            |verdicts: &Verdicts, name| verdicts.steps(std::slice::from_ref(&pattern), std::iter::once(name));
         assert!(steps(&verdicts, &name) > 100);
         verdicts.learn(vec![(pattern.clone(), name.clone())]);
         assert_eq!(steps(&verdicts, &name), 1);
