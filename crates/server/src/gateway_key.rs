@@ -28,7 +28,14 @@ pub const LENGTH: usize = 2 * BYTES;
 
 /// The key in force.
 #[derive(Clone, Debug, Default)]
-pub struct GatewayKey(Option<[u8; LENGTH]>);
+pub struct GatewayKey(Option<Kept>);
+
+/// A key, and where gateways find it.
+#[derive(Clone, Debug)]
+struct Kept {
+    key: [u8; LENGTH],
+    path: PathBuf,
+}
 
 impl GatewayKey {
     /// Takes the key in the file beside this socket, or makes one where there is none that can be trusted: it survives
@@ -38,8 +45,8 @@ impl GatewayKey {
     /// The file cannot be written, or there is no randomness.
     pub fn beside(socket: &Path) -> io::Result<Self> {
         let path = path(socket);
-        if let Some(kept) = open(&path).filter(is_ours).and_then(|file| key_in(&file)) {
-            return Ok(Self(Some(kept)));
+        if let Some(key) = trusted(&path) {
+            return Ok(Self(Some(Kept { key, path })));
         }
         let mut random = [0; BYTES];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
@@ -49,16 +56,35 @@ impl GatewayKey {
                 *digit = b"0123456789abcdef"[usize::from(value)];
             }
         }
-        let mut new = OsString::from(&path);
-        new.push(".new");
-        let line = [&key[..], b"\n"].concat();
-        plain_file::replace(&path, Path::new(&new), MODE, &line)?;
-        Ok(Self(Some(key)))
+        write(&path, &key)?;
+        Ok(Self(Some(Kept { key, path })))
+    }
+
+    /// Writes the key in force again where its file is gone, or holds something else. Returns whether it had to.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn heal(&self) -> Result<bool, String> {
+        let Some(Kept { key, path }) = &self.0 else {
+            return Ok(false);
+        };
+        if trusted(path).as_ref() == Some(key) {
+            return Ok(false);
+        }
+        write(path, key).map_err(|error| {
+            format!(
+                "{} is missing, and gateways are taken for visitors: {error}: let the server's user write there",
+                path.display()
+            )
+        })?;
+        Ok(true)
     }
 
     /// Whether this is the key. Without a key nothing is.
     pub fn is(&self, shown: &[u8]) -> bool {
-        self.0.as_ref().is_some_and(|key| bool::from(key.ct_eq(shown)))
+        self.0
+            .as_ref()
+            .is_some_and(|kept| bool::from(kept.key.ct_eq(shown)))
     }
 }
 
@@ -72,6 +98,18 @@ pub fn path(socket: &Path) -> PathBuf {
 /// The key of the server that listens on this socket, if there is one that this process may read.
 pub fn of(socket: &Path) -> Option<[u8; LENGTH]> {
     open(&path(socket)).and_then(|file| key_in(&file))
+}
+
+/// The key in a file that nobody else may have written.
+fn trusted(path: &Path) -> Option<[u8; LENGTH]> {
+    open(path).filter(is_ours).and_then(|file| key_in(&file))
+}
+
+/// Writes a key where it is to be, as a whole.
+fn write(path: &Path, key: &[u8]) -> io::Result<()> {
+    let mut new = OsString::from(path);
+    new.push(".new");
+    plain_file::replace(path, Path::new(&new), MODE, &[key, b"\n"].concat())
 }
 
 fn open(path: &Path) -> Option<File> {

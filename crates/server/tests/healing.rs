@@ -59,6 +59,30 @@ fn a_socket_that_was_removed_is_there_again_without_anybody_asking() {
 }
 
 #[test]
+fn the_gateways_key_that_was_removed_is_written_again() {
+    let home = Home::new();
+    let mut server = home.serve(&[]);
+    let path = home.data().join("public/comet.sock.key");
+    let told = || (fs::read(&path).unwrap(), mode(&path));
+    let before = told();
+    let spoilt: [&dyn Fn(); 3] = [
+        &|| fs::remove_file(&path).unwrap(),
+        &|| fs::remove_dir_all(home.data().join("public")).unwrap(),
+        &|| fs::write(&path, "something else").unwrap(),
+    ];
+    for spoil in spoilt {
+        spoil();
+        server.signal(Signal::HUP);
+        server.logs("the gateways' key had been removed: it is there again");
+        assert_eq!(told(), before);
+    }
+    // Without anybody asking.
+    fs::remove_file(&path).unwrap();
+    until("it is there again", || fs::metadata(&path).ok());
+    assert_eq!(told(), before);
+}
+
+#[test]
 fn something_else_in_the_place_of_the_socket_is_left_alone_and_said_once() {
     let home = Home::new();
     let mut server = home.serve(&[]);

@@ -106,7 +106,7 @@ impl Server {
             return;
         }
         let trouble = self.heal_folder().and_then(|is_there| match is_there {
-            true => self.heal_sockets(),
+            true => self.heal_sockets().and_then(|()| self.heal_key()),
             false => Ok(()),
         });
         if let Err(trouble) = &trouble
@@ -130,6 +130,14 @@ impl Server {
         }
         self.shared.trouble.folder_is_there();
         Ok(true)
+    }
+
+    /// Gateways read their key with every request.
+    fn heal_key(&self) -> Result<(), String> {
+        if self.shared.gateway_key.heal()? {
+            tracing::warn!("the gateways' key had been removed: it is there again");
+        }
+        Ok(())
     }
 
     fn heal_sockets(&mut self) -> Result<(), String> {
