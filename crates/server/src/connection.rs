@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use cometserver_core::broker::Fetch;
 use cometserver_core::channel::ChannelId;
 use cometserver_core::fanout::{ReaderId, Step, Target, Wants};
 use cometserver_core::grant::Grant;
@@ -115,6 +116,8 @@ pub struct Subscriber {
     pub gathered: Vec<Step>,
     /// The store has been asked for something, which is given up at this time, in the shard's milliseconds; 0: it was not.
     pub fetching: u64,
+    /// What the store will be asked for when its turn comes, with its number among the shard's pages.
+    pub fetch: Option<(u64, Box<Fetch>)>,
     /// It is in the queue of those that read on.
     pub queued: bool,
     /// When something was last heard from a client that is expected to go on saying that it is there, in the shard's
@@ -374,6 +377,21 @@ impl Connection {
             State::Reading(subscriber) => Some(subscriber),
             _ => None,
         }
+    }
+
+    /// Does its reader wait for its turn to ask the store for the page with this number?
+    pub fn wants_page(&self, number: u64) -> bool {
+        match &self.state {
+            State::Reading(subscriber) => subscriber.fetch.as_ref().is_some_and(|(of, _)| *of == number),
+            _ => false,
+        }
+    }
+
+    /// Takes out what the store is to be asked for, if its reader still waits for that.
+    pub fn take_fetch(&mut self, number: u64) -> Option<Box<Fetch>> {
+        let subscriber = self.subscriber()?;
+        let fetch = subscriber.fetch.take_if(|(of, _)| *of == number);
+        fetch.map(|(_, fetch)| fetch)
     }
 
     /// Has the store answered all of its requests?

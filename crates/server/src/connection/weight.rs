@@ -1,7 +1,11 @@
 //! What a connection makes the server hold, in bytes.
 
-use cometserver_core::channel::ChannelId;
+use std::sync::Arc;
+
+use cometserver_core::broker::Fetch;
+use cometserver_core::channel::{ChannelId, ChannelName};
 use cometserver_core::fanout::Step;
+use cometserver_core::pattern::Pattern;
 
 use super::{Connection, Reply, Said, State, Subscriber, Waiting, WebSocketState};
 
@@ -28,8 +32,16 @@ impl Subscriber {
             + self.gathered.iter().map(Step::size).sum::<usize>()
             + self.joined.capacity() * size_of::<ChannelId>()
             + member
+            + self.fetch.as_ref().map_or(0, |(_, fetch)| fetch_bytes(fetch))
             + self.socket.as_ref().map_or(0, |socket| socket.weight(largest))
     }
+}
+
+/// What a fetch takes besides the names and patterns in it, which its reader has anyway.
+fn fetch_bytes(fetch: &Fetch) -> usize {
+    size_of_val(fetch)
+        + fetch.channels.capacity() * size_of::<ChannelName>()
+        + fetch.patterns.capacity() * size_of::<Arc<Pattern>>()
 }
 
 impl WebSocketState {
@@ -56,11 +68,15 @@ mod tests {
     use std::sync::Arc;
 
     use cometserver_core::fanout::Target;
+    use cometserver_core::grant::Grant;
     use cometserver_core::pattern::Pattern;
 
     use super::*;
     use crate::connection::CATCHING_UP;
+    use crate::http::cors::Cors;
+    use crate::http::response::Terms;
     use crate::websocket::Decoder;
+    use crate::wire::Format;
 
     fn socket() -> WebSocketState {
         WebSocketState {
@@ -75,6 +91,47 @@ mod tests {
             stalled: false,
             asks: false,
         }
+    }
+
+    fn subscriber(fetch: Option<(u64, Box<Fetch>)>) -> Subscriber {
+        Subscriber {
+            sent: 0,
+            reader: 0,
+            format: Format::Poll,
+            route: None,
+            place: None,
+            grant: Grant::anonymous(),
+            terms: Terms::CLOSE,
+            cors: Cors::default(),
+            joined: Vec::new(),
+            member: None,
+            session: None,
+            held_as: None,
+            ends: 0,
+            unopened: None,
+            limit: 1,
+            reads_from: 0,
+            retry: None,
+            preamble: 0,
+            conditional: false,
+            answering: false,
+            gathered: Vec::new(),
+            fetching: 0,
+            fetch,
+            queued: false,
+            socket: None,
+        }
+    }
+
+    #[test]
+    fn what_a_reader_will_ask_the_store_for_counts() {
+        let name = ChannelName::new("a").unwrap();
+        let fetch = Fetch {
+            channels: vec![name; 1000],
+            ..Fetch::default()
+        };
+        let waits = subscriber(Some((1, Box::new(fetch)))).weight(1_000);
+        assert!(waits >= subscriber(None).weight(1_000) + 1000 * size_of::<ChannelName>());
     }
 
     #[test]

@@ -171,6 +171,7 @@ impl Shard {
             answering: false,
             gathered: Vec::new(),
             fetching: 0,
+            fetch: None,
             queued: false,
             // Streams only once they have been renewed: not every path lets that through.
             heard: accept.map_or(0, |_| self.now.max(1)),
@@ -504,7 +505,7 @@ impl Shard {
         let (reader, format) = (subscriber.reader, subscriber.format);
         if subscriber.fetching != 0 && subscriber.fetching <= now {
             tracing::warn!("the store has not answered a reader in time");
-            subscriber.fetching = 0;
+            (subscriber.fetching, subscriber.fetch) = (0, None);
             self.leave_unread(slot);
             return;
         }
