@@ -201,6 +201,8 @@ pub struct Shared {
     held: [AtomicUsize; 4],
     /// Where that is bounded: for whom.
     held_by: Mutex<[Quota; 4]>,
+    /// Of all shared tables one visitor may have so many per cent, until a restart.
+    one_visitor: usize,
     /// Requests that wait behind gateways, whichever door they came in through.
     pub gateways: Budget,
     /// By what those prove themselves.
@@ -342,6 +344,7 @@ impl Shared {
         start: Start,
     ) -> Self {
         let patience = start.patience.unwrap_or(PATIENCE);
+        let one_visitor = settings.config.limits.one_visitor;
         Self {
             hub,
             log: start.log,
@@ -355,6 +358,7 @@ impl Shared {
             mailboxes,
             held: [const { AtomicUsize::new(0) }; 4],
             held_by: Mutex::default(),
+            one_visitor,
             gateways: Budget::default(),
             gateway_key: start.gateway_key,
             connections: AtomicUsize::new(0),
@@ -467,12 +471,16 @@ impl Shared {
     }
 
     /// Takes a place in a route's budget, if there is one. Of the last half of all places a visitor gets one only who has
-    /// fewer than `one` per cent of all: whoever comes first cannot have them all.
-    pub fn hold(&self, route: Route, payer: Payer, max: Option<usize>, one: usize) -> bool {
+    /// fewer than `limits.one_visitor` of all: whoever comes first cannot have them all.
+    pub fn hold(&self, route: Route, payer: Payer, max: Option<usize>) -> bool {
         let held = &self.held[route as usize];
         let taken = held.fetch_add(1, Ordering::Relaxed);
         let Some(max) = max else { return true };
-        let mut part = Parts { one, all: 100 }.of(max, LEAST_ENTRIES);
+        let mut part = Parts {
+            one: self.one_visitor,
+            all: 100,
+        }
+        .of(max, LEAST_ENTRIES);
         if taken < max / 2 {
             part.one = max;
         }

@@ -5,6 +5,8 @@ mod support;
 
 use std::time::Duration;
 
+use cometserver::config::{Config, Sources};
+use cometserver::server::Options;
 use serde_json::{Value, json};
 use support::websocket::Frame;
 use support::{Answer, DOORS, Door, Http, Listener, TestServer, Transport, WebSocket};
@@ -341,4 +343,41 @@ fn what_was_published_before_a_poll_that_does_not_wait_is_in_it() {
             assert_eq!(answer["publications"][0]["data"], number, "{answer}");
         }
     }
+}
+
+#[test]
+fn what_one_visitor_may_hold_stays_as_it_is_until_a_restart() {
+    let read = || {
+        let flags = [
+            ("data_dir", "unused"),
+            ("limits.one_visitor", "100%"),
+            ("held.poll.max", "64"),
+            ("namespace_default.public", "true"),
+        ];
+        let flags = flags.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        Config::load(Sources {
+            flags: flags.into(),
+            file: None,
+            env: Vec::new(),
+        })
+    };
+    let options = Options {
+        embedded: true,
+        reload: Some(Box::new(read)),
+        ..Options::default()
+    };
+    let server = TestServer::with_options(options, |config| {
+        config.held.poll_max = Some(64);
+        config.held.poll_hold = LONG;
+    });
+    // Of the last half one visitor has no more than a quarter.
+    let _held: Vec<Http> = (0..32).map(|_| held_poll(&server, "channel=a")).collect();
+    let is_sent_away = || get(&server, "/v1/poll?channel=a&wait_ms=1000").json()["retry_ms"].is_u64();
+    assert!(is_sent_away());
+    let restart = server.shared.reload().unwrap();
+    assert!(
+        restart.iter().any(|name| name == "limits.one_visitor"),
+        "{restart:?}"
+    );
+    assert!(is_sent_away());
 }

@@ -262,8 +262,7 @@ impl Shard {
             Route::Stream => held.stream_max,
             Route::WebSocket => held.ws_max,
         };
-        let one = self.settings.config.limits.one_visitor;
-        let taken = self.shared.hold(route, payer, max, one);
+        let taken = self.shared.hold(route, payer, max);
         if taken {
             self.metrics().holds.add(1);
         }
