@@ -414,11 +414,9 @@ impl Hub {
         let entry = state.channel_mut(id).expect("just opened");
         entry.shards |= 1 << shard;
         entry.idle = state::BUSY;
-        Ok(Listening {
-            channel: entry.channel.clone(),
-            since,
-            last: entry.last,
-        })
+        let channel = entry.channel.clone();
+        let last = state.channel(id).map_or(since, |entry| state.last_of(entry));
+        Ok(Listening { channel, since, last })
     }
 
     /// A shard has no listener on a channel any more.

@@ -97,6 +97,7 @@ impl<T> Paged<T> {
     }
 
     /// All entries, to change them.
+    #[cfg(test)]
     pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.pages.iter_mut().flatten().map(|(_, entry)| entry)
     }

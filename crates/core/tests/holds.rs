@@ -395,3 +395,26 @@ fn what_the_store_has_committed_is_compared_without_the_lock_as_well() {
     assert_eq!(store::delete(&hub, &broker, "d", Delete::History), 9);
     longest(&hub, "deleted");
 }
+
+#[test]
+fn what_the_store_has_published_without_the_hub_is_taken_note_of_in_pieces() {
+    let broker = TestBroker::new(9);
+    let hub = open(&broker, 1);
+    let _fanout = shard(&hub);
+    for number in 0..3_000 {
+        hub.listen(0, &name(&format!("d/{number}")), 10).unwrap();
+    }
+    for text in ["1", "2"] {
+        send(&hub, Message::text(name("d/7"), text));
+    }
+    let mut batch = broker.batch(2, 0);
+    batch.remove(0);
+    hub.commit(batch, 10);
+    assert_eq!(hub.now().durable, 2);
+    let ids = [7, 8].map(|number| {
+        let listening = hub.listen(0, &name(&format!("d/{number}")), 10).unwrap();
+        (hub.offset(listening.channel.id), listening.last.durable)
+    });
+    assert_eq!(ids, [(2, 2), (0, 1)], "it may be in any of them");
+    longest(&hub, "passed over");
+}

@@ -11,7 +11,7 @@ use cometserver_core::fanout::{Begin, Fanout, ReaderId, Wants};
 use cometserver_core::hub::Hub;
 use cometserver_core::namespace::{Durability, Namespaces};
 use cometserver_core::publication::Message;
-use cometserver_core::quota::Payer;
+use cometserver_core::quota::{Parts, Payer};
 use cometserver_core::tidy::Table;
 use support::{name, namespace, options, pattern, publish_message, round, shard};
 
@@ -55,7 +55,10 @@ fn come(hub: &Arc<Hub>, fanout: &mut Fanout, n: usize, now: u64) -> ReaderId {
     }
     let mut message = Message::text(own, "hello");
     message.idempotency_key = Some(format!("key {n}").into());
-    message.payer = Payer::known((n as u64 + 1) << 8);
+    message.payer = Payer::anonymous((n as u64) << 1);
+    // A channel that is named, and never published in.
+    let named = hub.listen_for(message.payer, 1, &name(&format!("named/{n}")), now);
+    hub.unlisten(1, named.unwrap().channel.id, now);
     publish_message(hub, message, now);
     reader
 }
@@ -67,8 +70,8 @@ fn a_crowd_that_comes_and_goes_ten_times_leaves_every_table_where_it_was() {
     short.history.age = 1_000;
     options.namespaces = Namespaces::uniform(short);
     options.patterns = CROWD;
-    // Visitors may have a part of them.
-    options.idempotency_keys = 2 * CROWD;
+    options.idempotency_keys = CROWD;
+    options.parts = Parts { one: 100, all: 100 };
     let hub = Arc::new(Hub::new(options));
     hub.attach(1, Box::new(|| {}));
     let mut fanout = shard(&hub);

@@ -159,7 +159,7 @@ impl State {
             return Err(None);
         };
         let since = query.since.unwrap_or_default();
-        if entry.last.durable <= since.position.durable {
+        if self.last_of(entry).durable <= since.position.durable {
             return Err(Some(History {
                 channel: entry.channel.clone(),
                 offset: entry.offset,

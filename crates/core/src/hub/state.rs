@@ -79,8 +79,8 @@ pub(super) struct Entry {
     pub(super) log: Log,
     /// The newest message's offset.
     pub(super) offset: u64,
-    /// The positions of the newest publication, per source.
-    pub(super) last: Position,
+    /// The positions of the newest publication that the hub was told of, per source; see [`State::last_of`].
+    last: Position,
     /// The shards with listeners, a bit each.
     pub(super) shards: u64,
     pub(super) presence: Option<Box<Presence>>,
@@ -157,6 +157,8 @@ pub(super) struct State {
     pub(super) visible: Position,
     /// Durable publications up to here may have left memory: the store has to be asked for them.
     pub(super) hot_from: u64,
+    /// The store has published up to here what the hub was not told of: it may be in any stored channel.
+    pub(super) passed_over: u64,
     /// How far each shard has seen.
     pub(super) seen: Vec<(u8, Position)>,
     names: Names,
@@ -232,6 +234,7 @@ impl State {
             broker,
             visible,
             hot_from: durable,
+            passed_over: 0,
             seen: Vec::new(),
             names: Names::default(),
             entries: Paged::default(),
@@ -312,6 +315,15 @@ impl State {
         self.entries
             .get_mut(id.slot as usize)
             .filter(|entry| entry.channel.id == id)
+    }
+
+    /// The positions of a channel's newest publication, per source; or later ones, where it is not known.
+    pub(super) fn last_of(&self, entry: &Entry) -> Position {
+        let mut last = entry.last;
+        if entry.channel.is_stored() {
+            last.durable = last.durable.max(self.passed_over);
+        }
+        last
     }
 
     pub(super) fn find(&self, name: &ChannelName) -> Option<&Entry> {
@@ -603,6 +615,7 @@ impl State {
                 break;
             }
             self.unused.pop_front();
+            self.unused.tidy();
             self.steps += 1;
             left -= 1;
             let awaited = self.awaited.contains_key(&id);
@@ -734,6 +747,7 @@ impl State {
             counted("memory_shares", self.memory.listed()),
             Table::of("expiring", &self.expiring),
             Table::of("idle", &self.idle),
+            Table::of("unused", &self.unused),
             Table::of("presence_due", &self.presence_due),
         ];
         tables.extend(self.keys.tables());

@@ -17,6 +17,9 @@ use crate::quota::Payer;
 use crate::registry::COUNTED;
 use crate::tidy::Tidy;
 
+/// To look at a channel, and ask the store for it, takes so many steps besides looking its name up.
+const REFRESHED: usize = 4;
+
 /// What waits for the store's answer. Its channels are not forgotten meanwhile.
 pub(super) enum Submitted {
     Publication {
@@ -133,6 +136,18 @@ impl Hub {
                 drop(state);
                 self.let_others();
                 state = self.state_for_long();
+            }
+            if let Some(missed) = state.missed(&committed) {
+                let mut after = Some(0);
+                while let Some(next) = after {
+                    after = state.refresh_some(next);
+                    if after.is_some() {
+                        drop(state);
+                        self.let_others();
+                        state = self.state_for_long();
+                    }
+                }
+                answers.audience |= state.pass_over(missed);
             }
             while let Some(mut behind) = state.compare_committed(&committed, now) {
                 drop(state);
@@ -356,14 +371,6 @@ impl State {
         let Committed { ticket, result } = committed;
         let submitted = self.submitted.remove(&ticket);
         self.submitted.tidy();
-        if let Ok(Outcome::Published { position, .. }) = &result {
-            let known = matches!(submitted, Some(Submitted::Publication { .. }));
-            // What there is no publication for is in the store nevertheless.
-            let missed = if known { position - 1 } else { *position };
-            if missed > self.visible.durable {
-                answers.audience |= self.pass_over(missed);
-            }
-        }
         match submitted {
             Some(Submitted::Publication {
                 message,
@@ -431,27 +438,50 @@ impl State {
         }
     }
 
-    /// The store has published something up to this position that the hub knows nothing about (another hub's, or the hub was
-    /// wrong). Everybody reads it from there. Returns the shards concerned: all.
-    fn pass_over(&mut self, position: u64) -> u64 {
-        self.visible.durable = position;
-        self.hot_from = position;
-        self.order.pass_over(self.visible.sequence());
-        let broker = self.broker.clone();
-        for entry in self.entries.values_mut() {
-            if !entry.channel.is_stored() {
+    /// Up to where the store has published, before or with this, what the hub knows nothing about: another hub's, something
+    /// that was lost, or the hub was wrong.
+    fn missed(&self, committed: &Committed) -> Option<u64> {
+        let Ok(Outcome::Published { position, .. }) = &committed.result else {
+            return None;
+        };
+        let known = matches!(
+            self.submitted.get(&committed.ticket),
+            Some(Submitted::Publication { .. })
+        );
+        // What there is no publication for is in the store nevertheless.
+        let missed = if known { position - 1 } else { *position };
+        (missed > self.visible.durable).then_some(missed)
+    }
+
+    /// Asks the store again for what it keeps of some of the channels, in the order they were made: what it has published
+    /// without the hub may be in any of them. Returns where to go on in another hold of the lock.
+    fn refresh_some(&mut self, mut after: u64) -> Option<u64> {
+        let broker = self.broker.clone()?;
+        while self.has_time() {
+            let (made, id) = self.made.range(after + 1..).next()?;
+            (after, self.steps) = (*made, self.steps + REFRESHED);
+            let id = *id;
+            let Some(entry) = self.channel(id).filter(|entry| entry.channel.is_stored()) else {
                 continue;
-            }
-            // It may be in any of them.
-            entry.last.durable = position;
-            if let Some(known) = broker
-                .as_ref()
-                .and_then(|broker| broker.channel(&entry.channel.name))
-            {
+            };
+            let steps = name_steps(&entry.channel.name);
+            let known = broker.channel(&entry.channel.name);
+            self.steps += steps;
+            if let (Some(entry), Some(known)) = (self.channel_mut(id), known) {
                 entry.offset = known.offset;
                 entry.retained = known.retained;
             }
         }
+        Some(after)
+    }
+
+    /// The store has published up to this position what the hub knows nothing about. Everybody reads it from there, and it may
+    /// be in any channel: see [`State::last_of`]. Returns the shards concerned: all.
+    fn pass_over(&mut self, position: u64) -> u64 {
+        self.visible.durable = position;
+        self.hot_from = position;
+        self.passed_over = position;
+        self.order.pass_over(self.visible.sequence());
         u64::MAX
     }
 }

@@ -14,7 +14,7 @@ impl State {
         !selection.patterns.is_empty()
             || selection.channels.iter().any(|selected| {
                 self.channel(selected.channel)
-                    .is_some_and(|entry| entry.channel.is_stored() && entry.last.durable > after)
+                    .is_some_and(|entry| entry.channel.is_stored() && self.last_of(entry).durable > after)
             })
     }
 
