@@ -51,6 +51,9 @@ use state::{Full, State};
 /// So many channels are looked at, when namespaces change, before the lock is given back.
 const RENEWED: usize = 1024;
 
+/// To read so many channels in memory is never long.
+const FEW_CHANNELS: usize = 16;
+
 /// So many pieces of housekeeping are done in one go: whoever does it has more to do.
 const PIECES: usize = 64;
 
@@ -397,7 +400,7 @@ impl Hub {
         name: &ChannelName,
         now: Time,
     ) -> Result<Listening, ListenError> {
-        let mut state = self.state();
+        let mut state = self.state_for(std::slice::from_ref(name));
         let now = state.clock(now);
         let id = loop {
             match state.open(name, payer, now) {
@@ -405,7 +408,7 @@ impl Hub {
                 Err(full) if full.is_to_be_tried_again() => {
                     drop(state);
                     self.let_others();
-                    state = self.state();
+                    state = self.state_for_long();
                 }
                 Err(full) => return Err(full.into()),
             }
@@ -513,10 +516,10 @@ impl Hub {
         let before = out.len();
         let mut verdicts = Verdicts::default();
         loop {
-            let mut state = if selection.patterns.is_empty() {
-                self.state()
-            } else {
-                self.state_for_long()
+            let is_short = selection.patterns.is_empty() && selection.channels.len() <= FEW_CHANNELS;
+            let mut state = match page {
+                None if is_short => self.state(),
+                _ => self.state_for_long(),
             };
             if let Some(page) = page {
                 state.open_page(page);

@@ -418,3 +418,22 @@ fn what_the_store_has_published_without_the_hub_is_taken_note_of_in_pieces() {
     assert_eq!(ids, [(2, 2), (0, 1)], "it may be in any of them");
     longest(&hub, "passed over");
 }
+
+#[test]
+fn the_values_of_many_long_names_are_looked_up_in_short_holds() {
+    let (hub, _fanout) = world(3);
+    let names: Vec<ChannelName> = (0..1_000).map(long_name).collect();
+    let values = hub.retained_values(names, &mut || panic!("memory does not wait"));
+    assert_eq!(values.ready().unwrap().len(), 1_000);
+    longest(&hub, "values");
+    // One look counts by the length of the name, also when somebody listens.
+    let looks: [fn(&Arc<Hub>); 2] = [
+        |hub| drop(hub.listen(0, &long_name(1), 10)),
+        |hub| drop(hub.retained_values(vec![long_name(1)], &mut || panic!("memory does not wait"))),
+    ];
+    for look in looks {
+        let (hub, _fanout) = world(3);
+        look(&hub);
+        assert!(hub.longest_hold().steps >= 8 * 1024 / 64);
+    }
+}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Hub;
-use super::state::{Entry, State};
+use super::state::{Entry, State, name_steps};
 use crate::broker::{BrokerError, Fetch, Page, StoredChannel, Want};
 use crate::channel::{Channel, ChannelId, ChannelName};
 use crate::pattern::Pattern;
@@ -12,6 +12,9 @@ use crate::publication::Publication;
 
 /// So many retained values are fetched at a time: each may be as large as a message may be.
 pub(crate) const VALUES: usize = 16;
+
+/// To look at the value of a channel takes so many steps, besides looking its name up.
+const LOOKED_UP: usize = 4;
 
 /// A pattern that matches little must not look at a million channels for one page of a list.
 const LOOK_AT: usize = 20_000;
@@ -99,7 +102,7 @@ impl Hub {
         name: &ChannelName,
         later: &mut dyn FnMut() -> Later<Option<Arc<Publication>>>,
     ) -> Answer<Option<Arc<Publication>>> {
-        let value = self.state().value_of(name);
+        let value = self.state_for(std::slice::from_ref(name)).value_of(name);
         match value {
             Value::Here(value) => Answer::Ready(Some(value)),
             Value::None => Answer::Ready(None),
@@ -127,13 +130,13 @@ impl Hub {
     ) -> Answer<Vec<Option<Arc<Publication>>>> {
         let (mut found, mut missing) = (Vec::with_capacity(names.len()), Vec::new());
         {
-            let mut state = self.state();
+            let mut state = self.state_for(&names);
             for (index, name) in names.iter().enumerate() {
-                state.steps += 4;
+                state.steps += LOOKED_UP + name_steps(name);
                 if !state.has_time() {
                     drop(state);
                     self.let_others();
-                    state = self.state();
+                    state = self.state_for_long();
                 }
                 found.push(match state.value_of(name) {
                     Value::Here(value) => Some(value),
@@ -177,9 +180,10 @@ impl Hub {
                 Err(error) => return later(Err(error)),
             };
             {
-                let mut state = hub.state();
+                let mut state = hub.state_for_long();
                 state.open_page(&page);
                 for index in asked {
+                    state.steps += LOOKED_UP + name_steps(&values.names[index]);
                     match state.value_of(&values.names[index]) {
                         Value::Here(value) => values.found[index] = Some(value),
                         // It was replaced while it was fetched, and memory has let go the new one already.
@@ -233,7 +237,7 @@ impl Hub {
         match self.retained_until(channel, until) {
             Value::Here(value) => Some(value),
             Value::Stored(position) => {
-                let mut state = self.state();
+                let mut state = self.state_for_long();
                 state.open_page(page);
                 state.value_in(page, position)
             }

@@ -64,7 +64,7 @@ impl Hub {
         now: Time,
         later: &mut dyn FnMut() -> Later<Option<History>>,
     ) -> Answer<Option<History>> {
-        let mut state = self.state();
+        let mut state = self.state_for(std::slice::from_ref(name));
         let now = state.clock(now);
         if !state.is_stored(name) {
             return Answer::Ready(state.history(name, query));
@@ -91,7 +91,7 @@ impl Hub {
                 asked.fetch.after = page.reached;
                 return hub.read_history(asked, later);
             }
-            let history = hub.state().history_fetched(&asked, &page, more);
+            let history = hub.state_for_long().history_fetched(&asked, &page, more);
             later(Ok(Some(history)));
         };
         self.fetch(fetch, Box::new(fetched));

@@ -63,7 +63,7 @@ impl Hub {
         now: Time,
         later: &mut dyn FnMut() -> Later<usize>,
     ) -> Result<Answer<usize>, BrokerError> {
-        let mut state = self.state();
+        let mut state = self.state_for(std::slice::from_ref(name));
         let now = state.clock(now);
         let answer = if state.is_stored(name) {
             state.submit_deletion(name, what, now, later)
