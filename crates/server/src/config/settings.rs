@@ -186,18 +186,18 @@ section! {
         /// What one visitor may take of each table that all share: channels that the site has not published in (channels, and
         /// the names' part of log_memory), patterns_total, idempotency_keys, presence.members, static.max, what waits for the
         /// disk; and of held.poll.max and its like, when half of the places are taken. A visitor is an address, or the user
-        /// that a token names, or a connection where no address is known. At least 16 entries, where those are no more than a
-        /// quarter of the table.
+        /// that a token names, or a connection where no address is known. At least 16 entries, or a quarter of a table of fewer
+        /// than 64.
         one_visitor "one_visitor": usize = "2%" => values::percent;
-        /// What all visitors without a token or key may take of each of these together; with those who have a token they may
-        /// take half of the rest as well. What is left is for the site's own code alone.
+        /// What all visitors without a token or key may take of each of these together. Those with a token may also take half of
+        /// what is left above that. The rest is for the site's own code alone.
         all_visitors "all_visitors": usize = "50%" => values::percent;
         /// What the kernel may hold for one slow reader.
         pending_bytes "pending_bytes": usize = "64KiB" => values::size(4 << 10, 1 << 30);
         /// What all visitors together may make the server hold besides publications: requests and messages that are not
         /// whole yet, answers that are not sent yet, what their connections listen to. At this ceiling the connection that
         /// holds most is ended; the site's own code is not counted. 0: a quarter of the memory that the machine, or the
-        /// control group of the server, has, but at least 64MiB. Else at least four times message_size.
+        /// control group of the server, has, but at least 64MiB. If set: at least four times message_size.
         memory "memory": Option<usize> = "0" => values::size_or_zero;
         /// How long a client may take to send the head of a request, and then its body.
         request_time "request_time": Duration = "10s" => values::duration_from(1);

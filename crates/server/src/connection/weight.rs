@@ -96,6 +96,8 @@ mod tests {
     fn subscriber(fetch: Option<(u64, Box<Fetch>)>) -> Subscriber {
         Subscriber {
             sent: 0,
+            heard: 0,
+            untaken: (0, 0),
             reader: 0,
             format: Format::Poll,
             route: None,
