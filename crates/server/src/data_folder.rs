@@ -246,7 +246,12 @@ impl Lock {
     pub fn write_pid(&mut self) -> Result<(), DataFolderError> {
         let path = self.folder.join(PID_FILE);
         let (new, pid) = (self.folder.join(NEW_PID_FILE), std::process::id().to_string());
-        let written = plain_file::replace(&path, &new, PID_FILE_MODE, pid.as_bytes());
+        let write = || plain_file::replace(&path, &new, PID_FILE_MODE, pid.as_bytes());
+        let written = write().or_else(|error| {
+            // Without room one that names another process goes first: that may be room enough, and none is better.
+            fs::remove_file(&path).map_err(|_| error)?;
+            write()
+        });
         written.map_err(|source| file_error(&path, source))?;
         self.wrote_pid = true;
         // Whoever syncs a folder closes it, and with that takes the mark away.

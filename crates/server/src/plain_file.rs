@@ -60,6 +60,14 @@ fn not_plain(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, format!("there is {what}: remove it"))
 }
 
+/// Is there only no room? Then there may be some again.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;

@@ -21,7 +21,7 @@ use crate::room::{self, Room};
 use crate::shard::{self, Shard};
 use crate::shared::{Mail, Mailbox, Request, Shared, Start, Trouble, wall_clock};
 use crate::static_files::Writing;
-use crate::{kept, logging, platform};
+use crate::{kept, logging, plain_file, platform};
 
 mod accepting;
 mod binding;
@@ -190,7 +190,13 @@ impl Server {
         let waker = Waker::new(poll.registry(), WAKER).map_err(system("a waker"))?;
         let mut sockets = Sockets::default();
         let bound = bind_all(&config, &lock, &mut sockets)?;
-        lock.write_pid()?;
+        match lock.write_pid() {
+            // Only clients of the seed read it: a full disk keeps nobody from being served.
+            Err(DataFolderError::File { path, source, .. }) if plain_file::is_full(&source) => {
+                tracing::warn!(error = %source, path = %path.display(), "the process id is not written down");
+            }
+            other => other?,
+        }
         let gateway_key = gateway_key(&config);
         let (doors, mut listeners): (Vec<Door>, Vec<Listener>) = bound.into_iter().unzip();
         for (index, listener) in listeners.iter_mut().enumerate() {

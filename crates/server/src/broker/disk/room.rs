@@ -14,6 +14,7 @@ use cometserver_core::Time;
 
 use super::io::{Disk, DiskFile};
 use super::options::DiskOptions;
+pub(crate) use crate::plain_file::is_full;
 
 /// The name of the reserve's file.
 pub(crate) const RESERVE_FILE: &str = "reserve";
@@ -401,12 +402,4 @@ fn resize(file: &dyn DiskFile, held: u64, wanted: u64) -> io::Result<()> {
         Ordering::Equal => Ok(()),
         Ordering::Greater => file.truncate(wanted),
     }
-}
-
-/// Is there only no room? Then there may be some again.
-pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    )
 }
