@@ -284,6 +284,22 @@ impl Room {
         !is_short
     }
 
+    /// Nothing more can be cleared away, and the reserve is not whole: it is as large from now on as what is kept needs, in
+    /// segments of at most `kept` bytes and of `total` all together. Is it whole then?
+    pub(crate) fn settle_for_less(&self, options: &DiskOptions, kept: u64, total: u64) -> bool {
+        let segment = self.sizes(options, total).segment;
+        let overhead = OVERHEAD.min(segment / 4);
+        let first = (segment + overhead).min(FIRST_RESERVE) * 2;
+        let less = first
+            .min(self.of_log(total) / RESERVES)
+            .max((kept + overhead) * 2);
+        if less >= self.wanted.load(Relaxed) {
+            return false;
+        }
+        self.wanted.store(less, Relaxed);
+        self.refill()
+    }
+
     /// The file, opened or made if it was not yet.
     fn file(&self, reserve: &Reserve) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.path();

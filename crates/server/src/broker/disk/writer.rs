@@ -406,11 +406,22 @@ impl Writer {
         })
     }
 
+    /// Where all is cleared away that can be, a reserve that grew with what was kept once may be as small as it need be now.
+    fn settles_for_less(&self) -> bool {
+        let shared = &self.shared;
+        let (has_work, kept, total) = {
+            let index = shared.index();
+            let kept = index.segments.values().map(|segment| segment.live).max();
+            (keeper::has_work(&index, shared), kept.unwrap_or(0), index.total)
+        };
+        !has_work && shared.room.settle_for_less(&shared.options, kept, total)
+    }
+
     /// Is there room for publications? What a full disk needs to make some again comes first. And far above the ceiling nothing
     /// is taken: what was trimmed has to be cleared away first, or retained values fill it.
     fn has_room(&self) -> Result<(), BrokerError> {
         let shared = &self.shared;
-        if shared.room.is_short() && !shared.room.refill() {
+        if shared.room.is_short() && !shared.room.refill() && !self.settles_for_less() {
             shared.bell.ring();
             return Err(BrokerError::Unavailable(format!("the disk is full: {WAY_OUT}")));
         }
