@@ -80,7 +80,8 @@ pub(super) fn bind_all(
     };
     let backend = [(Some(&config.socket), Role::Backend, config.socket_mode, group)];
     let public = [(config.public.socket.as_ref(), Role::Public, 0o666, None)];
-    for (path, role, mode, group) in backend.into_iter().chain(public) {
+    // The site's own last: who waits for that one finds the other there.
+    for (path, role, mode, group) in public.into_iter().chain(backend) {
         let Some(path) = path.filter(|path| !has(&bound, path)) else {
             continue;
         };
