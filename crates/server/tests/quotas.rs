@@ -17,7 +17,12 @@ fn server(flags: &[(&str, &str)]) -> TestServer {
          [[keys]]\nname = \"k\"\nsecret = \"{PUBLISHER}\"\nactions = [\"publish\", \"subscribe\"]\n\
          [[tokens]]\nname = \"one\"\nsecret = \"{TOKEN_SECRET}\"\n"
     );
-    TestServer::start_with(&toml, flags)
+    // Some ask again and again until there is room: how often is not bounded here.
+    let flags: Vec<_> = [("limits.refusals", "1000000000")]
+        .into_iter()
+        .chain(flags.iter().copied())
+        .collect();
+    TestServer::start_with(&toml, &flags)
 }
 
 fn socket(client: Client) -> WebSocket {
