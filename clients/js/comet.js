@@ -145,7 +145,7 @@ function makeDoor(url, source, renewed) {
     source = token;
   }
 
-  return { _url: url, _address: address, _token: current, _ask: ask, _json: json, _tell: tell, _close: close };
+  return { _ask: ask, _address: address, _tell: tell, _json: json, _url: url, _close: close, _token: current };
 }
 
 /** What is listened to, as one string, a key: `c:` and a channel, or `p:` and a pattern. */
@@ -949,8 +949,8 @@ function makeLink(door, options, hear) {
       // A command was refused: a new connection finds out whose fault it is.
       if (id) reopen();
     } else {
-      // Cursors, with a type or without one, and answers to commands say nothing to subscribers.
-      hear._objects(/^(un|auth|curs)/.test(type) ? [] : [object], at);
+      // Cursors, with a type or without one (undefined), unsubscribed and authorized say nothing to subscribers.
+      hear._objects(/^[uac]/.test(type) ? [] : [object], at);
       // Behind many a front server nothing else would tell the server when a stream's member is not there any more.
       if (!type && /,join/.test([...asked])) door._tell("renew", session);
       open(at);

@@ -91,5 +91,5 @@ export function makeDoor(url, source, renewed) {
     source = token;
   }
 
-  return { _url: url, _address: address, _token: current, _ask: ask, _json: json, _tell: tell, _close: close };
+  return { _ask: ask, _address: address, _tell: tell, _json: json, _url: url, _close: close, _token: current };
 }

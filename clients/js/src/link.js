@@ -324,8 +324,8 @@ export function makeLink(door, options, hear) {
       // A command was refused: a new connection finds out whose fault it is.
       if (id) reopen();
     } else {
-      // Cursors, with a type or without one, and answers to commands say nothing to subscribers.
-      hear._objects(/^(un|auth|curs)/.test(type) ? [] : [object], at);
+      // Cursors, with a type or without one (undefined), unsubscribed and authorized say nothing to subscribers.
+      hear._objects(/^[uac]/.test(type) ? [] : [object], at);
       // Behind many a front server nothing else would tell the server when a stream's member is not there any more.
       if (!type && /,join/.test([...asked])) door._tell("renew", session);
       open(at);
