@@ -301,9 +301,12 @@ impl Stream for TcpStream {
     }
 }
 
-/// Sends and reads until the server closes.
+/// Sends and reads until the server closes: it may have answered, and closed, before it was asked.
 pub fn exchange(mut stream: impl Stream, request: impl AsRef<[u8]>) -> Vec<u8> {
-    stream.write_all(request.as_ref()).unwrap();
+    match stream.write_all(request.as_ref()) {
+        Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
+        other => other.unwrap(),
+    }
     rest(stream)
 }
 
@@ -346,6 +349,11 @@ impl Answer {
 
 /// One request with one answer. Headers end in CR LF each.
 pub fn http(stream: impl Stream, method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> Answer {
+    Answer::of(&exchange(stream, request(method, path, headers, body)))
+}
+
+/// A request of HTTP, the only one on its connection.
+pub fn request(method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     let mut request = format!(
         "{method} {path} HTTP/1.1\r\nHost: comet\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
@@ -353,7 +361,7 @@ pub fn http(stream: impl Stream, method: &str, path: &str, headers: &str, body: 
     )
     .into_bytes();
     request.extend_from_slice(body);
-    Answer::of(&exchange(stream, request))
+    request
 }
 
 /// The mode bits of a file or folder.
