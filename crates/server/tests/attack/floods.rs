@@ -33,6 +33,28 @@ pub(crate) fn all() -> Vec<Flood> {
     all
 }
 
+/// Not a flood: one visitor publishes a few messages as large as may be, one after the other, and reads one. What the longest
+/// turn takes here, a turn may take besides what bounds it, as a message is parsed and encoded in one piece.
+pub(crate) fn one_message() -> Flood {
+    let room = MIB - KIB;
+    let array = format!("[{}1]", "1,".repeat(room / 2));
+    let escaped = format!("\"{}\"", "\\u0041\\n".repeat(room / 8));
+    let post = |payload: &str| {
+        let body = format!("{{\"channel\":\"open/large\",\"data\":{payload}}}");
+        let length = body.len();
+        format!(
+            "POST /v1/publish HTTP/1.1\r\nHost: comet\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+    };
+    let read =
+        "GET /v1/poll?channel=open/large&cursor=earliest&limit=1&wait_ms=0 HTTP/1.1\r\nHost: comet\r\n\r\n";
+    let said = [post(&array), read.to_owned(), post(&escaped)];
+    Flood {
+        say: Box::new(move |_, spoken| (spoken < 9).then(|| said[spoken % 3].clone().into_bytes())),
+        ..requests("one message", 1)
+    }
+}
+
 /// Connections that read, on WebSockets, and have nothing to say.
 fn websockets(name: &'static str, connections: usize) -> Flood {
     Flood {

@@ -106,6 +106,15 @@ fn the_long_form() {
     let seconds = given("ATTACK_SECONDS").unwrap_or(5);
     let only = std::env::var("ATTACK_ONLY").ok();
     println!("{}", report::HEAD);
+    let message = measure(
+        &floods::one_message(),
+        &Plan {
+            flood: Duration::from_secs(1),
+            compares: false,
+            subscribers: SUBSCRIBERS,
+        },
+    );
+    println!("{message}");
     let plan = Plan {
         flood: Duration::from_secs(seconds),
         compares: true,
@@ -113,6 +122,6 @@ fn the_long_form() {
     };
     let report = run(&plan, only.as_deref());
     let mut faults = report.faults_in_counters();
-    faults.extend(report.faults_in_time());
+    faults.extend(report.faults_in_time(message.longest_turn()));
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
