@@ -15,9 +15,10 @@ mod submit;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use crate::Time;
 use crate::broker::{Broker, Fetch, Fetched, Page};
@@ -125,8 +126,10 @@ struct Shard {
 /// See the module.
 pub struct Hub {
     state: Mutex<State>,
-    /// How many wait for the lock.
-    waiting: AtomicUsize,
+    /// How many wait for the lock; whoever holds it may look.
+    waiting: Arc<AtomicUsize>,
+    /// See [`Hub::readings_that_gave_way`].
+    gave_way: AtomicU64,
     work_clock: OnceLock<fn() -> u64>,
     shards: [OnceLock<Shard>; MAX_SHARDS],
     broker: Option<Arc<dyn Broker>>,
@@ -158,9 +161,11 @@ impl Hub {
             durable: broker.as_ref().map_or(0, |broker| broker.mark()),
             memory: options.incarnation,
         };
+        let waiting = Arc::new(AtomicUsize::new(0));
         Self {
-            state: Mutex::new(State::new(options, broker.clone())),
-            waiting: AtomicUsize::new(0),
+            state: Mutex::new(State::new(options, broker.clone(), waiting.clone())),
+            waiting,
+            gave_way: AtomicU64::new(0),
             work_clock: OnceLock::new(),
             shards: [const { OnceLock::new() }; MAX_SHARDS],
             broker,
@@ -355,9 +360,8 @@ impl Hub {
                 }
             };
             drop(state);
-            match &mut behind {
-                Some(behind) => behind.run(),
-                None => self.let_others(),
+            if let Some(behind) = &mut behind {
+                behind.run();
             }
             state = self.state_for_long();
             if let Some(behind) = behind {
@@ -374,7 +378,6 @@ impl Hub {
     /// What is left of making room after an append, done by whoever needed it.
     fn make_room(&self) {
         loop {
-            self.let_others();
             if !self.state_for_long().enforce_ceilings() {
                 break;
             }
@@ -407,7 +410,6 @@ impl Hub {
                 Ok(id) => break id,
                 Err(full) if full.is_to_be_tried_again() => {
                     drop(state);
-                    self.let_others();
                     state = self.state_for_long();
                 }
                 Err(full) => return Err(full.into()),
@@ -526,15 +528,29 @@ impl Hub {
             }
             let mut work = Work::new(&verdicts);
             let read = state.read(selection, (from, until), limits, page, (&mut work, out));
-            let Work { steps, unknown, .. } = work;
+            let Work {
+                steps,
+                unknown,
+                gave_way,
+                ..
+            } = work;
             state.steps += steps;
             drop(state);
+            if gave_way {
+                self.gave_way.fetch_add(1, Ordering::Relaxed);
+            }
             if unknown.is_empty() {
                 return read;
             }
             out.truncate(before);
             verdicts.learn(unknown);
         }
+    }
+
+    /// How often a reading has ended early so far because others waited for the lock. Whoever sees this grow while reading the
+    /// past lets some time pass before going on: the lock is free to be taken at once in between.
+    pub fn readings_that_gave_way(&self) -> u64 {
+        self.gave_way.load(Ordering::Relaxed)
     }
 
     /// Asks the store for what [`Read::Cold`] names.
@@ -693,7 +709,6 @@ impl Hub {
         let mut after = Some(0);
         while let Some(next) = after {
             // The lock is given back in between: there may be a million channels.
-            self.let_others();
             let mut state = self.state_for_long();
             after = state.renew_namespaces(next, RENEWED);
             let deadline = state.deadline();
@@ -736,7 +751,6 @@ impl Hub {
             if !ticked.more {
                 break;
             }
-            self.let_others();
         }
         self.wake(audience);
         next

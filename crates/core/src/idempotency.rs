@@ -1,6 +1,7 @@
 //! Repeated requests: the second one under the same key publishes nothing and gets the first one's result.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
@@ -35,6 +36,9 @@ fn mix(word: u64) -> u64 {
 /// The scope of a key (realm and channel), and the key itself.
 pub type Scope = (ChannelName, Box<str>);
 
+/// So many bytes of what a key holds weigh as much as the key itself: a part of so many keys is a part of memory as well.
+const UNIT: usize = 256;
+
 enum State {
     /// The first request is not visible yet; these wait for that.
     Pending(Vec<Completion>),
@@ -46,6 +50,8 @@ enum State {
 }
 
 struct Entry {
+    /// What it takes of the parts, in keys.
+    weight: usize,
     /// Counts the keys in the order in which they were first used.
     number: u64,
     /// When it was first used.
@@ -61,6 +67,20 @@ impl Entry {
     fn is_settled(&self) -> bool {
         !matches!(self.state, State::Pending(_) | State::Accepted)
     }
+
+    /// Bytes that it holds besides its scope: where the message is.
+    fn held(&self) -> usize {
+        match &self.state {
+            State::Pending(_) | State::Accepted => 0,
+            State::Done(receipt) => size_of_val(&*receipt.places),
+            State::Remembered(_, places) => size_of_val(places.as_slice()),
+        }
+    }
+}
+
+/// What a key with this scope weighs that holds so much besides.
+fn weight((channel, key): &Scope, held: usize) -> usize {
+    1 + (channel.as_bytes().len() + key.len() + held) / UNIT
 }
 
 /// A request under a key.
@@ -157,7 +177,7 @@ pub enum Known {
 /// Keys that have a part of the table together.
 #[derive(Default)]
 struct Group {
-    /// How many there are.
+    /// What they weigh.
     taken: usize,
     /// The numbers of those that are settled.
     settled: BTreeSet<u64>,
@@ -165,9 +185,12 @@ struct Group {
 
 /// The keys of the last few minutes.
 pub struct Keys {
-    entries: HashMap<Scope, Entry>,
+    /// In order, since a table of hashes would have all others wait whenever it grows.
+    entries: BTreeMap<Arc<Scope>, Entry>,
+    /// What all of them weigh.
+    taken: usize,
     /// Settled keys with the time they were first used, by their numbers: oldest first. Only these may be forgotten.
-    settled: BTreeMap<u64, (Time, Scope)>,
+    settled: BTreeMap<u64, (Time, Arc<Scope>)>,
     /// Those that visitors use, of these those without a token, and those that each of them uses.
     of_visitors: Group,
     of_anonymous: Group,
@@ -182,10 +205,11 @@ pub struct Keys {
 
 impl Keys {
     /// Keys are known for `window` milliseconds, at most `limit` of them, of which visitors may take a part: a flood of
-    /// theirs makes the server forget their own keys.
+    /// theirs makes the server forget their own keys. Long ones, and those of what is in many channels, count as several.
     pub fn new(window: Time, limit: usize, part: Part) -> Self {
         Self {
-            entries: HashMap::new(),
+            entries: BTreeMap::new(),
+            taken: 0,
             settled: BTreeMap::new(),
             of_visitors: Group::default(),
             of_anonymous: Group::default(),
@@ -226,7 +250,7 @@ impl Keys {
             {
                 found.push(Settled {
                     claim: Claim {
-                        scope: scope.clone(),
+                        scope: Scope::clone(scope),
                         digest: entry.digest,
                     },
                     since: *since,
@@ -247,29 +271,40 @@ impl Keys {
         self.remove(&claim.scope);
         let number = self.next;
         self.next += 1;
-        self.each_group(payer, |group| group.taken += 1);
+        let scope = Arc::new(claim.scope);
+        let weight = weight(&scope, 0);
+        self.taken += weight;
+        self.each_group(payer, |group| group.taken += weight);
         let entry = Entry {
+            weight,
             number,
             since,
             digest: claim.digest,
             payer,
             state,
         };
-        let settled = entry.is_settled().then(|| claim.scope.clone());
-        self.entries.insert(claim.scope, entry);
-        if let Some(scope) = settled {
+        let is_settled = entry.is_settled();
+        self.entries.insert(scope.clone(), entry);
+        if is_settled {
             self.settle(&scope);
         }
     }
 
-    /// A key is settled: from now on it may be forgotten.
+    /// A key is settled: from now on it may be forgotten, and what came of it is held as well.
     fn settle(&mut self, scope: &Scope) {
-        let Some(entry) = self.entries.get(scope) else {
+        let Some((scope, entry)) = self.entries.get_key_value(scope) else {
             return;
         };
-        let (number, payer) = (entry.number, entry.payer);
-        self.settled.insert(number, (entry.since, scope.clone()));
+        let (number, payer, since) = (entry.number, entry.payer, entry.since);
+        let more = weight(scope, entry.held()).saturating_sub(entry.weight);
+        self.settled.insert(number, (since, scope.clone()));
+        let scope = scope.clone();
+        if let Some(entry) = self.entries.get_mut(&scope) {
+            entry.weight += more;
+        }
+        self.taken += more;
         self.each_group(payer, |group| {
+            group.taken += more;
             group.settled.insert(number);
         });
     }
@@ -294,39 +329,49 @@ impl Keys {
     /// Forgets a key with all that is noted of it.
     fn remove(&mut self, scope: &Scope) -> Option<Entry> {
         let entry = self.entries.remove(scope)?;
-        self.entries.tidy();
+        self.taken -= entry.weight;
         self.settled.remove(&entry.number);
         self.each_group(entry.payer, |group| {
-            group.taken -= 1;
+            group.taken -= entry.weight;
             group.settled.remove(&entry.number);
         });
         Some(entry)
     }
 
-    /// Makes room for another key of a visitor, if its part or that of its kind is used up: the oldest of them goes that is
-    /// settled. Those that are not are bounded by what may wait for the store.
-    fn make_room(&mut self, payer: Payer) {
+    /// Makes room for another key of a visitor, if its part or that of its kind is used up: the oldest of them go that are
+    /// settled, until there is room for one that weighs so much. Those that are not settled are bounded by what may wait for the
+    /// store.
+    fn make_room(&mut self, payer: Payer, weight: usize) {
         if !payer.is_visitor() {
             return;
         }
+        for _ in 0..weight {
+            let Some(scope) = self.oldest_of_crowded(payer, weight) else {
+                return;
+            };
+            self.remove(&scope);
+            self.early += 1;
+        }
+    }
+
+    /// The oldest key that makes room for one of this weight, if it needs any.
+    fn oldest_of_crowded(&self, payer: Payer, weight: usize) -> Option<Arc<Scope>> {
         let (part, own) = (self.part, self.by_visitor.get(&payer));
-        let all_taken = self.of_visitors.taken >= part.visitors;
-        let crowded = match own.filter(|own| own.taken >= part.one) {
+        let is_full = |group: &Group, part: usize| group.taken + weight > part;
+        let crowded = match own.filter(|own| is_full(own, part.one)) {
             Some(own) => own,
             // Whoever has no token never makes the server forget a key of those who have.
-            None if payer.is_anonymous() && (all_taken || self.of_anonymous.taken >= part.anonymous) => {
+            None if payer.is_anonymous()
+                && (is_full(&self.of_visitors, part.visitors)
+                    || is_full(&self.of_anonymous, part.anonymous)) =>
+            {
                 &self.of_anonymous
             }
-            None if all_taken => &self.of_visitors,
-            None => return,
+            None if is_full(&self.of_visitors, part.visitors) => &self.of_visitors,
+            None => return None,
         };
-        let oldest = crowded.settled.first();
-        let Some((_, scope)) = oldest.and_then(|number| self.settled.get(number)) else {
-            return;
-        };
-        let scope = scope.clone();
-        self.remove(&scope);
-        self.early += 1;
+        let number = crowded.settled.first()?;
+        self.settled.get(number).map(|(_, scope)| scope.clone())
     }
 
     /// What is known about a key; a new one is now pending.
@@ -336,7 +381,7 @@ impl Keys {
         // An old one may still be there: others were forgotten before it.
         match known.filter(|entry| !entry.is_settled() || !self.is_old(entry.since, now)) {
             None => {
-                self.make_room(payer);
+                self.make_room(payer, weight(&claim.scope, 0));
                 self.insert(claim.clone(), payer, now, State::Pending(Vec::new()));
                 Known::New
             }
@@ -399,7 +444,7 @@ impl Keys {
             let Some((_, (since, scope))) = self.settled.first_key_value() else {
                 return false;
             };
-            if !self.is_old(*since, now) && self.entries.len() <= self.limit {
+            if !self.is_old(*since, now) && self.taken <= self.limit {
                 return false;
             }
             let scope = scope.clone();
@@ -427,11 +472,8 @@ impl Keys {
     }
 
     /// How full its tables are.
-    pub fn tables(&self) -> [Table; 2] {
-        [
-            Table::of("keys", &self.entries),
-            Table::of("key_visitors", &self.by_visitor),
-        ]
+    pub fn tables(&self) -> [Table; 1] {
+        [Table::of("key_visitors", &self.by_visitor)]
     }
 
     /// How many keys are known.

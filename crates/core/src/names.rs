@@ -8,8 +8,12 @@ use crate::tidy::Tidy;
 /// The number of an empty cell: no table has so many entries.
 const EMPTY: u32 = u32::MAX;
 
-/// The first size of the table.
+/// The first size of a shelf.
 const FIRST: usize = 8;
+
+/// The table is in so many parts, a power of two, each of which grows by itself: to double all of a large one at once would have
+/// everybody wait for that.
+const SHELVES: usize = 32;
 
 /// A number, with the part of its name's hash that says where it belongs: so the table grows without asking for names.
 #[derive(Clone, Copy, Debug)]
@@ -18,19 +22,72 @@ struct Cell {
     number: u32,
 }
 
-/// See the module. Open addressing with linear probing; the hash is keyed at random, since names come from outside.
-#[derive(Debug, Default)]
+/// See the module. The hash is keyed at random, since names come from outside: so the shelves fill alike.
+#[derive(Debug)]
 pub(crate) struct Names {
     hasher: RandomState,
+    shelves: Box<[Shelf; SHELVES]>,
+    len: usize,
+}
+
+/// A part of the table: open addressing with linear probing.
+#[derive(Debug, Default)]
+struct Shelf {
     /// As many as a power of two, or none.
     cells: Vec<Cell>,
     len: usize,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            hasher: RandomState::new(),
+            shelves: Box::new([const { Shelf::EMPTY }; SHELVES]),
+            len: 0,
+        }
+    }
 }
 
 impl Names {
     /// The number of a name; `is_called` says whether a number's entry has that name.
     pub(crate) fn find(&self, name: &ChannelName, is_called: impl Fn(u32) -> bool) -> Option<u32> {
         let hash = self.hash(name);
+        self.shelves[Self::shelf(hash)].find(hash, is_called)
+    }
+
+    /// Adds a name that is not there yet.
+    pub(crate) fn insert(&mut self, name: &ChannelName, number: u32) {
+        debug_assert!(number != EMPTY, "no table has so many entries");
+        let hash = self.hash(name);
+        self.shelves[Self::shelf(hash)].insert(Cell { hash, number });
+        self.len += 1;
+    }
+
+    /// Takes a name away, with its number.
+    pub(crate) fn remove(&mut self, name: &ChannelName, number: u32) {
+        let hash = self.hash(name);
+        if self.shelves[Self::shelf(hash)].remove(hash, number) {
+            self.len -= 1;
+        }
+    }
+
+    fn hash(&self, name: &ChannelName) -> u32 {
+        self.hasher.hash_one(name) as u32
+    }
+
+    /// The shelf of what has this hash: by its upper bits, the place there is by the lower ones.
+    fn shelf(hash: u32) -> usize {
+        hash as usize >> (u32::BITS - SHELVES.ilog2())
+    }
+}
+
+impl Shelf {
+    const EMPTY: Self = Self {
+        cells: Vec::new(),
+        len: 0,
+    };
+
+    fn find(&self, hash: u32, is_called: impl Fn(u32) -> bool) -> Option<u32> {
         let mask = self.cells.len().checked_sub(1)?;
         let mut at = hash as usize & mask;
         loop {
@@ -45,26 +102,23 @@ impl Names {
         }
     }
 
-    /// Adds a name that is not there yet.
-    pub(crate) fn insert(&mut self, name: &ChannelName, number: u32) {
-        debug_assert!(number != EMPTY, "no table has so many entries");
+    fn insert(&mut self, cell: Cell) {
         if (self.len + 1) * 4 > self.cells.len() * 3 {
             self.resize((self.cells.len() * 2).max(FIRST));
         }
-        let hash = self.hash(name);
-        self.put(Cell { hash, number });
+        self.put(cell);
         self.len += 1;
     }
 
-    /// Takes a name away, with its number.
-    pub(crate) fn remove(&mut self, name: &ChannelName, number: u32) {
+    /// Was it there?
+    fn remove(&mut self, hash: u32, number: u32) -> bool {
         let Some(mask) = self.cells.len().checked_sub(1) else {
-            return;
+            return false;
         };
-        let mut hole = self.hash(name) as usize & mask;
+        let mut hole = hash as usize & mask;
         while self.cells[hole].number != number {
             if self.cells[hole].number == EMPTY {
-                return;
+                return false;
             }
             hole = (hole + 1) & mask;
         }
@@ -87,10 +141,7 @@ impl Names {
         if self.cells.len() > FIRST && self.len * 8 < self.cells.len() {
             self.resize(self.cells.len() / 2);
         }
-    }
-
-    fn hash(&self, name: &ChannelName) -> u32 {
-        self.hasher.hash_one(name) as u32
+        true
     }
 
     fn put(&mut self, cell: Cell) {
@@ -117,7 +168,7 @@ impl Names {
 
 impl Tidy for Names {
     fn filled(&self) -> (usize, usize) {
-        (self.len, self.cells.len())
+        (self.len, self.shelves.iter().map(|shelf| shelf.cells.len()).sum())
     }
 
     /// It follows by itself what is in it.
@@ -133,25 +184,28 @@ mod tests {
     use super::*;
 
     proptest! {
-        #[test]
-        fn names_are_found_as_in_a_map(steps in proptest::collection::vec((any::<bool>(), 0u32..60), 0..400)) {
-            let name = |n: u32| ChannelName::new(format!("channel {n}")).unwrap();
-            let (mut names, mut map) = (Names::default(), HashMap::new());
-            for (insert, n) in steps {
-                if insert && !map.contains_key(&n) {
-                    map.insert(n, ());
-                    names.insert(&name(n), n);
-                } else if !insert {
-                    map.remove(&n);
-                    names.remove(&name(n), n);
+            #[test]
+            fn names_are_found_as_in_a_map(steps in proptest::collection::vec((any::<bool>(), 0u32..60), 0..400)) {
+                let name = |n: u32| ChannelName::new(format!("channel {n}")).unwrap();
+                let (mut names, mut map) = (Names::default(), HashMap::new());
+                for (insert, n) in steps {
+                    if insert && !map.contains_key(&n) {
+                        map.insert(n, ());
+                        names.insert(&name(n), n);
+                    } else if !insert {
+                        map.remove(&n);
+                        names.remove(&name(n), n);
+                    }
+                    for n in 0..60 {
+                        let found = names.find(&name(n), |number| number == n);
+                        prop_assert_eq!(found, map.get(&n).map(|()| n));
+                    }
+                    prop_assert_eq!(names.len, map.len());
+    for shelf in &*names.shelves {
+                        prop_assert!(shelf.cells.len() <= FIRST || shelf.cells.len() <= 16 * shelf.len.max(1));
+                    }
+                    prop_assert_eq!(names.filled().0, map.len());
                 }
-                for n in 0..60 {
-                    let found = names.find(&name(n), |number| number == n);
-                    prop_assert_eq!(found, map.get(&n).map(|()| n));
-                }
-                prop_assert_eq!(names.len, map.len());
-                prop_assert!(names.cells.len() <= FIRST || names.cells.len() <= 16 * names.len.max(1));
             }
         }
-    }
 }

@@ -156,7 +156,7 @@ fn a_history_with_a_hole_says_that_something_is_gone() {
 fn an_answer_about_a_stored_history_is_bounded_in_bytes() {
     let broker = TestBroker::new(9);
     let hub = open(&broker, 1);
-    let large = "x".repeat(600 << 10);
+    let large = "x".repeat(200 << 10);
     for text in [&large, "small", &large] {
         store(&hub, &broker, "d", text);
     }
@@ -169,8 +169,8 @@ fn an_answer_about_a_stored_history_is_bounded_in_bytes() {
         let lengths = history.publications.iter().map(|p| p.body.payload_len());
         (lengths.collect::<Vec<_>>(), history.at.durable)
     };
-    assert_eq!(lengths(false), (vec![600 << 10, 5], 2));
-    assert_eq!(lengths(true), (vec![600 << 10, 5], 3));
+    assert_eq!(lengths(false), (vec![200 << 10, 5], 2));
+    assert_eq!(lengths(true), (vec![200 << 10, 5], 3));
 }
 
 #[test]

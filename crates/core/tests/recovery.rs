@@ -228,7 +228,7 @@ fn a_late_subscription_is_caught_up_without_cursors_before_it_is_announced() {
 #[test]
 fn an_answer_about_history_is_bounded_in_bytes_and_its_cursor_says_where_to_go_on() {
     let hub = Arc::new(Hub::new(options()));
-    let large = "x".repeat(600 << 10);
+    let large = "x".repeat(200 << 10);
     for text in [&large, "small", &large] {
         publish(&hub, "a", text, 10);
     }

@@ -269,6 +269,8 @@ pub struct Connection {
     pub readable: bool,
     /// It is in the queue for another turn.
     pub unread: bool,
+    /// Its last turn was so long that those come first who had short ones.
+    pub is_busy: bool,
     /// Close when everything is sent.
     pub closing: bool,
     /// The peer has ended its side: behind what it sent there is an end to be read, and no other edge will tell.
@@ -323,6 +325,7 @@ impl Connection {
             stuck: 0,
             readable: false,
             unread: false,
+            is_busy: false,
             closing: false,
             ending: false,
             ended: false,

@@ -213,7 +213,7 @@ impl Question {
 const FETCHED: usize = 16 << 20;
 
 /// The most bytes of payloads in a history that is answered.
-const HISTORY: usize = 1 << 20;
+const HISTORY: usize = 256 << 10;
 
 /// Bytes that the answer to a question for a history may take, where a publication has at most `largest`.
 fn history_bytes(largest: usize) -> usize {

@@ -12,6 +12,7 @@ mod membership;
 mod payer;
 mod polls;
 mod publishing;
+mod queue;
 mod reading;
 mod reauthorizing;
 mod receiving;
@@ -51,7 +52,8 @@ use crate::timer::{self, Wheel};
 use crate::wire::Encoder;
 
 use clock::Clock;
-use turn::Turn;
+use queue::{Queue, is_busy};
+use turn::{BETWEEN, Turn};
 
 /// The mailbox's waker among the tokens of connections.
 pub const WAKER: Token = Token(usize::MAX);
@@ -92,9 +94,11 @@ pub struct Shard {
     /// Connections that get something in this round.
     dirty: Vec<u32>,
     /// Connections that read on by themselves and could be written to.
-    behind: VecDeque<ConnectionId>,
+    behind: Queue,
     /// Connections whose turn ended before everything that came from them was used.
-    unread: VecDeque<ConnectionId>,
+    unread: Queue,
+    /// Until when busy readers that are behind rest.
+    resting: Instant,
     input: Vec<u8>,
     out: Vec<u8>,
     steps: Vec<Step>,
@@ -153,8 +157,9 @@ impl Shard {
             frames: RoundFrames::default(),
             encoder: Encoder::default(),
             dirty: Vec::new(),
-            behind: VecDeque::new(),
-            unread: VecDeque::new(),
+            behind: Queue::default(),
+            unread: Queue::default(),
+            resting: Instant::now(),
             input: vec![0; INPUT],
             out: Vec::new(),
             steps: Vec::new(),
@@ -223,7 +228,7 @@ impl Shard {
         {
             connection.ending = true;
         }
-        self.turn(|shard| {
+        let work = self.turn(|shard| {
             if event.is_writable() {
                 shard.writable(slot);
             }
@@ -231,11 +236,19 @@ impl Shard {
                 shard.readable(slot);
             }
         });
+        if let Some(connection) = self.connections.get_mut(slot) {
+            connection.is_busy |= is_busy(work);
+        }
     }
 
     /// How long to wait for events: not at all if there is something to do.
     fn timeout(&mut self) -> Option<Duration> {
-        let idle = self.behind.is_empty()
+        let rest = self.readers_rest();
+        let has_no_reader = match rest {
+            Some(_) => self.behind.has_no_quick(),
+            None => self.behind.is_empty(),
+        };
+        let idle = has_no_reader
             && self.unread.is_empty()
             && self.mail.is_empty()
             && self.due.is_empty()
@@ -255,9 +268,10 @@ impl Shard {
             self.pump();
             return Some(Duration::ZERO);
         }
-        let rest = self.fanout.rest(self.wall).map(|at| at.saturating_sub(self.wall));
+        let fanout = self.fanout.rest(self.wall).map(|at| at.saturating_sub(self.wall));
         let timers = self.wheel.next_deadline().map(|at| at.saturating_sub(self.now));
-        rest.into_iter().chain(timers).min().map(Duration::from_millis)
+        let due = fanout.into_iter().chain(timers).map(Duration::from_millis);
+        due.chain(rest.filter(|_| !self.behind.is_empty())).min()
     }
 
     /// Looks at the clocks after having meant to wait for so long at most.
@@ -275,11 +289,19 @@ impl Shard {
     fn open_mail(&mut self) {
         self.shared.mailboxes[self.id as usize].take(&mut self.letters);
         self.mail.extend(self.letters.drain(..));
+        let mut work = 0;
         for _ in 0..LETTERS {
+            if work >= BETWEEN {
+                break;
+            }
             let Some(letter) = self.mail.pop_front() else {
                 break;
             };
-            self.turn(|shard| {
+            let about = match &letter {
+                Mail::Answered(id, ..) | Mail::Fetched(id, _) => Some(*id),
+                _ => None,
+            };
+            let took = self.turn(|shard| {
                 shard.turn.charge(LETTER);
                 match letter {
                     Mail::Accepted(accepted) => shard.accepted(accepted),
@@ -292,6 +314,10 @@ impl Shard {
                     Mail::Drain => shard.drain(),
                 }
             });
+            work += took;
+            if let Some(slot) = about.and_then(|id| self.slot_of(id)) {
+                self.connections[slot].is_busy |= is_busy(took);
+            }
             self.relieve();
             self.round_if_due();
         }

@@ -135,7 +135,6 @@ impl Hub {
                 state.steps += LOOKED_UP + name_steps(name);
                 if !state.has_time() {
                     drop(state);
-                    self.let_others();
                     state = self.state_for_long();
                 }
                 found.push(match state.value_of(name) {
@@ -328,7 +327,6 @@ impl Hub {
             if found.len() == limit || looked >= LOOK_AT || left == 0 {
                 return Some(after);
             }
-            self.let_others();
         }
     }
 }

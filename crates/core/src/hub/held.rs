@@ -2,7 +2,8 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering;
-use std::sync::{MutexGuard, TryLockError};
+
+use parking_lot::MutexGuard;
 
 use super::Hub;
 use super::state::State;
@@ -10,13 +11,14 @@ use crate::channel::ChannelName;
 
 /// After so many steps the lock is given back, and whatever is left is done in another hold. A step is about a hundred
 /// instructions: an entry looked at, a few patterns told; so it is a fraction of a millisecond.
-pub(super) const HOLD: usize = 4_000;
+pub(super) const HOLD: usize = 2_000;
+
+/// A reader gives the lock back after so many steps already if somebody waits for it: whoever reads the past is in no hurry, and
+/// others take the lock for each publication and each poll.
+pub(super) const HOLD_WHILE_WANTED: usize = HOLD / 16;
 
 /// To look up a name of so many bytes may be long.
 const LONG: usize = 1024;
-
-/// How often somebody who has more to do lets others have the lock before.
-const POLITE: usize = 100;
 
 /// What was done in the longest hold of the hub's lock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,21 +41,17 @@ impl Hub {
     pub(super) fn state(&self) -> Held<'_> {
         // A panic while holding the lock is a bug that must not take every connection with it; each step under the lock
         // leaves the state consistent or is the last one.
-        let mut state = match self.state.try_lock() {
-            Ok(state) => state,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                self.waiting.fetch_add(1, Ordering::Relaxed);
-                let state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                self.waiting.fetch_sub(1, Ordering::Relaxed);
-                state
-            }
-        };
+        let mut state = self.state.try_lock().unwrap_or_else(|| {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+            let state = self.state.lock();
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            state
+        });
         state.steps = 0;
         Held { state, began: None }
     }
 
-    /// The same for an operation that may be long: its processor time is measured.
+    /// The same for an operation that may be long: its processor time is measured, and whoever waits has the lock next.
     pub(super) fn state_for_long(&self) -> Held<'_> {
         let mut held = self.state();
         held.began = self.work_clock.get().map(|clock| (*clock, clock()));
@@ -66,16 +64,6 @@ impl Hub {
             [] => self.state(),
             [name] if name.as_bytes().len() < LONG => self.state(),
             _ => self.state_for_long(),
-        }
-    }
-
-    /// Whoever comes back for the lock, with more to do, lets those have it first who wait for it.
-    pub(super) fn let_others(&self) {
-        for _ in 0..POLITE {
-            if self.waiting.load(Ordering::Relaxed) == 0 {
-                break;
-            }
-            std::thread::yield_now();
         }
     }
 
@@ -108,12 +96,15 @@ impl DerefMut for Held<'_> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.state.tell_patterns();
+        self.state.is_broken |= std::thread::panicking();
         if self.state.steps > self.state.longest.steps {
             self.state.longest.steps = self.state.steps;
         }
         if let Some((clock, began)) = self.began {
             let took = clock().saturating_sub(began);
             self.state.longest.nanoseconds = self.state.longest.nanoseconds.max(took);
+            // Whoever had it for long often comes back for more, and would have it again before those are awake who wait.
+            MutexGuard::bump(&mut self.state);
         }
     }
 }

@@ -14,16 +14,16 @@ use crate::quota::Payer;
 /// The default, and the largest, number of publications in an answer about history.
 const LIMIT: (usize, usize) = (100, 1000);
 
-/// An answer about history holds at most so many bytes of payloads, but one publication in any case: a thousand messages
-/// of a megabyte would be laid out in one piece of memory.
-const BYTES: usize = 1 << 20;
+/// An answer about history holds at most so many bytes of payloads, but one publication in any case: it is written out in one
+/// piece, in memory and in time, for which all others wait.
+const BYTES: usize = 256 << 10;
 
 /// Which part of a channel's history is wanted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HistoryQuery {
     /// Only what lies after it; none: from the oldest kept.
     pub since: Option<Start>,
-    /// At most so many; 0 is the default, 100. Together they have at most 1 MiB of payloads, but there is one in any case.
+    /// At most so many; 0 is the default, 100. Together they have at most 256 KiB of payloads, but there is one in any case.
     pub limit: usize,
     /// Newest first.
     pub reverse: bool,

@@ -68,7 +68,6 @@ impl Hub {
                 named.note(id);
             }
             after = next;
-            self.let_others();
         }
         let mut after = Some(0);
         while let Some(from) = after {
@@ -78,7 +77,6 @@ impl Hub {
                 each(piece)?;
             }
             after = next;
-            self.let_others();
         }
         let listened = self.state_for_long().kept_patterns();
         listened
@@ -106,14 +104,13 @@ impl Hub {
                 }))?;
             }
             after = next;
-            self.let_others();
         }
         Ok(())
     }
 
     /// Has nobody failed while changing what is in memory? If somebody has, it is not to be trusted over a restart.
     pub fn is_sound(&self) -> bool {
-        !self.state.is_poisoned()
+        !self.state().is_broken
     }
 
     fn kept_head(&self) -> Head {
@@ -144,9 +141,7 @@ impl Hub {
             return Err(TakeUpError::SameMark);
         }
         former.drain(..former.len().saturating_sub(FORMER));
-        let state = self.state.get_mut();
-        let state = state.unwrap_or_else(std::sync::PoisonError::into_inner);
-        state.take_up(kept, now)?;
+        self.state.get_mut().take_up(kept, now)?;
         self.former = former;
         Ok(())
     }

@@ -6,7 +6,7 @@ mod ways;
 
 use std::sync::Arc;
 
-use super::held::HOLD;
+use super::held::{HOLD, HOLD_WHILE_WANTED};
 use super::state::State;
 use crate::broker::{Fetch, Page};
 use crate::channel::{Channel, ChannelId};
@@ -399,11 +399,17 @@ impl Reader<'_, '_> {
     fn afford(&mut self, publication: &Publication, patterns: &[Arc<Pattern>]) -> Option<Read> {
         let names = || publication.places.iter().map(|place| &place.channel.name);
         let steps = self.work.verdicts.steps(patterns, names());
+        let is_first = self.position == self.from && self.shown == 0;
+        let done = self.work.steps + HOLD - self.work.until;
+        if !is_first && done >= HOLD_WHILE_WANTED && self.state.is_wanted() {
+            self.work.gave_way = true;
+            return Some(self.pause());
+        }
         if self.work.steps + steps <= self.work.until {
             self.work.steps += steps;
             return None;
         }
-        if self.position == self.from && self.shown == 0 {
+        if is_first {
             if steps <= names().count() * patterns.len() {
                 // All of it is known: it is much, but there is no progress without it.
                 self.work.steps += steps;

@@ -11,6 +11,7 @@ pub(super) use compare::Behind;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
@@ -217,10 +218,14 @@ pub(super) struct State {
     pub(super) steps: usize,
     /// The longest hold so far.
     pub(super) longest: Hold,
+    /// Somebody panicked while changing this: it is not to be kept over a restart.
+    pub(super) is_broken: bool,
+    /// How many wait for the lock that this is behind.
+    waiting: Arc<AtomicUsize>,
 }
 
 impl State {
-    pub(super) fn new(options: Options, broker: Option<Arc<dyn Broker>>) -> Self {
+    pub(super) fn new(options: Options, broker: Option<Arc<dyn Broker>>, waiting: Arc<AtomicUsize>) -> Self {
         let durable = broker.as_ref().map_or(0, |broker| broker.position());
         let part = options.parts.of(options.idempotency_keys, LEAST_ENTRIES);
         let mut keys = Keys::new(options.idempotency_window, options.idempotency_keys, part);
@@ -271,12 +276,19 @@ impl State {
             untold: None,
             steps: 0,
             longest: Hold::default(),
+            is_broken: false,
+            waiting,
         }
     }
 
     /// May more be done in this hold of the lock? If not, it is given back first.
     pub(super) fn has_time(&self) -> bool {
         self.steps < HOLD
+    }
+
+    /// Does anybody wait for the lock?
+    pub(super) fn is_wanted(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// The time, never going back. When it jumps ahead by more than an hour while something is kept, it stands still, and

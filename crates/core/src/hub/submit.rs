@@ -103,7 +103,6 @@ impl Hub {
         for name in keyed.names() {
             if !state.has_time() {
                 drop(state);
-                self.let_others();
                 state = self.state_for_long();
             }
             state.steps += name_steps(name);
@@ -121,7 +120,6 @@ impl Hub {
             if !more {
                 return deleted;
             }
-            self.let_others();
         }
     }
 
@@ -134,7 +132,6 @@ impl Hub {
             // Nobody else tells of the store, so the order stays the same where the lock is given back in between.
             if !state.has_time() {
                 drop(state);
-                self.let_others();
                 state = self.state_for_long();
             }
             if let Some(missed) = state.missed(&committed) {
@@ -143,7 +140,6 @@ impl Hub {
                     after = state.refresh_some(next);
                     if after.is_some() {
                         drop(state);
-                        self.let_others();
                         state = self.state_for_long();
                     }
                 }

@@ -22,7 +22,7 @@ use crate::shared::{Part, Settings};
 const CHANNELS: usize = 1000;
 
 /// The most bytes of values in one answer, but one value in any case: as much as an answer holds of a history.
-const VALUES: usize = 1 << 20;
+const VALUES: usize = 256 << 10;
 
 /// Whose history is asked for.
 pub struct HistoryOf {

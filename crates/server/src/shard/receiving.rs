@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::io::ErrorKind;
 
 use super::Shard;
-use super::turn::BETWEEN;
 use crate::connection::{Awaits, State};
 use crate::http::response::CONTINUE;
 use crate::http::{self, Limits, Parse};
@@ -29,6 +28,10 @@ impl Shard {
     pub(super) fn readable(&mut self, slot: usize) {
         match self.connections.get_mut(slot) {
             Some(connection) if connection.unread => connection.readable = true,
+            Some(connection) if connection.is_busy => {
+                connection.readable = true;
+                self.soon(slot);
+            }
             _ => self.read(slot),
         }
     }
@@ -104,22 +107,19 @@ impl Shard {
     /// Gives those their turn again who had more to say than fits into one, until others have waited for long enough: the
     /// rest of them come first the next time.
     pub(super) fn take_up_unread(&mut self) {
-        let mut steps = 0;
-        for _ in 0..self.unread.len() {
-            let Some(id) = self.unread.pop_front() else { break };
+        let mut pass = self.unread.pass(usize::MAX, false);
+        while let Some(id) = self.unread.next(&mut pass) {
             let Some(slot) = self.slot_of(id) else { continue };
             self.connections[slot].unread = false;
-            steps += self.turn(|shard| shard.take_up(id, slot));
-            self.settle_turn(id);
-            if steps >= BETWEEN {
-                break;
-            }
+            let work = self.turn(|shard| shard.take_up(id, slot));
+            self.settle_turn(id, pass.worked(work));
         }
     }
 
     /// A connection's turn is over: what it holds by now is noted, and room made if it is too much.
-    fn settle_turn(&mut self, id: ConnectionId) {
+    pub(super) fn settle_turn(&mut self, id: ConnectionId, is_busy: bool) {
         if let Some(slot) = self.slot_of(id) {
+            self.connections[slot].is_busy = is_busy;
             self.weigh(slot);
         }
         self.relieve();
@@ -162,7 +162,7 @@ impl Shard {
     /// The connection has its next turn when all others have had theirs.
     pub(super) fn soon(&mut self, slot: usize) {
         if !std::mem::replace(&mut self.connections[slot].unread, true) {
-            self.unread.push_back(self.id_of(slot));
+            self.unread.push(self.id_of(slot), self.connections[slot].is_busy);
         }
     }
 

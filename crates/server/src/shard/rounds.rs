@@ -1,11 +1,10 @@
 //! Rounds: live readers are told of what became visible; those who are behind get a page each.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cometserver_core::Position;
 
 use super::Shard;
-use super::turn::BETWEEN;
 use crate::connection::{Sent, State};
 use crate::shared::wall_micros;
 
@@ -19,6 +18,10 @@ const TOLD: usize = 256 << 10;
 
 /// So many connections that are behind read one page each, then the loop looks around again.
 pub(super) const PUMPS: usize = 64;
+
+/// Readers that are behind and busy rest for so long when they were in the way of others who wanted the hub: so these find it
+/// free most of the time, even where the system takes the processor from whoever holds it.
+const REST: Duration = Duration::from_millis(8);
 
 impl Shard {
     /// Tells live readers of what became visible, and flushes each that is concerned. One round: what is left is for the
@@ -87,7 +90,7 @@ impl Shard {
     pub(super) fn round_if_due(&mut self) {
         if self.turn.wants_round() {
             self.rounds();
-            self.turn.begin_at(Instant::now());
+            self.turn.look(Instant::now());
         }
     }
 
@@ -166,28 +169,30 @@ impl Shard {
             return;
         }
         subscriber.queued = true;
-        self.behind.push_back(id);
+        self.behind.push(id, connection.is_busy);
     }
 
     /// A page each for those who are behind, until others have waited for long enough.
     pub(super) fn pump(&mut self) {
-        let mut steps = 0;
-        for _ in 0..PUMPS.min(self.behind.len()) {
-            let Some(id) = self.behind.pop_front() else { break };
+        let rest = self.readers_rest().is_some();
+        let gave_way = self.hub.readings_that_gave_way();
+        let mut pass = self.behind.pass(PUMPS, rest);
+        while let Some(id) = self.behind.next(&mut pass) {
             let Some(slot) = self.slot_of(id) else { continue };
             if let Some(subscriber) = self.connections[slot].subscriber() {
                 subscriber.queued = false;
             }
-            steps += self.turn(|shard| {
-                shard.read_on(slot);
-                if let Some(slot) = shard.slot_of(id) {
-                    shard.weigh(slot);
-                }
-            });
-            self.relieve();
-            if steps >= BETWEEN {
-                break;
-            }
+            let work = self.turn(|shard| shard.read_on(slot));
+            self.settle_turn(id, pass.worked(work));
         }
+        if !rest && self.hub.readings_that_gave_way() != gave_way {
+            self.resting = Instant::now() + REST;
+        }
+    }
+
+    /// For how long busy readers rest: others want the hub.
+    pub(super) fn readers_rest(&self) -> Option<Duration> {
+        let rest = self.resting.saturating_duration_since(Instant::now());
+        (!rest.is_zero()).then_some(rest)
     }
 }

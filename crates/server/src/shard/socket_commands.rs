@@ -326,7 +326,8 @@ impl Shard {
 
     /// The store has answered a command.
     pub(super) fn answer_command(&mut self, slot: usize, kind: &str, id: Option<&str>, outcome: Outcome) {
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
         let next = match outcome {
             Ok(reply) => {
                 self.write_outcome(slot, kind, id, reply, &mut out);
@@ -334,10 +335,16 @@ impl Shard {
             }
             Err(refused) => self.refuse(slot, id, &refused, &mut out),
         };
-        if matches!(next, Next::Last) {
-            return self.say_last(slot, &out);
-        }
-        if !out.is_empty() && !self.send(slot, &out) {
+        self.turn.charge_bytes(out.len());
+        let is_sent = match next {
+            Next::Last => {
+                self.say_last(slot, &out);
+                false
+            }
+            _ => out.is_empty() || self.send(slot, &out),
+        };
+        self.out = out;
+        if !is_sent {
             return;
         }
         if self.draining && self.connections[slot].is_waiting_for_nothing() {

@@ -15,8 +15,12 @@ const TURN: u32 = 256;
 /// A turn ends after so long, whatever its steps.
 const LONGEST: Duration = Duration::from_millis(1);
 
-/// Steps between two rounds, and of those who could not finish in their turn, before the loop looks for others.
-pub(super) const BETWEEN: u32 = 1024;
+/// Work between two rounds, and of those who could not finish in their turn, before the loop looks for others: about two
+/// milliseconds.
+pub(super) const BETWEEN: u32 = 512;
+
+/// What a step takes at most, in nanoseconds. What took longer than its steps weighs as many as its time is worth.
+const STEP: u64 = 4_000;
 
 /// Bytes that are read, parsed or written in a step.
 const BYTES: usize = 4096;
@@ -24,7 +28,8 @@ const BYTES: usize = 4096;
 /// Steps of a refusal, the command's own aside: whoever asks for what is not to be had gets fewer turns.
 const REFUSAL: u32 = 16;
 
-/// A turn's CPU time is asked for, by a system call, only if it took longer than this by the clock.
+/// The thread's CPU time is asked for, by a system call, when so long has passed by the clock since it was last asked for: a
+/// turn's CPU time is thus known to within this.
 const WORTH_ASKING: Duration = Duration::from_micros(200);
 
 /// The turn of a connection, and what is known of those before.
@@ -35,11 +40,11 @@ pub(super) struct Turn {
     began: Instant,
     /// When the last one ended, or the loop began.
     mark: Instant,
-    /// CPU time of the thread when it was last asked for; none: not yet in this run of the loop.
-    cpu: Option<Duration>,
+    /// CPU time of the thread when it was last asked for, and when that was; none: since then it did what belongs to no turn.
+    cpu: Option<(Duration, Instant)>,
     /// The most steps of any turn, and the longest, in nanoseconds.
     longest: (u32, u64),
-    /// Steps of all turns since the last round.
+    /// Work of all turns since the last round, in steps.
     since_round: u32,
 }
 
@@ -56,23 +61,18 @@ impl Turn {
         }
     }
 
-    /// The loop begins again.
+    /// The loop begins again, or goes on after a round: what the thread did before this belongs to no turn.
     pub(super) fn look(&mut self, now: Instant) {
         self.mark = now;
         self.cpu = None;
     }
 
-    /// What the thread did before this belongs to no turn.
-    pub(super) fn begin_at(&mut self, now: Instant) {
-        self.mark = now;
-    }
-
-    /// Live readers have been told: the next round is due after as many steps again.
+    /// Live readers have been told: the next round is due after as much work again.
     pub(super) fn round_was(&mut self) {
         self.since_round = 0;
     }
 
-    /// Were there as many steps since the last round that the next is due?
+    /// Was there so much work since the last round that the next is due?
     pub(super) fn wants_round(&self) -> bool {
         self.since_round >= BETWEEN
     }
@@ -99,13 +99,13 @@ impl Turn {
 }
 
 impl Shard {
-    /// One turn of a connection; returns its steps.
+    /// One turn of a connection; returns the work in it: its steps, or more if they took longer than steps take.
     pub(super) fn turn(&mut self, work: impl FnOnce(&mut Self)) -> u32 {
         let turn = &mut self.turn;
         turn.steps = 0;
         turn.began = turn.mark;
         if turn.cpu.is_none() {
-            turn.cpu = platform::thread_time();
+            turn.cpu = platform::thread_time().map(|cpu| (cpu, turn.mark));
         }
         work(self);
         self.end_turn()
@@ -116,16 +116,18 @@ impl Shard {
         let now = Instant::now();
         let mut took = now.saturating_duration_since(turn.began);
         turn.mark = now;
-        if took >= WORTH_ASKING
-            && let (Some(before), Some(cpu)) = (turn.cpu, platform::thread_time())
+        if let Some((before, asked)) = turn.cpu
+            && now.saturating_duration_since(asked) >= WORTH_ASKING
+            && let Some(cpu) = platform::thread_time()
         {
             // The thread may have had to wait for a processor: then it was not this turn that took long.
             took = took.min(cpu.saturating_sub(before));
-            turn.cpu = Some(cpu);
+            turn.cpu = Some((cpu, now));
         }
         let steps = turn.steps;
-        turn.since_round = turn.since_round.saturating_add(steps);
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let work = steps.max(u32::try_from(nanos / STEP).unwrap_or(u32::MAX));
+        turn.since_round = turn.since_round.saturating_add(work);
         if steps > turn.longest.0 || nanos > turn.longest.1 {
             turn.longest = (steps.max(turn.longest.0), nanos.max(turn.longest.1));
             let (steps, nanos) = turn.longest;
@@ -133,7 +135,7 @@ impl Shard {
             metrics.turn_longest_steps.rise(u64::from(steps));
             metrics.turn_longest_nanos.rise(nanos);
         }
-        steps
+        work
     }
 
     /// Something was done for a connection, or refused. Returns whether too much was refused in a row: then it is to end.

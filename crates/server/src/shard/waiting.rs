@@ -146,6 +146,7 @@ impl Shard {
                 refused.answer(terms, cors, &mut out);
             }
         }
+        self.turn.charge_bytes(out.len());
         self.send_answer(slot, &out, terms);
         self.out = out;
     }
@@ -154,6 +155,7 @@ impl Shard {
     pub(super) fn answer_seed(&mut self, slot: usize, outcome: Outcome) {
         // Nothing else is ever asked in it.
         let Ok(Reply::Seed(reply)) = outcome else { return };
+        self.turn.charge_bytes(reply.len());
         if self.send(slot, &reply) {
             self.finish(slot);
         }

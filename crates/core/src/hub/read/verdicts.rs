@@ -31,6 +31,8 @@ pub(in crate::hub) struct Work<'v> {
     pub(in crate::hub) steps: usize,
     /// At so many the page ends, once it has come any further.
     pub(super) until: usize,
+    /// The page has ended early, since others wait for the lock.
+    pub(in crate::hub) gave_way: bool,
     /// What has to be known first.
     pub(in crate::hub) unknown: Vec<(Arc<Pattern>, ChannelName)>,
 }
@@ -41,6 +43,7 @@ impl<'v> Work<'v> {
             verdicts,
             steps: 0,
             until: HOLD,
+            gave_way: false,
             unknown: Vec::new(),
         }
     }
