@@ -10,6 +10,9 @@ use cometserver_core::action::Action;
 use cometserver_core::token::Claims;
 use serde_json::{Value, json};
 
+/// No heartbeat comes: a test that waits for what does not come ends with its patience.
+const SILENT: &[(&str, &str)] = &[("held.heartbeat", "600s")];
+
 /// The fields of a block by name, in order.
 fn fields(block: &str) -> Vec<(&str, &str)> {
     block.lines().map(|line| line.split_once(": ").unwrap()).collect()
@@ -318,7 +321,7 @@ fn what_some_readers_take_for_line_breaks_is_escaped_wherever_a_publisher_can_pu
 
 #[test]
 fn what_replaces_an_event_source_says_in_the_query_what_it_saw_last() {
-    let server = TestServer::start(OPEN);
+    let server = TestServer::start_with(OPEN, SILENT);
     let cursors: Vec<String> = (0..4)
         .map(|n| {
             server.publish("a", &n.to_string())["cursor"]
@@ -386,7 +389,7 @@ fn what_replaces_an_event_source_says_in_the_query_what_it_saw_last() {
 
 #[test]
 fn a_last_event_id_that_is_not_utf_8_is_a_gap_and_a_cursor_that_is_not_is_refused() {
-    let server = TestServer::start(OPEN);
+    let server = TestServer::start_with(OPEN, SILENT);
     server.publish("a", "kept");
     let mut client = server.public();
     client.write(
