@@ -26,14 +26,13 @@ const PLACES = {
 };
 
 /** A server behind a relay. */
-async function serve(t, { heartbeat = "60s" } = {}) {
+async function serve(t) {
   const comet = await Comet.serve(
     t,
     `[public]
 listen = ["127.0.0.1:0"]
 [held]
 retry = "1s"
-heartbeat = "${heartbeat}"
 [[tokens]]
 name = "test"
 secret = "${SECRET}"
@@ -43,17 +42,17 @@ secret = "${SECRET}"
   const publish = async (...texts) => {
     for (const text of texts) await publishOne(comet, text);
   };
-  const listen = (library) => {
-    const query = new URLSearchParams({ channel: CHANNEL, token: granting(3600) });
+  const listen = (library, parameters) => {
+    const query = new URLSearchParams({ channel: CHANNEL, token: granting(3600), ...parameters });
     return Listener.open(t, library, `${relay.origin}/v1/sse?${query}`);
   };
   return { comet, relay, publish, listen };
 }
 
 /** The library listens already. */
-async function listening(t, library, settings) {
-  const { relay, publish, listen } = await serve(t, settings);
-  const listener = await listen(library);
+async function listening(t, library, parameters) {
+  const { relay, publish, listen } = await serve(t);
+  const listener = await listen(library, parameters);
   await listener.opened();
   return { relay, publish, listener };
 }
@@ -128,7 +127,7 @@ export const scenarios = {
   "its answer ended in and behind messages it gets each once and in order": (t, library) => cutInMessages(t, library, "ends"),
 
   async "it hands out messages whole, and heartbeats as none"(t, library) {
-    const { relay, publish, listener } = await listening(t, library, { heartbeat: "1s" });
+    const { relay, publish, listener } = await listening(t, library, { heartbeat_ms: 1000 });
     await relay.answered("^id:", 4);
     assert.deepEqual(listener.objects(), []);
     const texts = [

@@ -10,8 +10,8 @@ import (
 	"github.com/r3labs/sse/v2"
 )
 
-// Its own limit is 64 KiB.
-const longestMessage = 1 << 20
+// Bytes; its own limit is 64 KiB.
+const longestMessage = 2 << 20
 
 func main() {
 	out := json.NewEncoder(os.Stdout)

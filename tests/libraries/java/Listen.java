@@ -7,11 +7,14 @@ import com.launchdarkly.eventsource.RetryDelayStrategy;
 import com.launchdarkly.eventsource.StreamEvent;
 import com.launchdarkly.eventsource.StreamHttpErrorException;
 import java.net.URI;
+import java.util.concurrent.TimeUnit;
 
 /** okhttp-eventsource listens to the address given and prints what it hands out, a JSON object a line. */
 public class Listen {
     public static void main(String[] arguments) throws Exception {
-        EventSource source = new EventSource.Builder(ConnectStrategy.http(URI.create(arguments[0])))
+        EventSource source = new EventSource.Builder(
+            // Of its own accord it gives up after 5 seconds without a byte.
+            ConnectStrategy.http(URI.create(arguments[0])).readTimeout(75, TimeUnit.SECONDS))
             .errorStrategy(ErrorStrategy.alwaysContinue())
             // Without this each cut doubles the pause, up to 30 seconds, until a connection has held for a minute.
             .retryDelayStrategy(RetryDelayStrategy.defaultStrategy().backoffMultiplier(1))

@@ -15,7 +15,7 @@ def say(**line):
 
 
 # It reads one answer: coming back is left to us.
-with httpx.Client(timeout=60) as client:
+with httpx.Client(timeout=75) as client:
     while True:
         headers = {"Last-Event-ID": last_id} if last_id else {}
         try:

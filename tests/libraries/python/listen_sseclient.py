@@ -20,7 +20,7 @@ while True:
     if last_id:
         headers["Last-Event-ID"] = last_id
     try:
-        with requests.get(url, headers=headers, stream=True, timeout=60) as response:
+        with requests.get(url, headers=headers, stream=True, timeout=75) as response:
             if response.status_code in (401, 403):
                 say(ended=str(response.status_code))
                 break
