@@ -577,6 +577,7 @@ async function sse(line, signal) {
   const last = {};
   let rest = "";
   let data = "";
+  let beat;
   for (;;) {
     const { done, value } = await reader.read();
     if (done || signal.aborted) return;
@@ -588,15 +589,15 @@ async function sse(line, signal) {
       last[field] = value;
       if (field === "data") data += value;
       if (field === "retry") line._retry = +value;
-      if (text) continue;
-      if (data || last.id) {
-        hasBlocks = true;
-        line._received(data ? JSON.parse(data) : {}, last.id);
-        if (signal.aborted) return;
-      }
+      if (text || !data) continue;
+      const object = JSON.parse(data);
+      hasBlocks = true;
+      beat ??= object.heartbeat_ms;
+      line._received(object, last.id);
+      if (signal.aborted) return;
       data = last.id = "";
     }
-    if (hasBlocks) line._sign(2, last.heartbeat_ms);
+    if (hasBlocks) line._sign(2, beat);
   }
 }
 
@@ -949,10 +950,11 @@ function makeLink(door, options, hear) {
       // A command was refused: a new connection finds out whose fault it is.
       if (id) reopen();
     } else {
-      // Cursors, with a type or without one (undefined), unsubscribed and authorized say nothing to subscribers.
-      hear._objects(/^[uac]/.test(type) ? [] : [object], at);
+      // Cursors, unsubscribed and authorized say nothing to subscribers.
+      const isSilent = /^[uac]/.test(type);
+      hear._objects(isSilent ? [] : [object], at);
       // Behind many a front server nothing else would tell the server when a stream's member is not there any more.
-      if (!type && /,join/.test([...asked])) door._tell("renew", session);
+      if (isSilent && !line._say && /,join/.test([...asked])) door._tell("renew", session);
       open(at);
     }
   }

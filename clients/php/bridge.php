@@ -15,7 +15,7 @@ final class CometBridge
     /** What is passed on: the call, its method, its parameters. */
     private static $calls = array(
         'poll' => array('GET', 'channel pattern cursor retained presence join watch info token wait_ms limit session'),
-        'sse' => array('GET', 'channel pattern cursor retained presence join watch info token session preamble_ms'),
+        'sse' => array('GET', 'channel pattern cursor retained presence join watch info token session preamble_ms heartbeat_ms lastEventId lastEventID Last-Event-ID'),
         'now' => array('GET', 'token'),
         'history' => array('GET', 'channel since limit reverse token'),
         'presence' => array('GET', 'channel limit token'),
@@ -24,13 +24,16 @@ final class CometBridge
         'renew' => array('GET', 'session token'),
     );
 
-    /** What of the visitor's head is passed on, beside host, origin, token and address: name here, name there, form. */
+    /**
+     * What of the visitor's head is passed on, beside host, origin, token and address: name here, name
+     * there, form, and what stands in for another form: what cannot be a cursor of the server's is a gap, and a tag like
+     * none. */
     private static $taken = array(
         array('HTTP_ACCEPT', 'Accept', '~^[\x20-\x7E]{1,200}$~D'),
         array('CONTENT_TYPE', 'Content-Type', '~^[\x20-\x7E]{1,200}$~D'),
         array('HTTP_ORIGIN', 'Origin', '~^[\x21-\x7E]{1,300}$~D'),
-        array('HTTP_IF_NONE_MATCH', 'If-None-Match', '~^[\x21-\x7E]{1,500}$~D'),
-        array('HTTP_LAST_EVENT_ID', 'Last-Event-ID', '~^[\x21-\x7E]{1,500}$~D'),
+        array('HTTP_IF_NONE_MATCH', 'If-None-Match', '~^[\x20-\x7E]{1,500}$~D', ''),
+        array('HTTP_LAST_EVENT_ID', 'Last-Event-ID', '~^[\x21-\x7E]{1,500}$~D', '?'),
     );
 
     /** What of the answer's head is passed on. */
@@ -342,10 +345,14 @@ final class CometBridge
         $head = $method . ' /v1/' . $call . ($query ? '?' . implode('&', $query) : '') . " HTTP/1.0\r\n" . 'Host: ' . self::host() . "\r\n";
         foreach (self::$taken as $one) {
             if (isset($_SERVER[$one[0]]) && is_string($_SERVER[$one[0]]) && $_SERVER[$one[0]] !== '') {
-                if (!preg_match($one[2], $_SERVER[$one[0]])) {
-                    throw new CometBridgeFault(400, 'bad_request', 'the header ' . $one[1] . ' is not one to be passed on');
+                $value = $_SERVER[$one[0]];
+                if (!preg_match($one[2], $value)) {
+                    if (!isset($one[3])) {
+                        throw new CometBridgeFault(400, 'bad_request', 'the header ' . $one[1] . ' is not one to be passed on');
+                    }
+                    $value = $one[3];
                 }
-                $head .= $one[1] . ': ' . $_SERVER[$one[0]] . "\r\n";
+                $head .= $value === '' ? '' : $one[1] . ': ' . $value . "\r\n";
             }
         }
         $token = self::authorization();
@@ -463,7 +470,7 @@ final class CometBridge
 
     private function streamHead()
     {
-        header('Content-Type: text/event-stream');
+        header('Content-Type: text/event-stream; charset=utf-8');
         header('Cache-Control: no-cache, no-store, no-transform');
         header('X-Accel-Buffering: no');
     }
@@ -472,7 +479,8 @@ final class CometBridge
     private function streamLater()
     {
         $this->streamHead();
-        echo 'retry: ', self::DOWN_RETRY, "\n\n";
+        // No empty line behind it: an empty block makes some clients forget where they stand.
+        echo 'retry: ', self::DOWN_RETRY, "\n";
     }
 
     private function refuse(CometBridgeFault $fault)

@@ -324,10 +324,11 @@ export function makeLink(door, options, hear) {
       // A command was refused: a new connection finds out whose fault it is.
       if (id) reopen();
     } else {
-      // Cursors, with a type or without one (undefined), unsubscribed and authorized say nothing to subscribers.
-      hear._objects(/^[uac]/.test(type) ? [] : [object], at);
+      // Cursors, unsubscribed and authorized say nothing to subscribers.
+      const isSilent = /^[uac]/.test(type);
+      hear._objects(isSilent ? [] : [object], at);
       // Behind many a front server nothing else would tell the server when a stream's member is not there any more.
-      if (!type && /,join/.test([...asked])) door._tell("renew", session);
+      if (isSilent && !line._say && /,join/.test([...asked])) door._tell("renew", session);
       open(at);
     }
   }

@@ -39,6 +39,7 @@ export async function sse(line, signal) {
   const last = {};
   let rest = "";
   let data = "";
+  let beat;
   for (;;) {
     const { done, value } = await reader.read();
     if (done || signal.aborted) return;
@@ -50,15 +51,15 @@ export async function sse(line, signal) {
       last[field] = value;
       if (field === "data") data += value;
       if (field === "retry") line._retry = +value;
-      if (text) continue;
-      if (data || last.id) {
-        hasBlocks = true;
-        line._received(data ? JSON.parse(data) : {}, last.id);
-        if (signal.aborted) return;
-      }
+      if (text || !data) continue;
+      const object = JSON.parse(data);
+      hasBlocks = true;
+      beat ??= object.heartbeat_ms;
+      line._received(object, last.id);
+      if (signal.aborted) return;
       data = last.id = "";
     }
-    if (hasBlocks) line._sign(2, last.heartbeat_ms);
+    if (hasBlocks) line._sign(2, beat);
   }
 }
 

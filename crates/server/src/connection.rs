@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use cometserver_core::Cursor;
 use cometserver_core::broker::Fetch;
 use cometserver_core::channel::ChannelId;
 use cometserver_core::fanout::{ReaderId, Step, Target, Wants};
@@ -98,8 +99,9 @@ pub struct Subscriber {
     pub held_as: Option<(u64, u64)>,
     /// When a poll is answered, or a stream ended, in the shard's milliseconds; `u64::MAX`: never.
     pub ends: u64,
-    /// The stream has not given a cursor yet, as one would hide what is still owed; until then this is the client's.
-    pub unopened: Option<cometserver_core::Cursor>,
+    /// The stream has not given a cursor of its own yet, as one would hide what is still owed; until then this is the
+    /// client's.
+    pub unopened: Option<Unopened>,
     /// Polls: at most so many objects in the answer.
     pub limit: usize,
     /// Polls: nothing is read for it before, in the shard's milliseconds; 0: it has begun.
@@ -108,6 +110,8 @@ pub struct Subscriber {
     pub retry: Option<u64>,
     /// Milliseconds after which a stream wants its first heartbeat; 0: that is past, or it wants none earlier.
     pub preamble: u32,
+    /// The longest silence that it asked for, in milliseconds; 0: it asked for none.
+    pub heartbeat: u32,
     /// Polls: answered 304 if there is nothing new.
     pub conditional: bool,
     /// Polls: the answer has begun, and is sent page by page.
@@ -127,6 +131,22 @@ pub struct Subscriber {
     pub untaken: (usize, u64),
     /// WebSocket only.
     pub socket: Option<Box<WebSocketState>>,
+}
+
+/// Where a client stands that is still owed what a cursor of its position would hide.
+#[derive(Clone, Copy, Debug)]
+pub struct Unopened {
+    /// From where it goes on if it ends now.
+    pub cursor: Cursor,
+    /// It came with that cursor.
+    pub is_known: bool,
+}
+
+impl Unopened {
+    /// The cursor that the client came with, if any: to tell it again hides nothing.
+    pub fn known(self) -> Option<Cursor> {
+        self.is_known.then_some(self.cursor)
+    }
 }
 
 /// A member's name and what it shows.

@@ -9,6 +9,7 @@
 
 mod body;
 pub mod cors;
+pub mod entity_tag;
 mod head;
 pub mod problem;
 pub mod query;

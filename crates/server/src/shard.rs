@@ -3,6 +3,7 @@
 //! A shard is one thread with one event loop. It owns its connections and their readers; what it shares with others is in
 //! [`Shared`]. Sockets are registered once, for both directions, by edges.
 
+mod beginning;
 mod ceiling;
 mod clock;
 mod ending;

@@ -1,6 +1,10 @@
 //! The formats in which the native dialect's objects travel: which transport, framed how.
 //!
 //! An object comes open at its end (`{"type":…`), so that the cursor can be added where it travels inside.
+//!
+//! A block of server-sent events is laid out so that the libraries of all languages read it alike. It always has `data:`,
+//! as many forget an `id:` without. The `id:` comes last: a block that was cut off then has not moved its reader on.
+//! What no page wants to see has an event name of its own, and never becomes a message.
 
 use cometserver_core::Cursor;
 use cometserver_core::protocol::native;
@@ -28,8 +32,18 @@ pub enum Format {
     Poll,
 }
 
+/// The least `retry:` of an event stream, in milliseconds: some clients take the word at its word, thousands of times a second.
+const LEAST_RETRY_MS: u64 = 1_000;
+
 /// How many formats there are.
 pub const FORMATS: usize = 7;
+
+impl Format {
+    /// Are these server-sent events?
+    pub fn is_events(self) -> bool {
+        matches!(self, Format::SseChunked | Format::SsePlain)
+    }
+}
 
 /// Writes frames; keeps its room.
 #[derive(Debug, Default)]
@@ -78,14 +92,7 @@ impl Encoder {
         content.clear();
         match format {
             Format::SseChunked | Format::SsePlain => {
-                if let Some(cursor) = cursor {
-                    content.extend_from_slice(b"id: ");
-                    cursor.write(content);
-                    content.push(b'\n');
-                }
-                content.extend_from_slice(b"data: ");
-                content.extend_from_slice(open);
-                content.extend_from_slice(b"}\n\n");
+                event_block(open, cursor, content);
             }
             Format::LinesChunked | Format::LinesPlain => {
                 content.extend_from_slice(open);
@@ -114,45 +121,77 @@ impl Encoder {
 
     /// Appends what is sent when nothing else is: the cursor.
     pub fn heartbeat(&mut self, format: Format, cursor: Cursor, out: &mut Vec<u8>) {
-        match format {
-            Format::SseChunked | Format::SsePlain => {
-                let content = &mut self.content;
-                content.clear();
-                content.extend_from_slice(b"id: ");
-                cursor.write(content);
-                content.extend_from_slice(b"\n\n");
-                frame(format, content, out);
-            }
-            _ => self.object(format, b"{\"type\":\"cursor\"", Some(cursor), out),
+        let open = b"{\"type\":\"cursor\"";
+        if !format.is_events() {
+            return self.object(format, open, Some(cursor), out);
         }
+        let content = &mut self.content;
+        content.clear();
+        content.extend_from_slice(CURSOR_EVENT);
+        event_block(open, Some(cursor), content);
+        frame(format, content, out);
     }
 
-    /// Appends the first cursor of a stream, and how long nothing may come before the next.
-    ///
-    /// In server-sent events only the cursor: what opens them has said the rest.
-    pub fn opening(&mut self, format: Format, heartbeat_ms: u64, cursor: Cursor, out: &mut Vec<u8>) {
-        if matches!(format, Format::SseChunked | Format::SsePlain) {
-            return self.heartbeat(format, cursor, out);
-        }
+    /// Appends what opens a stream: how long nothing may come before the next heartbeat, and its first cursor. Event
+    /// streams may have none yet, and say besides when to come back after a cut: after `retry_ms`, or later.
+    pub fn opening(
+        &mut self,
+        format: Format,
+        heartbeat_ms: u64,
+        retry_ms: u64,
+        cursor: Option<Cursor>,
+        out: &mut Vec<u8>,
+    ) {
         let mut open = b"{\"type\":\"cursor\",\"heartbeat_ms\":".to_vec();
         native::json_number(heartbeat_ms, &mut open);
-        self.object(format, &open, Some(cursor), out);
+        if !format.is_events() {
+            return self.object(format, &open, cursor, out);
+        }
+        let content = &mut self.content;
+        content.clear();
+        retry_line(retry_ms, content);
+        content.extend_from_slice(CURSOR_EVENT);
+        event_block(&open, cursor, content);
+        frame(format, content, out);
     }
 
-    /// Appends the news that the client should come back later, and where from.
+    /// Appends the news that the client should come back later, and where from. What knows nothing but `retry:` comes
+    /// back after a second at the earliest.
     pub fn reconnect(&mut self, format: Format, after_ms: u64, cursor: Cursor, out: &mut Vec<u8>) {
         let mut open = b"{\"type\":\"reconnect\",\"after_ms\":".to_vec();
         native::json_number(after_ms, &mut open);
-        if matches!(format, Format::SseChunked | Format::SsePlain) {
-            let content = &mut self.content;
-            content.clear();
-            content.extend_from_slice(b"retry: ");
-            native::json_number(after_ms, content);
-            content.push(b'\n');
-            frame(format, content, out);
+        if !format.is_events() {
+            return self.object(format, &open, Some(cursor), out);
         }
-        self.object(format, &open, Some(cursor), out);
+        let content = &mut self.content;
+        content.clear();
+        retry_line(after_ms, content);
+        event_block(&open, Some(cursor), content);
+        frame(format, content, out);
     }
+}
+
+/// The line that keeps a block from being a message: only those who ask for events of this name see it.
+const CURSOR_EVENT: &[u8] = b"event: cursor\n";
+
+/// Appends the line that says when to come back after a cut.
+fn retry_line(retry_ms: u64, content: &mut Vec<u8>) {
+    content.extend_from_slice(b"retry: ");
+    native::json_number(retry_ms.max(LEAST_RETRY_MS), content);
+    content.push(b'\n');
+}
+
+/// Appends a block with an object that is open at its end.
+fn event_block(open: &[u8], cursor: Option<Cursor>, content: &mut Vec<u8>) {
+    content.extend_from_slice(b"data: ");
+    content.extend_from_slice(open);
+    content.extend_from_slice(b"}\n");
+    if let Some(cursor) = cursor {
+        content.extend_from_slice(b"id: ");
+        cursor.write(content);
+        content.push(b'\n');
+    }
+    content.push(b'\n');
 }
 
 /// Ends an object, with the cursor as its last member.

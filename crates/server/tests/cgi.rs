@@ -295,7 +295,7 @@ fn without_a_server_a_browser_is_told_to_come_back() {
     assert_eq!(down.status, 503);
     assert!(down.head.contains("Retry-After: 3"), "{down:?}");
     let stream = answer(&mut cgi(&home, "GET", "/v1/sse", "channel=news"));
-    assert_eq!((stream.status, stream.body.as_str()), (200, "retry: 3000\n\n"));
+    assert_eq!((stream.status, stream.body.as_str()), (200, "retry: 3000\n"));
     assert!(!home.data().exists(), "nobody told it to start one");
 }
 

@@ -1,5 +1,5 @@
-//! The gateway under real web servers: Apache with mod_cgid and mod_fcgid, nginx with FastCGI. Where one is not installed its
-//! tests say so and pass.
+//! The gateway under real web servers: Apache with mod_cgid and mod_fcgid, nginx with FastCGI; and what Apache does to an answer
+//! that it compresses. Where one is not installed its tests say so and pass.
 #![allow(clippy::unwrap_used)] // the exception for tests does not know their helper functions
 
 mod daemon_support;
@@ -264,6 +264,69 @@ fn apache_with_mod_fcgid_passes_polls_on() {
         ),
     );
     judge(&home, &web, "/push");
+}
+
+/// The entity tag of an answer to a browser that takes compressed ones.
+fn tag_of_compressed(web: &Web, target: &str, tag: &str) -> String {
+    let mut stream = web.connect();
+    let headers = format!("Accept-Encoding: gzip\r\n{tag}");
+    write!(stream, "GET {target} HTTP/1.0\r\nHost: comet\r\n{headers}\r\n").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    let mut lines = answer.lines();
+    let tag = lines.find_map(|line| line.strip_prefix("ETag: "));
+    tag.unwrap_or_else(|| panic!("{answer}")).to_owned()
+}
+
+#[test]
+fn apache_that_compresses_marks_tags_and_polls_go_on_from_them() {
+    if !is_there("/usr/sbin/apache2") {
+        return;
+    }
+    let home = home();
+    let _server: Server = home.serve(SETTINGS);
+    let root = home.path().display();
+    let socket = home.data().join("public/comet.sock");
+    let modules = ["cgid", "proxy", "proxy_http", "filter", "deflate"];
+    let modules = modules.map(|name| format!("LoadModule {name}_module {MODULES}/mod_{name}.so\n"));
+    let web = apache(
+        &home,
+        &format!(
+            "{}ScriptSock {root}/run/cgid.sock\nScriptAlias /cgi-bin/ {root}/cgi-bin/\n\
+             ProxyPass /push/ unix:{}|http://comet/\nAddOutputFilterByType DEFLATE application/json\n",
+            modules.concat(),
+            socket.display()
+        ),
+    );
+    // What is very short is not compressed.
+    let publish = |text: &str| home.ok(["publish", "news", &text.repeat(500)]);
+    publish("old");
+    for path in ["/push", "/cgi-bin/push.cgi"] {
+        let target = format!("{path}/v1/poll?channel=news&wait_ms=0&retained=0");
+        let mut tag = tag_of_compressed(&web, &format!("{target}&cursor=earliest"), "");
+        // From answer to answer, as an interval poll does.
+        for text in ["one", "two"] {
+            assert!(tag.ends_with("-gzip\""), "{path}: {tag}: Apache changes it");
+            let known = format!("If-None-Match: {tag}\r\n");
+            let either = format!("If-None-Match: \"0-gzip\", W/{tag}\r\n");
+            for known in [&known, &either] {
+                assert_eq!(
+                    http(web.connect(), "GET", &target, known, "").status,
+                    304,
+                    "{path}"
+                );
+            }
+            publish(text);
+            for known in [&known, &either] {
+                let answer = http(web.connect(), "GET", &target, known, "").json();
+                let publications = answer["publications"].as_array().unwrap();
+                assert_eq!(publications.len(), 1, "{path}: nothing but what is new");
+                assert_eq!(publications[0]["data"], text.repeat(500), "{path}");
+            }
+            tag = tag_of_compressed(&web, &target, &known);
+        }
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use cometserver::config::Config;
-use support::{Door, TRANSPORTS, TestServer, WebSocket, websocket::Frame};
+use support::{Door, TRANSPORTS, TestServer, Transport, WebSocket, websocket::Frame};
 
 /// Quick, but three of them are long enough for a client on a busy machine to answer a ping.
 fn quick(config: &mut Config) {
@@ -90,5 +90,67 @@ fn a_client_is_told_how_often_a_heartbeat_comes_also_where_something_else_comes_
             }
         };
         assert_eq!(first["heartbeat_ms"], 600_000, "{query}: {first}");
+    }
+}
+
+#[test]
+fn a_connection_has_the_heartbeat_that_it_asked_for() {
+    let server = TestServer::with(|config| config.held.heartbeat = Duration::from_secs(600));
+    for transport in TRANSPORTS
+        .into_iter()
+        .filter(|transport| *transport != Transport::Poll)
+    {
+        let mut asked = server.listen(Door::Tcp, transport, "channel=quiet&heartbeat_ms=1000");
+        // The next would come in ten minutes, long after the test's patience.
+        for _ in 0..2 {
+            asked.wait_for_heartbeat();
+        }
+        server.publish("quiet", transport.path());
+        assert_eq!(asked.data(1), [transport.path()]);
+    }
+}
+
+#[test]
+fn the_heartbeat_that_is_told_is_the_one_that_comes_and_has_bounds() {
+    let server = TestServer::with(|config| config.held.heartbeat = Duration::from_secs(600));
+    server.publish_object(&serde_json::json!({"channel": "kept", "data": "value", "retain": true}));
+    for (asked, told) in [
+        ("", 600_000),
+        ("&heartbeat_ms=4500", 4_500),
+        ("&heartbeat_ms=0", 1_000),
+        ("&heartbeat_ms=999", 1_000),
+        ("&heartbeat_ms=600001", 600_000),
+        ("&heartbeat_ms=18446744073709551615", 600_000),
+    ] {
+        for channel in ["quiet", "kept"] {
+            let query = format!("channel={channel}{asked}");
+            let mut socket = WebSocket::open(&server.place(Door::Tcp), &query);
+            let first = loop {
+                let object = socket.next();
+                if object["type"] == "cursor" {
+                    break object;
+                }
+            };
+            assert_eq!(first["heartbeat_ms"], told, "{query}: {first}");
+            for path in ["/v1/sse", "/v1/stream"] {
+                let mut http = server.place(Door::Tcp).connect();
+                http.ask("GET", &format!("{path}?{query}"), &[], b"");
+                assert_eq!(http.head().status, 200);
+                let told = format!("\"heartbeat_ms\":{told}");
+                let mut text = String::new();
+                while !text.contains(&told) {
+                    assert!(!text.contains("\"heartbeat_ms\""), "{path}?{query}: {text}");
+                    text.push_str(&String::from_utf8(http.chunk().unwrap()).unwrap());
+                }
+            }
+        }
+    }
+    for wrong in ["soon", "", "-1", "1.5", "18446744073709551616"] {
+        for path in ["/v1/sse", "/v1/stream"] {
+            let target = format!("{path}?channel=quiet&heartbeat_ms={wrong}");
+            let answer = server.request(Door::Tcp, "GET", &target, "");
+            assert_eq!(answer.status, 400, "{target}");
+            assert!(answer.text().contains("heartbeat_ms"), "{}", answer.text());
+        }
     }
 }

@@ -110,7 +110,7 @@ fn an_event_source_too_many_gets_200_with_retry_and_an_end() {
     let answer = get(&server, "/v1/sse?channel=news");
     assert_eq!(
         (answer.status, answer.header("content-type")),
-        (200, Some("text/event-stream"))
+        (200, Some("text/event-stream; charset=utf-8"))
     );
     let text = answer.text();
     let retry = text.strip_prefix("retry: ").unwrap().split_once('\n').unwrap().0;

@@ -38,6 +38,75 @@ fn a_poll_that_names_its_cursor_gets_an_answer_whatever_tag_it_sends() {
 }
 
 #[test]
+fn a_tag_that_was_marked_on_the_way_is_known_still() {
+    let server = TestServer::start();
+    server.publish("a", "old");
+    let tag = poll(&server, "channel=a&retained=0", &[])
+        .header("etag")
+        .unwrap()
+        .to_owned();
+    let cursor = tag.trim_matches('"');
+    let ask = |tags: &str| poll(&server, "channel=a&retained=0", &[("If-None-Match", tags)]);
+    let marked = [
+        format!("\"{cursor}-gzip\""),
+        format!("\"{cursor};gzip\""),
+        format!("\"{cursor}--gzip\""),
+        format!("\"{cursor}-br\""),
+        format!("\"{cursor}-gzip-br\""),
+        format!("\"{cursor}.zst\""),
+        format!("W/\"{cursor}\""),
+        format!("W/\"{cursor};gzip\""),
+        format!("w/\"{cursor}-gzip\""),
+        cursor.to_owned(),
+        format!("\"other\", \"{cursor}-gzip\""),
+        format!("\"other\",W/\"{cursor}\",\"another\""),
+        format!(" , ,{tag}"),
+        format!("*, {tag}"),
+    ];
+    for tags in &marked {
+        assert_eq!(ask(tags).status, 304, "{tags}");
+    }
+    server.publish("a", "new");
+    for tags in &marked {
+        let answer = ask(tags).json();
+        let publications = answer["publications"].as_array().unwrap();
+        assert_eq!(
+            (publications.len(), &publications[0]["data"]),
+            (1, &json!("new")),
+            "{tags}"
+        );
+    }
+    // Of two that could be, the first.
+    let now = server.now();
+    assert_eq!(ask(&format!("\"{now};gzip\", {tag}")).status, 304);
+    assert_eq!(ask(&format!("{tag}, \"{now};gzip\"")).status, 200);
+}
+
+#[test]
+fn a_poll_whose_tags_are_none_of_ours_is_asked_as_if_it_had_none() {
+    let server = TestServer::start();
+    server.publish("a", "old");
+    for tags in [
+        "*",
+        "\"\"",
+        "W/\"abc\"",
+        "garbage",
+        ",",
+        "\"a\", \"b-gzip\"",
+        "\"unclosed",
+        &"x-".repeat(2000),
+    ] {
+        let answer = poll(&server, "channel=a&retained=0", &[("If-None-Match", tags)]);
+        assert_eq!(answer.status, 200, "{tags}");
+        assert_eq!(
+            answer.json()["publications"],
+            json!([]),
+            "{tags}: from now on, no gap"
+        );
+    }
+}
+
+#[test]
 fn a_client_of_binary_frames_is_turned_away_in_one() {
     let server = TestServer::with(|config| config.held.ws_max = Some(1));
     let _held = server.websocket("channel=a");

@@ -10,8 +10,9 @@ if (preg_match('~/v1/sse(?:\?|$)~', $asked)) {
     header('HTTP/1.1 200 OK');
     // PHP-FPM does not say a 200 of itself, and Apache would stay with its 503.
     header('Status: 200 OK');
-    header('Content-Type: text/event-stream');
-    echo "retry: 3000\n\n";
+    header('Content-Type: text/event-stream; charset=utf-8');
+    // No empty line behind it: an empty block makes some clients forget where they stand.
+    echo "retry: 3000\n";
 } else {
     header('HTTP/1.1 503 Service Unavailable');
     header('Content-Type: application/problem+json');

@@ -36,23 +36,24 @@ export class Comet {
   origin;
 
   /** `comet demo`: everything is public, no configuration. Stopped after the test. */
-  static async demo(t) {
-    const data = await folder(t);
-    return Comet.#start(t, ["demo", "--data-dir", data, "--listen", "127.0.0.1:0"]);
+  static demo(t) {
+    return Comet.#start(t, async (data) => ["demo", "--data-dir", data, "--listen", "127.0.0.1:0"]);
   }
 
   /** `comet serve` with this configuration file (TOML); it has to name a TCP listener. Stopped after the test. */
-  static async serve(t, configuration) {
-    const data = await folder(t);
-    const file = join(data, "test.toml");
-    await writeFile(file, configuration, { mode: 0o600 });
-    return Comet.#start(t, ["serve", "--data-dir", data, "--config", file]);
+  static serve(t, configuration) {
+    return Comet.#start(t, async (data) => {
+      const file = join(data, "test.toml");
+      await writeFile(file, configuration, { mode: 0o600 });
+      return ["serve", "--data-dir", data, "--config", file];
+    });
   }
 
   static async #start(t, args) {
     const comet = new Comet();
-    comet.#args = args;
+    // Before its folder is removed, which it would go on writing to.
     t.after(() => comet.stop());
+    comet.#args = await args(await folder(t));
     await comet.start();
     return comet;
   }

@@ -182,13 +182,29 @@ test('visitors who only say that they come by the bridge take no place of those 
 });
 
 test('headers that could not be passed on are refused', function () use ($web): void {
-    foreach ([['Accept' => "a/b\n"], ['Origin' => "http://x\n"], ['If-None-Match' => "\"a\"\n"], ['Last-Event-ID' => "a\n"], ['Authorization' => "Bearer a\n"], ['Host' => 'a b'], ['Host' => 'evil/@x'], ['Authorization' => 'Bearer a b'], ['Origin' => 'http://' . str_repeat('x', 400)], ['If-None-Match' => '"' . "\x80" . '"']] as $headers) {
+    foreach ([['Accept' => "a/b\n"], ['Origin' => "http://x\n"], ['Authorization' => "Bearer a\n"], ['Host' => 'a b'], ['Host' => 'evil/@x'], ['Authorization' => 'Bearer a b'], ['Origin' => 'http://' . str_repeat('x', 400)]] as $headers) {
         $answer = $web->get(bridge('now'), $headers);
         same(400, $answer['status'], shown($headers));
         yes(strpos($answer['body'], 'not one to be passed on') !== false, 'by the bridge: ' . shown($answer));
     }
     // A site behind the web server's own password.
     same(200, $web->get(bridge('now'), ['Authorization' => 'Basic eDp5'])['status']);
+});
+
+test('what a visitor saw last is never a reason to refuse: what cannot be read is a gap, or as if it were not there', function () use ($web, $streaming, $server): void {
+    foreach (["caf\xe9", 'a b', str_repeat('x', 600)] as $unreadable) {
+        $stream = $streaming->begin(bridge('sse', ['channel' => 'open/unread']), ['Accept' => 'text/event-stream', 'Last-Event-ID' => $unreadable]);
+        until('a gap', static function () use ($stream): bool {
+            $stream->ended();
+            return strpos($stream->bytes, '"type":"gap"') !== false;
+        });
+        $stream->hangUp();
+        until('noticed', fn (): bool => $server->held() === 0);
+    }
+    foreach (['"a", "b"', "\"\x80\"", str_repeat('x', 600)] as $tags) {
+        $answer = $web->get(bridge('poll', ['channel' => 'open/unread', 'wait_ms' => 0]), ['If-None-Match' => $tags]);
+        same([200, []], [$answer['status'], json($answer)['publications']], shown($tags));
+    }
 });
 
 test('what is too large is refused before it is taken in', function () use ($web): void {
@@ -222,7 +238,7 @@ test('a server that is down is a problem with a time to come back, and nothing a
 test('an EventSource whose server is down is told when to come back, in the only way it does not take for the end', function (): void {
     $web = new Web(open_site(['data_dir' => folder(), 'sse' => true]));
     $answer = $web->get(bridge('sse', ['channel' => 'x']), ['Accept' => 'text/event-stream']);
-    same([200, "retry: 2000\n\n"], [$answer['status'], $answer['body']]);
+    same([200, "retry: 2000\n"], [$answer['status'], $answer['body']]);
     yes(strpos($answer['headers']['content-type'], 'text/event-stream') === 0, 'as a stream');
 });
 
@@ -343,7 +359,7 @@ test('events stream where pieces arrive, resume where they ended, and end when t
 test('a stream is refused as it should be: a visitor without rights 401, one where no pieces arrive in its own way', function () use ($web, $streaming): void {
     same(401, $streaming->get(bridge('sse', ['channel' => 'closed']))['status']);
     $answer = $web->get(bridge('sse', ['channel' => 'open/x']), ['Accept' => 'text/event-stream']);
-    same([200, "retry: 2000\n\n", 'no-stream'], [$answer['status'], $answer['body'], $answer['headers']['x-comet-bridge']]);
+    same([200, "retry: 2000\n", 'no-stream'], [$answer['status'], $answer['body'], $answer['headers']['x-comet-bridge']]);
     same(501, $web->get(bridge('sse', ['channel' => 'open/x']), ['Accept' => '*/*'])['status']);
 });
 

@@ -3,44 +3,14 @@
 //! Spec: `docs/protocol.md`. The transport adds the cursor and its frame, so what is shared between subscribers is shared.
 
 pub mod command;
+mod json;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::publication::{Attributes, Body, Kind, Payload, Publication};
 
-/// Appends `text` as a JSON string.
-pub fn json_string(text: &str, out: &mut Vec<u8>) {
-    out.push(b'"');
-    let mut rest = text.as_bytes();
-    while let Some(at) = rest
-        .iter()
-        .position(|byte| *byte < 0x20 || *byte == b'"' || *byte == b'\\')
-    {
-        out.extend_from_slice(&rest[..at]);
-        match rest[at] {
-            b'"' => out.extend_from_slice(b"\\\""),
-            b'\\' => out.extend_from_slice(b"\\\\"),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            control => {
-                const HEX: &[u8; 16] = b"0123456789abcdef";
-                out.extend_from_slice(b"\\u00");
-                out.push(HEX[usize::from(control >> 4)]);
-                out.push(HEX[usize::from(control & 15)]);
-            }
-        }
-        rest = &rest[at + 1..];
-    }
-    out.extend_from_slice(rest);
-    out.push(b'"');
-}
-
-/// Appends a number.
-pub fn json_number(number: u64, out: &mut Vec<u8>) {
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-}
+pub use json::{json_number, json_string, json_value};
 
 /// Appends the member `"channel":…`, and the exact bytes beside it where they are not UTF-8.
 pub fn channel_member(name: &[u8], out: &mut Vec<u8>) {
@@ -69,16 +39,7 @@ fn base64(bytes: &[u8], out: &mut Vec<u8>) {
 pub fn payload_value(payload: &Payload, out: &mut Vec<u8>) {
     let bytes = payload.bytes();
     match payload.kind() {
-        Kind::Json => {
-            let start = out.len();
-            out.extend_from_slice(bytes);
-            // Raw line breaks in valid JSON are insignificant white space.
-            for byte in &mut out[start..] {
-                if *byte == b'\n' || *byte == b'\r' {
-                    *byte = b' ';
-                }
-            }
-        }
+        Kind::Json => json_value(bytes, out),
         Kind::Text => json_string(&String::from_utf8_lossy(bytes), out),
         Kind::Binary => {
             out.push(b'"');
@@ -136,7 +97,7 @@ pub fn head(publication: &Publication, place: usize, out: &mut Vec<u8>) {
             text_member("user", user, out);
             if let Some(info) = info {
                 out.extend_from_slice(b",\"info\":");
-                out.extend_from_slice(info);
+                json_value(info, out);
             }
         }
         Body::Leave { user } => text_member("user", user, out),
@@ -182,14 +143,6 @@ fn text_member(name: &str, value: &str, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use bytes::Bytes;
-
-    #[test]
-    fn strings_are_escaped_as_json_wants_it() {
-        let text = "a\"b\\c\nd\re\tf\u{1}g é \u{2028}";
-        let mut out = Vec::new();
-        json_string(text, &mut out);
-        assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
-    }
 
     #[test]
     fn a_payload_stays_on_one_line() {

@@ -115,6 +115,7 @@ mod tests {
             reads_from: 0,
             retry: None,
             preamble: 0,
+            heartbeat: 0,
             conditional: false,
             answering: false,
             gathered: Vec::new(),

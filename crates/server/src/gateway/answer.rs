@@ -56,7 +56,7 @@ pub(super) fn translate(bytes: &[u8]) -> Result<Option<Translated>, NoAnswer> {
         if HOP_BY_HOP.contains(&&*name) {
             continue;
         }
-        is_stream |= name == b"content-type" && line[colon + 1..].trim_ascii() == b"text/event-stream";
+        is_stream |= name == b"content-type" && is_events(&line[colon + 1..]);
         head.extend_from_slice(line);
         head.extend_from_slice(b"\r\n");
     }
@@ -68,6 +68,14 @@ pub(super) fn translate(bytes: &[u8]) -> Result<Option<Translated>, NoAnswer> {
     }))
 }
 
+/// Is this the media type of an event stream, whatever its parameters?
+fn is_events(media_type: &[u8]) -> bool {
+    let end = memchr::memchr(b';', media_type).unwrap_or(media_type.len());
+    media_type[..end]
+        .trim_ascii()
+        .eq_ignore_ascii_case(b"text/event-stream")
+}
+
 /// The answer to a request that is not passed on.
 pub(super) fn refused(refusal: &Refusal) -> Vec<u8> {
     problem(&Problem::new(refusal.status, refusal.code, refusal.detail))
@@ -76,8 +84,10 @@ pub(super) fn refused(refusal: &Refusal) -> Vec<u8> {
 /// The answer if no server answers. A browser's EventSource gives up for ever after an error: it gets a stream that ends.
 pub(super) fn unavailable(is_sse: bool, detail: &str) -> Vec<u8> {
     if is_sse {
-        let head = "Status: 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n";
-        return format!("{head}X-Accel-Buffering: no\r\n\r\nretry: {RETRY}\n\n").into_bytes();
+        let head =
+            "Status: 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-store\r\n";
+        // No empty line behind it: an empty block makes some clients forget where they stand.
+        return format!("{head}X-Accel-Buffering: no\r\n\r\nretry: {RETRY}\n").into_bytes();
     }
     let mut problem_details = Problem::new(503, "unavailable", detail);
     problem_details.retry_after = Some(RETRY / 1000);
@@ -112,11 +122,15 @@ mod tests {
 
     #[test]
     fn a_head_may_come_in_pieces_and_only_so_long() {
-        let answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\n";
         for end in 0..answer.len() {
             assert_eq!(translate(&answer[..end]), Ok(None), "{end}");
         }
         assert!(translate(answer).unwrap().unwrap().is_stream);
+        let plain = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+        assert!(translate(plain).unwrap().unwrap().is_stream);
+        let other = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-streams\r\n\r\n";
+        assert!(!translate(other).unwrap().unwrap().is_stream);
         assert_eq!(translate(&vec![b'x'; MAX_HEAD]), Err(NoAnswer));
         assert_eq!(translate(b"SSH-2.0\r\n\r\n"), Err(NoAnswer));
         assert_eq!(translate(b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n"), Err(NoAnswer));
@@ -125,7 +139,7 @@ mod tests {
     #[test]
     fn an_event_source_is_never_shown_an_error() {
         let text = String::from_utf8(unavailable(true, "down")).unwrap();
-        assert!(text.starts_with("Status: 200 OK\r\n") && text.ends_with("\r\n\r\nretry: 3000\n\n"));
+        assert!(text.starts_with("Status: 200 OK\r\n") && text.ends_with("\r\n\r\nretry: 3000\n"));
         let text = String::from_utf8(unavailable(false, "down")).unwrap();
         assert!(text.starts_with("Status: 503 Service Unavailable\r\n"), "{text}");
         assert!(text.contains("Retry-After: 3\r\n") && text.contains("\"detail\":\"down\""));

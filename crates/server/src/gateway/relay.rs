@@ -277,7 +277,8 @@ impl Stream {
     }
 
     fn beat(&self, visitor: &mut impl Visitor) -> io::Result<()> {
-        visitor.write(b":\n\n")
+        // No empty line behind it: an empty block makes some clients forget where they stand.
+        visitor.write(b":\n")
     }
 }
 

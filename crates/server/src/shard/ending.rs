@@ -38,7 +38,8 @@ impl Shard {
         for step in self.last_steps(slot) {
             self.write_step(slot, format, step, &mut out);
         }
-        let cursor = unopened.unwrap_or_else(|| self.hub.cursor(self.fanout.position(reader)));
+        let own = unopened.map(|own| own.cursor);
+        let cursor = own.unwrap_or_else(|| self.hub.cursor(self.fanout.position(reader)));
         self.encoder.reconnect(format, after, cursor, &mut out);
         if is_socket {
             close(close_code, reason, &mut out);

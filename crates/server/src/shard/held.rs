@@ -4,7 +4,6 @@ use cometserver_core::Position;
 use cometserver_core::fanout::{Begin, ReaderId, Wants};
 use cometserver_core::grant::Grant;
 use cometserver_core::hub::ListenError;
-use cometserver_core::protocol::native;
 use cometserver_core::quota::Payer;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use super::requests::Parameters;
 use super::wish::Wish;
 use crate::api::{self, Refused};
 use crate::budget::{Gateway, Place};
-use crate::connection::{Membership, State, Subscriber, WebSocketState};
+use crate::connection::{Membership, State, Subscriber, Unopened, WebSocketState};
 use crate::endpoint::Endpoint;
 use crate::http::Request;
 use crate::http::cors::Cors;
@@ -113,7 +112,7 @@ impl Shard {
             let at = self.fanout.position(reader);
             self.fanout.stall(reader, at);
         }
-        if let Begin::At(start) = wish.begin {
+        if let Begin::At(start) = wish.beginning.begin {
             let lost = start.lost_memory || start.lost_durable;
             let recovery = if lost { Recovery::Gap } else { Recovery::Complete };
             self.metrics().recoveries.of(recovery).add(1);
@@ -156,6 +155,7 @@ impl Shard {
             ends,
             sent: self.now,
             preamble: wish.preamble,
+            heartbeat: wish.heartbeat,
             unopened: None,
             limit: usize::try_from(limit).unwrap_or(1),
             reads_from: if min_hold > 0 {
@@ -164,10 +164,7 @@ impl Shard {
                 0
             },
             retry,
-            conditional: endpoint == Endpoint::Poll
-                && retry.is_none()
-                && api::bytes(parameters, "cursor").is_none()
-                && request.header("if-none-match").is_some(),
+            conditional: wish.beginning.is_conditional && retry.is_none(),
             answering: false,
             gathered: Vec::new(),
             fetching: 0,
@@ -193,10 +190,11 @@ impl Shard {
         };
         let mut subscriber = subscriber;
         if self.fanout.owes(reader) {
-            let own = wish
-                .cursor
-                .unwrap_or_else(|| self.hub.cursor(self.fanout.position(reader)));
-            subscriber.unopened = Some(own);
+            let own = wish.beginning.cursor;
+            subscriber.unopened = Some(Unopened {
+                cursor: own.unwrap_or_else(|| self.hub.cursor(self.fanout.position(reader))),
+                is_known: own.is_some(),
+            });
         }
         self.connections[slot].state = State::Reading(Box::new(subscriber));
         self.count_as(slot, transport(endpoint));
@@ -218,7 +216,7 @@ impl Shard {
         (payer, member): (Payer, Option<&Membership>),
     ) -> Result<(), Refused> {
         self.subscribe_all(reader, wish, grant)?;
-        self.fanout.begin(reader, wish.begin, wish.retained);
+        self.fanout.begin(reader, wish.beginning.begin, wish.retained);
         let joined = self.channels_of(reader, wish.channels.iter().filter(|channel| channel.join));
         Ok(self.join_all(member, payer, &joined)?)
     }
@@ -301,8 +299,8 @@ impl Shard {
         cors: &Cors,
         out: &mut Vec<u8>,
     ) -> Result<(), Refused> {
-        let cursor = wish.cursor.unwrap_or_else(|| {
-            let position = match wish.begin {
+        let cursor = wish.beginning.cursor.unwrap_or_else(|| {
+            let position = match wish.beginning.begin {
                 Begin::Earliest => Position::default(),
                 _ => self.hub.now(),
             };
@@ -349,7 +347,8 @@ impl Shard {
 
     fn stream_head(&self, endpoint: Endpoint, terms: Terms, cors: &Cors, out: &mut Vec<u8>) -> Streaming {
         let kind = match endpoint {
-            Endpoint::Sse => "text/event-stream",
+            // Some readers take what does not say so for Latin-1.
+            Endpoint::Sse => "text/event-stream; charset=utf-8",
             Endpoint::Stream => "application/x-ndjson",
             _ => "application/json",
         };
@@ -397,34 +396,23 @@ impl Shard {
             return;
         };
         let (format, reader) = (subscriber.format, subscriber.reader);
-        // What comes first is not covered by a cursor yet: that follows it.
-        let opened = subscriber.unopened.is_none();
-        let cursor = self.hub.cursor(self.fanout.position(reader));
-        let heartbeat = self.told_heartbeat();
-        match format {
-            Format::Poll => {}
-            Format::SseChunked | Format::SsePlain => {
-                let mut block = Vec::with_capacity(64);
-                block.extend_from_slice(b"retry: ");
-                native::json_number(retry_after(self.settings.config.held.retry), &mut block);
-                // A field that a browser's EventSource does not know: it leaves it alone.
-                block.extend_from_slice(b"\nheartbeat_ms: ");
-                native::json_number(heartbeat, &mut block);
-                if opened {
-                    block.extend_from_slice(b"\nid: ");
-                    cursor.write(&mut block);
-                }
-                block.extend_from_slice(b"\n\n");
-                crate::wire::frame(format, &block, out);
-            }
-            _ if opened => self.encoder.opening(format, heartbeat, cursor, out),
-            _ => {}
+        let (unopened, wish) = (subscriber.unopened, subscriber.heartbeat);
+        let heartbeat = self.told_heartbeat(wish);
+        // What comes first is not covered by a cursor yet: that follows it. Until then a client that came with one keeps it.
+        let cursor = match unopened {
+            None => Some(self.hub.cursor(self.fanout.position(reader))),
+            Some(own) => own.known().filter(|_| format.is_events()),
+        };
+        if format != Format::Poll && (cursor.is_some() || format.is_events()) {
+            let retry = retry_after(self.settings.config.held.retry);
+            self.encoder.opening(format, heartbeat, retry, cursor, out);
         }
     }
 
-    /// How often a heartbeat comes, in milliseconds, as clients are told.
-    pub(super) fn told_heartbeat(&self) -> u64 {
-        self.millis(self.settings.config.held.heartbeat.min(LONGEST_HEARTBEAT))
+    /// How often a heartbeat comes, in milliseconds, as clients are told; `wish` is what this one asked for.
+    pub(super) fn told_heartbeat(&self, wish: u32) -> u64 {
+        let longest = self.millis(self.settings.config.held.heartbeat.min(LONGEST_HEARTBEAT));
+        beat(wish, longest)
     }
 
     /// The head and the opening are sent: now the reader gets what it starts with.
@@ -566,7 +554,7 @@ impl Shard {
         };
         // A client that only listens says nothing unless it is asked, however much it is sent: a WebSocket by a ping,
         // who renews a stream by a heartbeat.
-        let is_silent = silent >= heartbeat;
+        let is_silent = silent >= beat(subscriber.heartbeat, heartbeat);
         if is_due {
             subscriber.preamble = 0;
         }
@@ -597,11 +585,17 @@ impl Shard {
     }
 }
 
-/// How long a stream may be silent.
-fn quiet_time(subscriber: &Subscriber, heartbeat: u64) -> u64 {
-    match subscriber.preamble {
-        0 => heartbeat,
-        preamble => heartbeat.min(u64::from(preamble)),
+/// How long a stream may be silent, in milliseconds; `longest` is the server's heartbeat.
+fn quiet_time(subscriber: &Subscriber, longest: u64) -> u64 {
+    let heartbeat = beat(subscriber.heartbeat, longest);
+    beat(subscriber.preamble, heartbeat)
+}
+
+/// A time that was wished for, if any, or the longest that there is.
+fn beat(wish: u32, longest: u64) -> u64 {
+    match wish {
+        0 => longest,
+        wish => longest.min(u64::from(wish)),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Readers that are behind: a page at a time, from memory or from the store.
 
-use cometserver_core::Cursor;
 use cometserver_core::fanout::{Progress, Step, Target};
 use cometserver_core::hub::ReadLimits;
 use cometserver_core::protocol::native;
+use cometserver_core::{Cursor, Position};
 
 use super::Shard;
 use crate::wire::Format;
@@ -74,9 +74,15 @@ impl Shard {
         let (reader, format) = (subscriber.reader, subscriber.format);
         if subscriber.unopened.is_some() && !self.fanout.owes(reader) {
             subscriber.unopened = None;
+            let heartbeat = subscriber.heartbeat;
             let cursor = self.hub.cursor(self.fanout.position(reader));
-            let heartbeat = self.told_heartbeat();
-            self.encoder.opening(format, heartbeat, cursor, out);
+            if format.is_events() {
+                // Its opening has said the rest.
+                self.encoder.heartbeat(format, cursor, out);
+            } else {
+                let heartbeat = self.told_heartbeat(heartbeat);
+                self.encoder.opening(format, heartbeat, 0, Some(cursor), out);
+            }
         }
     }
 
@@ -113,14 +119,17 @@ impl Shard {
         let subscriber = self.connections[slot].subscriber()?;
         let (reader, unopened) = (subscriber.reader, subscriber.unopened);
         let own = unopened.filter(|_| self.fanout.owes(reader));
-        Some(own.unwrap_or_else(|| self.hub.cursor(self.fanout.position(reader))))
+        Some(
+            own.map(|own| own.cursor)
+                .unwrap_or_else(|| self.hub.cursor(self.fanout.position(reader))),
+        )
     }
 
     /// Writes one thing for a reader that was behind.
     pub(super) fn write_step(&mut self, slot: usize, format: Format, step: Step, out: &mut Vec<u8>) {
         match step {
             Step::Publication(publication, place, at) => {
-                let cursor = at.map(|at| self.hub.cursor(at));
+                let cursor = self.cursor_beside(slot, format, at);
                 self.encoder.publication(format, &publication, place, cursor, out);
             }
             Step::Gap(target, presence, at) => {
@@ -130,10 +139,20 @@ impl Shard {
                 if presence {
                     open.extend_from_slice(b",\"presence\":true");
                 }
-                let cursor = at.map(|at| self.hub.cursor(at));
+                let cursor = self.cursor_beside(slot, format, at);
                 self.encoder.object(format, &open, cursor, out);
             }
             Step::Subscribed(target) => self.write_subscribed(slot, format, &target, out),
+        }
+    }
+
+    /// The cursor beside something shown. Where there is none yet, an event stream repeats the one that its client came
+    /// with: some forget theirs over a block without.
+    fn cursor_beside(&mut self, slot: usize, format: Format, at: Option<Position>) -> Option<Cursor> {
+        match at {
+            Some(at) => Some(self.hub.cursor(at)),
+            None if format.is_events() => self.connections[slot].subscriber()?.unopened?.known(),
+            None => None,
         }
     }
 }

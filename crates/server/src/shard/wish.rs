@@ -1,15 +1,14 @@
 //! What a client that wants to listen asks for, and whether it may.
 
+use cometserver_core::ChannelName;
 use cometserver_core::action::Action;
-use cometserver_core::cursor::Marks;
-use cometserver_core::fanout::{Begin, Wants};
+use cometserver_core::fanout::Wants;
 use cometserver_core::grant::Grant;
-use cometserver_core::hub::Start;
 use cometserver_core::protocol::native;
-use cometserver_core::{ChannelName, Cursor, Position};
 use std::sync::Arc;
 
 use super::Shard;
+use super::beginning::Beginning;
 use super::requests::Parameters;
 use crate::api::{self, Refused};
 use crate::endpoint::Endpoint;
@@ -19,6 +18,10 @@ use crate::websocket::handshake;
 /// The least that a stream may ask to wait for its first heartbeat: earlier ones travel with the opening.
 const LEAST_PREAMBLE_MS: u64 = 100;
 
+/// The shortest heartbeat that a client may ask for, in milliseconds: libraries that give up a silent connection do so after
+/// 5 s or more. The longest is the server's own, within four of which is noticed who has vanished.
+const LEAST_HEARTBEAT_MS: u64 = 1_000;
+
 /// The longest name of a session.
 pub(super) const MAX_SESSION: usize = 64;
 
@@ -26,9 +29,7 @@ pub(super) const MAX_SESSION: usize = 64;
 pub(super) struct Wish {
     pub(super) channels: Vec<Listening>,
     pub(super) patterns: Vec<Arc<cometserver_core::pattern::Pattern>>,
-    pub(super) begin: Begin,
-    /// The cursor that the client came with: whoever is sent away before it was told of a loss keeps that.
-    pub(super) cursor: Option<Cursor>,
+    pub(super) beginning: Beginning,
     pub(super) retained: bool,
     pub(super) join: bool,
     pub(super) watch: bool,
@@ -37,6 +38,8 @@ pub(super) struct Wish {
     pub(super) binary: bool,
     /// How soon a stream is to give a second sign of life, in milliseconds; 0: with its heartbeat.
     pub(super) preamble: u32,
+    /// How long a connection may be silent at most, in milliseconds; 0: as long as any.
+    pub(super) heartbeat: u32,
 }
 
 /// A channel that is to be listened to, and whether its members are to be seen, and joined.
@@ -126,21 +129,22 @@ impl Shard {
             }
             session => session.map(Box::from),
         };
-        let (begin, cursor) = self.where_to_begin(endpoint, request, parameters)?;
+        let beginning = self.where_to_begin(endpoint, request, parameters)?;
         let retained = !matches!(api::bytes(parameters, "retained"), Some(b"0" | b"false" | b"no"));
         let binary = endpoint == Endpoint::WebSocket && api::text(parameters, "format") == Some("binary");
         let preamble = match endpoint {
-            Endpoint::Sse | Endpoint::Stream => api::number(parameters, "preamble_ms")?,
-            _ => None,
+            Endpoint::Sse | Endpoint::Stream => milliseconds(parameters, "preamble_ms", LEAST_PREAMBLE_MS)?,
+            _ => 0,
         };
-        let preamble = preamble.map_or(0, |wish| {
-            u32::try_from(wish.max(LEAST_PREAMBLE_MS)).unwrap_or(u32::MAX)
-        });
+        // A poll says with `wait_ms` how long nothing may come.
+        let heartbeat = match endpoint {
+            Endpoint::Poll => 0,
+            _ => milliseconds(parameters, "heartbeat_ms", LEAST_HEARTBEAT_MS)?,
+        };
         Ok(Wish {
             channels,
             patterns,
-            begin,
-            cursor,
+            beginning,
             retained,
             join,
             watch,
@@ -148,6 +152,7 @@ impl Shard {
             session,
             binary,
             preamble,
+            heartbeat,
         })
     }
 
@@ -167,44 +172,6 @@ impl Shard {
         .map_err(|error| Refused::bad(format!("`info`: {error}")))?;
         native::payload_value(&payload, &mut value);
         Ok(value.into())
-    }
-
-    /// The header of a browser that reconnects wins: it repeats its first URL for ever.
-    pub(super) fn where_to_begin(
-        &self,
-        endpoint: Endpoint,
-        request: &Request<'_>,
-        parameters: &Parameters<'_>,
-    ) -> Result<(Begin, Option<Cursor>), Refused> {
-        let header = match endpoint {
-            Endpoint::Sse => request.header_str("last-event-id"),
-            Endpoint::Poll if api::bytes(parameters, "cursor").is_none() => request
-                .header_str("if-none-match")
-                .map(|tag| tag.trim_start_matches("W/").trim_matches('"')),
-            _ => None,
-        };
-        match header.filter(|text| !text.is_empty()) {
-            // A browser shows an error once and gives up for ever; a cursor of ours it cannot be, so all is a gap.
-            Some(text) => Ok(match text.parse::<Cursor>() {
-                Ok(cursor) => (Begin::At(self.hub.resolve(&cursor)), Some(cursor)),
-                Err(_) => {
-                    let nowhere = Cursor {
-                        marks: Marks::default(),
-                        position: Position::default(),
-                    };
-                    let lost = Start {
-                        lost_memory: true,
-                        lost_durable: true,
-                        ..Start::default()
-                    };
-                    (Begin::At(lost), Some(nowhere))
-                }
-            }),
-            None => {
-                let text = api::text(parameters, "cursor").unwrap_or("now");
-                Ok((api::begin(&self.hub, text)?, text.parse().ok()))
-            }
-        }
     }
 
     pub(super) fn check_handshake<'r>(
@@ -260,6 +227,12 @@ impl Shard {
         }
         Ok(())
     }
+}
+
+/// A wish in milliseconds, not below `least`; 0: none.
+fn milliseconds(parameters: &Parameters<'_>, name: &str, least: u64) -> Result<u32, Refused> {
+    let wish = api::number(parameters, name)?;
+    Ok(wish.map_or(0, |wish| u32::try_from(wish.max(least)).unwrap_or(u32::MAX)))
 }
 
 /// How presence is wished for: `join` is both.

@@ -492,7 +492,8 @@ impl Stream {
         piece.is_some()
     }
 
-    fn until(&mut self, end: &str) -> Option<String> {
+    /// The text up to this, without it; none at the end.
+    pub(crate) fn until(&mut self, end: &str) -> Option<String> {
         loop {
             if let Some(at) = self.buffer.find(end) {
                 let taken = self.buffer[..at].to_owned();
@@ -521,6 +522,9 @@ impl Stream {
                 assert!(found.next().is_none(), "{name} twice in {block}");
                 value
             };
+            if field("event: ").as_deref() == Some("cursor") {
+                continue;
+            }
             if let Some(data) = field("data: ") {
                 return Some((serde_json::from_str(&data).unwrap(), field("id: ")));
             }

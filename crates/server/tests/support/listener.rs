@@ -278,15 +278,12 @@ impl Listener {
             match name {
                 "id" => value.clone_into(&mut self.next_cursor),
                 "retry" => self.retry = Some(value.parse().unwrap()),
-                "heartbeat_ms" => assert!(value.parse::<u64>().unwrap() > 0),
+                "event" => assert_eq!(value, "cursor", "an event of its own"),
                 "data" => data = Some(serde_json::from_str(value).unwrap()),
                 _ => panic!("an SSE field of its own: {line:?}"),
             }
         }
-        match data {
-            Some(object) => self.object(object),
-            None => self.heartbeats += 1,
-        }
+        self.object(data.unwrap_or_else(|| panic!("a block without data: {piece:?}")));
     }
 
     fn object(&mut self, object: Value) {
