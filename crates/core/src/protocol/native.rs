@@ -69,21 +69,24 @@ fn base64(bytes: &[u8], out: &mut Vec<u8>) {
 pub fn payload_value(payload: &Payload, out: &mut Vec<u8>) {
     let bytes = payload.bytes();
     match payload.kind() {
-        Kind::Json => {
-            let start = out.len();
-            out.extend_from_slice(bytes);
-            // Raw line breaks in valid JSON are insignificant white space.
-            for byte in &mut out[start..] {
-                if *byte == b'\n' || *byte == b'\r' {
-                    *byte = b' ';
-                }
-            }
-        }
+        Kind::Json => json_on_one_line(bytes, out),
         Kind::Text => json_string(&String::from_utf8_lossy(bytes), out),
         Kind::Binary => {
             out.push(b'"');
             base64(bytes, out);
             out.push(b'"');
+        }
+    }
+}
+
+/// Appends JSON that has been checked, on one line.
+pub fn json_on_one_line(json: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(json);
+    // Raw line breaks in valid JSON are insignificant white space.
+    for byte in &mut out[start..] {
+        if *byte == b'\n' || *byte == b'\r' {
+            *byte = b' ';
         }
     }
 }
@@ -193,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_payload_stays_on_one_line() {
-        let payload = Payload::new(Kind::Json, Bytes::from_static(b"{\n \"a\":\r\n \"x\\ny\"}")).unwrap();
+        let payload = Payload::new(Kind::Json, Bytes::from_static(b"{\n \"a\":\r\n \"x\\ny\"}"), 1).unwrap();
         let mut out = Vec::new();
         payload_value(&payload, &mut out);
         assert!(!out.contains(&b'\n') && !out.contains(&b'\r'));
