@@ -208,6 +208,17 @@ final class Server
         $this->start();
     }
 
+    /** One with what an older server kept: in `odd` and `odd/value` JSON that some reader refuses. */
+    public static function withOldLog(): self
+    {
+        $data = folder();
+        mkdir("$data/log");
+        foreach (glob(ROOT . '/crates/server/tests/fixtures/log-odd-json/*') as $file) {
+            copy($file, "$data/log/" . basename($file));
+        }
+        return new self(['--set', 'namespace_default.history.age=36500d'], $data);
+    }
+
     public static function binary(): string
     {
         $binary = getenv('COMET_BINARY');

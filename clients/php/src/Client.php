@@ -5,6 +5,7 @@ declare(strict_types=1);
 namespace CometServer;
 
 use CometServer\Exception\BadAnswer;
+use CometServer\Exception\CannotRead;
 use CometServer\Exception\CometException;
 use CometServer\Exception\ConnectionLost;
 use CometServer\Exception\NotFound;
@@ -145,15 +146,21 @@ final class Client
     /**
      * The retained value of a channel, or `null`: what was last published with `retain`, or written with `comet write`.
      *
+     * @throws CannotRead if there is one that PHP cannot read
      * @throws CometException
      */
     public function read(string $channel): ?Message
     {
         try {
-            return new Message($this->json($this->call('GET', '/v1/retained', ['channel' => $channel])));
+            $body = $this->call('GET', '/v1/retained', ['channel' => $channel]);
         } catch (NotFound $nothing) {
             return null;
         }
+        $object = Json::object($body, 'data');
+        if (isset($object['unreadable'])) {
+            throw new CannotRead(new Unreadable($object, $body));
+        }
+        return new Message($object);
     }
 
     /**
@@ -161,7 +168,8 @@ final class Client
      *
      * @param array{since?:string,limit?:int,reverse?:bool} $options `since`: a cursor; give the `cursor` of the answer to go on
      *
-     * @return array{publications:Message[],cursor:string,gap:bool,offset:int,epoch:string} `gap`: something after `since` is gone
+     * @return array{publications:Message[],unreadable:Unreadable[],cursor:string,gap:bool,offset:int,epoch:string}
+     *         `unreadable`: messages that were stepped over, since PHP cannot read them; `gap`: something after `since` is gone
      *
      * @throws CometException
      */
@@ -171,9 +179,18 @@ final class Client
         if (!empty($options['reverse'])) {
             $query['reverse'] = '1';
         }
-        $answer = $this->json($this->call('GET', '/v1/history', $query));
+        [$answer, $parts] = self::listed($this->call('GET', '/v1/history', $query), 'publications', 'data');
+        $publications = $unreadable = [];
+        foreach ($answer['publications'] as $index => $object) {
+            if (isset($object['unreadable'])) {
+                $unreadable[] = new Unreadable($object, $parts[$index]);
+            } else {
+                $publications[] = new Message($object);
+            }
+        }
         return [
-            'publications' => array_map(static fn (array $object): Message => new Message($object), $answer['publications'] ?? []),
+            'publications' => $publications,
+            'unreadable' => $unreadable,
             'cursor' => (string) ($answer['cursor'] ?? ''),
             'gap' => (bool) ($answer['gap'] ?? false),
             'offset' => (int) ($answer['offset'] ?? 0),
@@ -184,16 +201,17 @@ final class Client
     /**
      * Who is on a channel.
      *
-     * @return array{count:int,members:list<array{user:string,connections:int,info?:mixed}>,truncated:bool,cursor:string}
+     * @return array{count:int,members:list<array{user:string,connections:int,info?:mixed,unreadable?:string}>,truncated:bool,cursor:string}
+     *         `unreadable`: why PHP cannot read the member's `info`, which is left out then
      *
      * @throws CometException
      */
     public function presence(string $channel, int $limit = 1000): array
     {
-        $answer = $this->json($this->call('GET', '/v1/presence', ['channel' => $channel, 'limit' => $limit]));
+        [$answer] = self::listed($this->call('GET', '/v1/presence', ['channel' => $channel, 'limit' => $limit]), 'members', 'info');
         return [
             'count' => (int) ($answer['count'] ?? 0),
-            'members' => $answer['members'] ?? [],
+            'members' => $answer['members'],
             'truncated' => (bool) ($answer['truncated'] ?? false),
             'cursor' => (string) ($answer['cursor'] ?? ''),
         ];
@@ -396,6 +414,25 @@ final class Client
             throw new BadAnswer('the answer is not JSON');
         }
         return $value;
+    }
+
+    /**
+     * An answer with a list of objects, of each of which the member `$odd` may be beyond reading, see Json::object().
+     *
+     * @return array{array<string,mixed>,list<string>} the answer; if it could not be read at once, the JSON of each object
+     */
+    private static function listed(string $body, string $list, string $odd): array
+    {
+        $value = json_decode($body, true);
+        if (is_array($value)) {
+            return [$value + [$list => []], []];
+        }
+        $members = Json::members($body);
+        $parts = Json::elements($members[$list] ?? '');
+        unset($members[$list]);
+        $answer = array_map([Json::class, 'value'], $members);
+        $answer[$list] = array_map(static fn (string $part): array => Json::object($part, $odd), $parts);
+        return [$answer, $parts];
     }
 
     /** @return array{string,string} where to connect, and what to call it in `Host` */

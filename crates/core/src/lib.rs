@@ -4,6 +4,7 @@
 //!
 //! - [`channel`], [`pattern`]: names, validated once at the door, and patterns over names;
 //! - [`position`], [`cursor`]: a place in the hub's order, and the same as a client carries it;
+//! - [`json`]: JSON that every reader takes, checked once where it comes in;
 //! - [`publication`]: a [`Message`] comes in; with its places it is a [`Publication`];
 //! - [`namespace`]: what holds for a channel: bounds, rights, durability;
 //! - [`log`], [`order`], [`shares`]: where publications wait, in which order, and who gives way at a ceiling;
@@ -40,6 +41,7 @@ mod few;
 pub mod grant;
 pub mod hub;
 pub mod idempotency;
+pub mod json;
 pub mod kept;
 pub mod log;
 mod names;

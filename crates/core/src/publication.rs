@@ -7,13 +7,14 @@ use thiserror::Error;
 
 use crate::Time;
 use crate::channel::{Channel, ChannelId, ChannelName};
+use crate::json::{self, JsonError};
 use crate::position::{Position, Source};
 use crate::quota::Payer;
 
 /// What a payload is, decided once at the door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Valid JSON text, checked at the door.
+    /// JSON text, checked at the door.
     Json,
     /// Valid UTF-8.
     Text,
@@ -25,9 +26,11 @@ pub enum Kind {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum PayloadError {
-    /// Not JSON; the parser says where.
-    #[error("the payload is not JSON: {0}; send it as kind `text` if it is not meant to be")]
-    Json(serde_json::Error),
+    /// Not JSON that every reader takes; the check says where, and what to do.
+    #[error(
+        "the payload is not JSON that every reader takes: {0}; send it as kind `text` if it is not meant to be JSON"
+    )]
+    Json(#[from] JsonError),
     /// Not UTF-8.
     #[error("the payload is not UTF-8: send it as kind `binary`")]
     Text,
@@ -41,31 +44,46 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// Checks that the bytes are what they are said to be.
+    /// Checks at the door that the bytes are what they are said to be: JSON is what every reader takes ([`json::check`]), with
+    /// at most `json_depth` brackets open at once.
     ///
     /// # Errors
     /// [`PayloadError`] if they are not.
-    pub fn new(kind: Kind, bytes: Bytes) -> Result<Self, PayloadError> {
+    pub fn new(kind: Kind, bytes: Bytes, json_depth: usize) -> Result<Self, PayloadError> {
         match kind {
-            Kind::Json => {
-                // IgnoredAny would skip over bad UTF-8 inside strings, so that is checked first.
-                let text = std::str::from_utf8(&bytes).map_err(|_| PayloadError::Text)?;
-                serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(PayloadError::Json)?;
-            }
+            Kind::Json => json::check(text_of(&bytes)?, json_depth)?,
             Kind::Text => {
-                std::str::from_utf8(&bytes).map_err(|_| PayloadError::Text)?;
+                text_of(&bytes)?;
             }
             Kind::Binary => {}
         }
         Ok(Self { kind, bytes })
     }
 
-    /// JSON that a parser has already accepted.
-    pub fn checked_json(raw: &serde_json::value::RawValue) -> Self {
-        Self {
-            kind: Kind::Json,
-            bytes: Bytes::copy_from_slice(raw.get().as_bytes()),
+    /// A payload as it was kept; `None` if it is not of its kind. Older doors took JSON that only its grammar bounds, and what
+    /// they took stays.
+    pub fn stored(kind: Kind, bytes: Bytes) -> Option<Self> {
+        match kind {
+            Kind::Json => {
+                // IgnoredAny would skip over bad UTF-8 inside strings, so that is checked first.
+                let text = text_of(&bytes).ok()?;
+                serde_json::from_str::<serde::de::IgnoredAny>(text).ok()?;
+            }
+            Kind::Text => {
+                text_of(&bytes).ok()?;
+            }
+            Kind::Binary => {}
         }
+        Some(Self { kind, bytes })
+    }
+
+    /// Text if it is UTF-8, else binary.
+    pub fn text_or_binary(bytes: Bytes) -> Self {
+        let kind = match text_of(&bytes) {
+            Ok(_) => Kind::Text,
+            Err(_) => Kind::Binary,
+        };
+        Self { kind, bytes }
     }
 
     /// What it is.
@@ -77,6 +95,10 @@ impl Payload {
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
+}
+
+fn text_of(bytes: &[u8]) -> Result<&str, PayloadError> {
+    std::str::from_utf8(bytes).map_err(|_| PayloadError::Text)
 }
 
 /// What a publisher sends.
@@ -335,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_payload_is_checked_against_its_kind() {
-        let check = |kind, bytes: &'static [u8]| Payload::new(kind, Bytes::from_static(bytes)).is_ok();
+        let check = |kind, bytes: &'static [u8]| Payload::new(kind, Bytes::from_static(bytes), 4).is_ok();
         assert!(check(Kind::Json, br#"{"a":[1,"x"]}"#));
         assert!(!check(Kind::Json, b"{"));
         assert!(!check(Kind::Json, b"\"\xff\""));
@@ -343,6 +365,17 @@ mod tests {
         assert!(check(Kind::Text, "é".as_bytes()));
         assert!(!check(Kind::Text, b"\xff"));
         assert!(check(Kind::Binary, b"\xff"));
-        assert!(!check(Kind::Json, b"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["));
+        assert!(check(Kind::Json, b"[[[[]]]]"));
+        assert!(!check(Kind::Json, b"[[[[[]]]]]"));
+    }
+
+    #[test]
+    fn what_older_doors_took_can_be_read_again() {
+        let stored = |kind, bytes: &'static [u8]| Payload::stored(kind, Bytes::from_static(bytes)).is_some();
+        assert!(stored(Kind::Json, br#"["\ud83d",1e400,[[[[[1]]]]]]"#));
+        assert!(!stored(Kind::Json, b"[1"));
+        assert!(!stored(Kind::Json, b"\"\xff\""));
+        assert!(!stored(Kind::Text, b"\xff"));
+        assert!(stored(Kind::Binary, b"\xff"));
     }
 }

@@ -62,7 +62,7 @@ fn publication(memory: u64, kind: Kind, payload: &'static [u8], attributes: Opti
         at: at(200, memory),
         time: 1_700_000_000_000,
         body: Body::Message {
-            payload: Payload::new(kind, Bytes::from_static(payload)).unwrap(),
+            payload: Payload::stored(kind, Bytes::from_static(payload)).unwrap(),
             attributes: attributes.map(Box::new),
             retain: kind == Kind::Text,
         },

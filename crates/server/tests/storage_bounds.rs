@@ -538,10 +538,10 @@ fn everything_a_message_carries_comes_back() {
         Some(Writer::Token(Bytes::from_static(b"\0token"))),
     ];
     let payloads = [
-        Payload::new(Kind::Json, Bytes::from_static(b" {\"a\": 1} ")).unwrap(),
-        Payload::new(Kind::Text, Bytes::from_static("é".as_bytes())).unwrap(),
-        Payload::new(Kind::Binary, Bytes::from_static(b"\xff\0")).unwrap(),
-        Payload::new(Kind::Binary, Bytes::new()).unwrap(),
+        Payload::stored(Kind::Json, Bytes::from_static(b" {\"a\": 1} ")).unwrap(),
+        Payload::stored(Kind::Text, Bytes::from_static("é".as_bytes())).unwrap(),
+        Payload::stored(Kind::Binary, Bytes::from_static(b"\xff\0")).unwrap(),
+        Payload::stored(Kind::Binary, Bytes::new()).unwrap(),
     ];
     let mut sent = Vec::new();
     for (writer, payload) in writers.into_iter().zip(payloads) {

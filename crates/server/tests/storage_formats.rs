@@ -83,7 +83,7 @@ fn publish_rich(log: &mut Log, channels: &[&str], kind: publication::Kind, paylo
     log.submit(
         |message| {
             message.channels = channels.iter().map(|channel| name(channel)).collect();
-            message.payload = Payload::new(kind, Bytes::from_static(payload)).unwrap();
+            message.payload = Payload::stored(kind, Bytes::from_static(payload)).unwrap();
             message.retain = kind != publication::Kind::Text;
             message.idempotency_key = Some(format!("key of {}", channels[0]).into());
             let attributes = message.attributes_mut();

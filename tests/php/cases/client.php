@@ -8,12 +8,14 @@ require ROOT . '/clients/php/autoload.php';
 
 use CometServer\Client;
 use CometServer\Exception\BadAnswer;
+use CometServer\Exception\CannotRead;
 use CometServer\Exception\Conflict;
 use CometServer\Exception\NotAllowed;
 use CometServer\Exception\Refused;
 use CometServer\Exception\TimedOut;
 use CometServer\Exception\TooLarge;
 use CometServer\Exception\Unreachable;
+use CometServer\Json;
 use CometServer\Message;
 use CometServer\Token;
 
@@ -102,6 +104,85 @@ test('history is read on from its cursor, or backwards', function () use ($clien
     same([1, 2], array_column($first['publications'], 'data'));
     same([3], array_column($client()->history('paged', ['since' => $first['cursor']])['publications'], 'data'));
     same([3, 2], array_column($client()->history('paged', ['limit' => 2, 'reverse' => true])['publications'], 'data'));
+});
+
+test('what PHP cannot read is stepped over in a history, and named', function (): void {
+    $server = Server::withOldLog();
+    $client = new Client(['data_dir' => $server->data]);
+    $history = $client->history('odd');
+    same([1, 5, 7, 8, 10], array_column($history['publications'], 'offset'));
+    same(['before', INF, ["\0a" => 1], 'between', 'after'], array_column($history['publications'], 'data'));
+    same([2, 3, 4, 6, 9], array_column($history['unreadable'], 'offset'));
+    same([10, false], [$history['offset'], $history['gap']]);
+    foreach ($history['unreadable'] as $unreadable) {
+        same('odd', $unreadable->channel);
+        yes($unreadable->reason !== '' && $unreadable->time > 0, 'it says why, and when: ' . shown($unreadable));
+        yes(json_decode($unreadable->json) === null, 'as it came');
+    }
+    same('{"type":"publication","channel":"odd","offset":2,', substr($history['unreadable'][0]->json, 0, 49));
+    same('"data":"\ud83d"}', substr($history['unreadable'][0]->json, -16));
+    // It is read on, and backwards, as any other.
+    $first = $client->history('odd', ['limit' => 3]);
+    same([[1], [2, 3]], [array_column($first['publications'], 'offset'), array_column($first['unreadable'], 'offset')]);
+    $rest = $client->history('odd', ['since' => $first['cursor']]);
+    same([[5, 7, 8, 10], [4, 6, 9]], [array_column($rest['publications'], 'offset'), array_column($rest['unreadable'], 'offset')]);
+    $last = $client->history('odd', ['limit' => 2, 'reverse' => true]);
+    same([[10], [9]], [array_column($last['publications'], 'offset'), array_column($last['unreadable'], 'offset')]);
+    same([], $client->history('odd/good')['unreadable']);
+    $fault = throws(CannotRead::class, static fn () => $client->read('odd/value'));
+    same(['odd/value', 1], [$fault->unreadable->channel, $fault->unreadable->offset]);
+    same('good', $client->read('odd/good')->data);
+});
+
+test('a value that some reader refuses is refused when it is published', function () use ($client): void {
+    $deep = array_reduce(range(1, 60), static fn ($value) => [$value], 1);
+    $client()->publish('strict', $deep);
+    $refused = throws(Refused::class, static fn () => $client()->publish('strict', [$deep]));
+    yes(strpos($refused->getMessage(), 'limits.json_depth') !== false, $refused->getMessage());
+    throws(Refused::class, static fn () => $client()->publish('strict', (array) new class {
+        private int $a = 1;
+    }));
+});
+
+test('a member whose info PHP cannot read is listed without it', function (): void {
+    $socket = odd_server(static function ($stream): void {
+        fread($stream, 65536);
+        $body = '{"channel":"a","count":2,"members":[{"user":"u","connections":1,"info":{"n":"\udead"}},{"user":"v","connections":1,"info":[1]}],"cursor":"c"}';
+        fwrite($stream, "HTTP/1.1 200 OK\r\nContent-Length: " . strlen($body) . "\r\n\r\n$body");
+    });
+    $presence = (new Client(['socket' => $socket]))->presence('a');
+    same(['user', 'connections', 'unreadable'], array_keys($presence['members'][0]));
+    same(['user' => 'v', 'connections' => 1, 'info' => [1]], $presence['members'][1]);
+    same([2, 'c'], [$presence['count'], $presence['cursor']]);
+});
+
+test('JSON in parts is what PHP reads as a whole, and anything else is a bad answer', function (): void {
+    $pieces = ['{', '}', '[', ']', ',', ':', ' ', '"a"', '"b\\\\"', '"\\\\\"]}"', '"', '\\', '1', '-2.5e3', 'true', 'null', '"é"', '{"a":1}', '[[],{}]', "\n"];
+    mt_srand(17);
+    for ($round = 0; $round < 20000; $round++) {
+        $text = mt_rand(0, 1) ? ['{"a":', '[', '{'][mt_rand(0, 2)] : '';
+        for ($left = mt_rand(0, 7); $left > 0; $left--) {
+            $text .= $pieces[mt_rand(0, count($pieces) - 1)];
+        }
+        $text .= ['', '}', ']'][mt_rand(0, 2)];
+        $whole = json_decode($text, true);
+        foreach (['members', 'elements'] as $parts) {
+            try {
+                $read = array_map([Json::class, 'value'], Json::$parts($text));
+            } catch (BadAnswer $bad) {
+                $read = null;
+            }
+            if (is_array($whole) && ltrim($text, " \n")[0] === ($parts === 'members' ? '{' : '[')) {
+                same($whole, $read, $text);
+            }
+        }
+    }
+    // Half characters and depth are in one part, whatever is in the strings beside it.
+    $odd = '[{"data":"\ud83d","tags":{"a":"]}\\\\","data":",{"}},' . str_repeat('[', 9000) . str_repeat(']', 9000) . ',7]';
+    same([strlen('{"data":"\ud83d","tags":{"a":"]}\\\\","data":",{"}}'), 18000, 1], array_map('strlen', Json::elements($odd)));
+    $object = Json::object(Json::elements($odd)[0], 'data');
+    same(['tags', 'unreadable'], array_keys($object));
+    same(['a' => ']}\\', 'data' => ',{'], $object['tags']);
 });
 
 test('presence is an empty list where nobody is', function () use ($client): void {

@@ -471,6 +471,18 @@ test('the classes for the command line do as they did', function () use ($server
     }
 });
 
+test('half a character in JSON that an older server took does not stop the classes', function (): void {
+    $server = Server::withOldLog();
+    $code = '$hub = Comet\Internal\Hub::shared(); $texts = array(); $cursor = "earliest";
+        do { $answer = $hub->poll("odd", $cursor, 0); $cursor = $answer["cursor"];
+            foreach ($answer["publications"] as $p) { $texts[$p["offset"]] = Comet\Internal\Value::text($p); } } while (count($answer["publications"]) > 0);
+        $texts["value"] = Comet\Internal\Value::text($hub->retained("odd/value")); echo base64_encode(serialize($texts));';
+    $texts = unserialize(base64_decode(script('config/bootstrap.php', $code, $server)));
+    $half = "\u{fffd}";
+    same([1 => '"before"', 2 => "\"$half\"", 3 => "[\"$half$half\"]", 4 => "{\"a$half\":1}", 5 => $half, 6 => $half,
+        7 => '{"\u0000a":1}', 8 => '"between"', 9 => "{\"data\":\"\\\"]}\\\\\",\"cursor\":\"$half\"}", 10 => '"after"', 'value' => "\"$half\""], $texts);
+});
+
 test('both entrances leave what they always left, also together', function () use ($server): void {
     $out = script('config/bootstrap.php', 'require ROOT_COMET . "/lib/CometAutoloader.class.php"; var_dump(is_dir(ROOT_COMET), is_dir(APP_LOCATION), defined("COMET_LOCATION"), is_object($GLOBALS["COMET_CLASS_LOADER"]), $bootstrap instanceof Comet\Boot\Bootstrap, Comet\Boot\Bootstrap::$instance === $bootstrap, class_exists("CometWebInterface"), class_exists("CometNoSuch"), ini_get("display_errors"));', $server);
     same(str_repeat("bool(true)\n", 7) . "bool(false)\nstring(1) \"1\"\n", $out);

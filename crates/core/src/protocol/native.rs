@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_payload_stays_on_one_line() {
-        let payload = Payload::new(Kind::Json, Bytes::from_static(b"{\n \"a\":\r\n \"x\\ny\"}")).unwrap();
+        let payload = Payload::new(Kind::Json, Bytes::from_static(b"{\n \"a\":\r\n \"x\\ny\"}"), 1).unwrap();
         let mut out = Vec::new();
         payload_value(&payload, &mut out);
         assert!(!out.contains(&b'\n') && !out.contains(&b'\r'));

@@ -56,6 +56,7 @@ pub fn limits(settings: &Settings) -> command::Limits {
         message_size: limits.message_size,
         channel_name: limits.channel_name,
         channels: limits.subscriptions,
+        json_depth: limits.json_depth,
     }
 }
 

@@ -51,7 +51,7 @@ pub fn message(
         Some(kind) => command::kind(kind)?,
         None => kind_of(request.header_str("content-type")),
     };
-    let payload = Payload::new(kind, Bytes::copy_from_slice(&request.body))
+    let payload = Payload::new(kind, Bytes::copy_from_slice(&request.body), limits.json_depth)
         .map_err(|error| Refused::bad(error.to_string()))?;
     let mut message = Message::new(names[0].clone(), payload);
     message.channels = names;

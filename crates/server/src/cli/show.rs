@@ -1,8 +1,8 @@
 //! How things look on a terminal: colours, and text that cannot play tricks on it.
 
 use std::borrow::Cow;
-use std::fmt::Write;
-use std::io::IsTerminal;
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -87,6 +87,14 @@ pub(super) fn on_one_line(bytes: &[u8]) -> String {
         }
     }
     line
+}
+
+/// Warns that something is left out because it cannot be read.
+pub(super) fn stepped_over(what: &str, reason: &str) {
+    let what = on_one_line(what.as_bytes());
+    let text = format!("comet: {what} is stepped over: it cannot be read ({reason})");
+    // If nobody reads standard error, nobody misses it.
+    let _ = writeln!(std::io::stderr(), "{}", Paint::for_stderr().yellow(&text));
 }
 
 /// A publication object of docs/protocol.md, as much of it as is shown.

@@ -71,6 +71,7 @@ impl Subscribe {
                         left = left.map(|left| left - 1);
                     }
                 }
+                Heard::Unreadable { what, reason } => show::stepped_over(&what, &reason),
                 Heard::Cut { reason, pause } => {
                     if pause >= WORTH_SAYING {
                         is_cut = true;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::answer::Incoming;
@@ -42,6 +43,14 @@ pub enum Heard {
         /// The same, parsed.
         object: Value,
     },
+    /// A line of which a value cannot be read, though the server sent it whole: an older one took what is refused today. It
+    /// is stepped over.
+    Unreadable {
+        /// Which one, for people: its channel and offset, or what it is.
+        what: String,
+        /// Why.
+        reason: String,
+    },
     /// The stream ended; call again after the pause.
     Cut {
         /// Why, for people.
@@ -49,6 +58,18 @@ pub enum Heard {
         /// How long to wait.
         pause: Duration,
     },
+}
+
+/// What is around the value of a line: passing over a value takes its grammar alone.
+#[derive(Debug, Deserialize)]
+struct Around {
+    #[serde(rename = "type")]
+    kind: String,
+    channel: String,
+    #[serde(default)]
+    offset: Option<u64>,
+    #[serde(default)]
+    cursor: Option<String>,
 }
 
 /// Follows channels over cuts and restarts.
@@ -108,14 +129,35 @@ impl Follow {
     fn heard(&mut self, line: Vec<u8>) -> Heard {
         let object: Value = match serde_json::from_slice(&line) {
             Ok(object) => object,
-            Err(error) => return self.cut(format!("the server sent a line that is no JSON: {error}"), None),
+            Err(error) => return self.step_over(&line, &error),
         };
         if object["type"] == "reconnect" {
             let asked = object["after_ms"].as_u64().map(Duration::from_millis);
             self.ever_heard = true;
             return self.cut("the server asks to come back later".to_owned(), asked);
         }
-        if let Some(cursor) = object["cursor"].as_str() {
+        self.advance(object["cursor"].as_str());
+        Heard::Object { line, object }
+    }
+
+    /// Goes on behind a line that cannot be read, if what is around its value can.
+    fn step_over(&mut self, line: &[u8], error: &serde_json::Error) -> Heard {
+        let Ok(around) = serde_json::from_slice::<Around>(line) else {
+            return self.cut(format!("the server sent a line that is no JSON: {error}"), None);
+        };
+        self.advance(around.cursor.as_deref());
+        Heard::Unreadable {
+            what: match around.offset {
+                Some(offset) => format!("{} #{offset}", around.channel),
+                None => format!("{}, {}", around.channel, around.kind),
+            },
+            reason: error.to_string(),
+        }
+    }
+
+    /// Notes that something came, and where we are behind it.
+    fn advance(&mut self, cursor: Option<&str>) {
+        if let Some(cursor) = cursor {
             self.cursor = Some(cursor.to_owned());
         }
         // A server that opens a stream and closes it at once, again and again, is to be called ever more rarely.
@@ -123,7 +165,6 @@ impl Follow {
             self.failures = 0;
         }
         self.ever_heard = true;
-        Heard::Object { line, object }
     }
 
     fn cut(&mut self, reason: String, asked: Option<Duration>) -> Heard {

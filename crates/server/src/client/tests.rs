@@ -240,6 +240,33 @@ fn a_stream_goes_on_at_its_cursor_after_a_cut() {
 }
 
 #[test]
+fn a_line_whose_value_cannot_be_read_is_stepped_over_with_its_cursor() {
+    let (client, requests) = server(vec![
+        "HTTP/1.1 200 OK\r\n\r\n{\"type\":\"cursor\",\"cursor\":\"c1\"}\n\
+         {\"type\":\"publication\",\"channel\":\"a\",\"offset\":7,\"data\":\"\\ud83d\",\"cursor\":\"c2\"}\n\
+         {\"type\":\"join\",\"channel\":\"a\",\"user\":\"u\",\"info\":1e400,\"cursor\":\"c3\"}\n\
+         {\"type\":\"publication\",\"data\":1,\"cursor\":\"c4\"}\n\
+         {\"type\":\"publication\",\"data\":\n",
+        "HTTP/1.1 403 Forbidden\r\n\r\n",
+    ]);
+    let mut follow = Follow::new(client, Interest::default());
+    let unreadable = |heard: Heard| match heard {
+        Heard::Unreadable { what, .. } => what,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(object(follow.listen().unwrap())["cursor"], "c1");
+    assert_eq!(unreadable(follow.listen().unwrap()), "a #7");
+    assert_eq!(follow.cursor(), Some("c2"));
+    assert_eq!(unreadable(follow.listen().unwrap()), "a, join");
+    assert_eq!(follow.cursor(), Some("c3"));
+    assert_eq!(object(follow.listen().unwrap())["data"], 1);
+    // What is no JSON at all is a fault of the way: the connection is made anew, and goes on where it was.
+    assert!(matches!(follow.listen().unwrap(), Heard::Cut { .. }));
+    assert_eq!(follow.listen().unwrap_err().status(), Some(403));
+    assert!(requests.iter().nth(1).unwrap().contains("cursor=c4"));
+}
+
+#[test]
 fn a_stream_that_never_began_fails_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let client = Client::new(Address::Unix(folder.path().join("none")));

@@ -11,6 +11,9 @@ use super::values::{self, Action, Durability, LogFormat, LogLevel, Proxied};
 /// The longest channel name that the core takes, in bytes; the setting can only be lower.
 const MAX_CHANNEL_NAME: usize = 8 << 10;
 
+/// The deepest nesting of JSON that the core takes, in brackets; the setting can only be lower.
+const MAX_JSON_DEPTH: usize = 96;
+
 /// The largest request head that makes sense; more than any front web server passes on.
 const MAX_HEAD: usize = 1 << 20;
 
@@ -163,6 +166,9 @@ section! {
         batch "batch": usize = "1000" => values::count_from(1);
         /// The longest name of a channel; at most 8KiB.
         channel_name "channel_name": usize = "8KiB" => values::size(1, MAX_CHANNEL_NAME);
+        /// The deepest nesting of JSON in a payload or a member's info, in open brackets; at most 96. The server puts up to four
+        /// more around it, and readers have bounds: .NET reads 64 in all, Ruby 100, serde_json of Rust 127, PHP 512.
+        json_depth "json_depth": usize = "60" => values::count_within(1, MAX_JSON_DEPTH);
         /// The largest head of a request: its first line and its headers.
         head "head": usize = "16KiB" => values::size(1 << 10, MAX_HEAD);
         /// The most connections at a time. Where the limit of open files (ulimit -n, LimitNOFILE) leaves room for fewer visitors,

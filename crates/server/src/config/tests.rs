@@ -176,6 +176,14 @@ fn mistakes_are_named_with_their_place_and_the_way_out() {
             "comet.toml:1: limits.message_size \"64\": expected a size such as 64KiB or 1MiB",
         ),
         (
+            "[limits]\njson_depth = 97",
+            "comet.toml:2: limits.json_depth \"97\": expected at most 96",
+        ),
+        (
+            "[limits]\njson_depth = 0",
+            "comet.toml:2: limits.json_depth \"0\": expected at least 1",
+        ),
+        (
             "[limits]\nchannel_name = \"9KiB\"",
             "comet.toml:2: limits.channel_name \"9KiB\": expected at most 8KiB",
         ),

@@ -205,6 +205,14 @@ pub(super) fn count_from(least: usize) -> impl Fn(&Raw) -> Result<usize, Problem
     }
 }
 
+/// A whole number within bounds.
+pub(super) fn count_within(least: usize, most: usize) -> impl Fn(&Raw) -> Result<usize, Problem> {
+    move |raw| match count_from(least)(raw)? {
+        number if number > most => Err(format!("expected at most {most}")),
+        number => Ok(number),
+    }
+}
+
 /// A whole number where 0 means "no bound" or "choose yourself".
 pub(super) fn count_or_zero(raw: &Raw) -> Result<Option<usize>, Problem> {
     count_from(0)(raw).map(|number| (number > 0).then_some(number))

@@ -311,7 +311,7 @@ fn publication(body: &Shared, mut bytes: Bytes<'_>) -> Option<Publication> {
         at,
         time,
         body: Body::Message {
-            payload: Payload::new(kind, body.slice_ref(bytes.0)).ok()?,
+            payload: Payload::stored(kind, body.slice_ref(bytes.0))?,
             attributes,
             retain: flags & RETAIN != 0,
         },

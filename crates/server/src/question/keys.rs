@@ -7,7 +7,7 @@ use bytes::Bytes;
 use cometserver_core::ChannelName;
 use cometserver_core::broker::BrokerError;
 use cometserver_core::hub::{Answer, PublishError, Published, Receipt};
-use cometserver_core::publication::{Body, Kind, Message, Payload, Publication, Writer};
+use cometserver_core::publication::{Body, Message, Payload, Publication, Writer};
 
 use super::{Asker, Progress, Question, Reply, begin, values_at_once};
 use crate::seed::{self, Depth};
@@ -71,13 +71,7 @@ fn value(key: &[u8], token: &[u8], most: usize) -> Result<Message, String> {
             text.len()
         ));
     }
-    let kind = if std::str::from_utf8(&text).is_ok() {
-        Kind::Text
-    } else {
-        Kind::Binary
-    };
-    let payload = Payload::new(kind, Bytes::from(text)).map_err(|error| error.to_string())?;
-    let mut message = Message::new(name, payload);
+    let mut message = Message::new(name, Payload::text_or_binary(Bytes::from(text)));
     message.retain = true;
     message.accepted = shared::wall_micros();
     // An old reader must get these very bytes back, whatever they are.

@@ -280,7 +280,7 @@ impl Shard {
                 publish.kind = None;
                 publish.data = Some(&nothing);
                 let mut message = publish.into_message(names, &limits)?;
-                message.payload = Payload::new(kind, Bytes::copy_from_slice(bytes))
+                message.payload = Payload::new(kind, Bytes::copy_from_slice(bytes), limits.json_depth)
                     .map_err(|error| Refused::bad(error.to_string()))?;
                 message
             }

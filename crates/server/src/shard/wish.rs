@@ -4,6 +4,7 @@ use cometserver_core::ChannelName;
 use cometserver_core::action::Action;
 use cometserver_core::fanout::Wants;
 use cometserver_core::grant::Grant;
+use cometserver_core::json;
 use cometserver_core::protocol::native;
 use std::sync::Arc;
 
@@ -119,9 +120,10 @@ impl Shard {
                 "name at least one `channel` or `pattern` to listen to",
             ));
         }
-        let info = match api::text(parameters, "info") {
+        let info = match api::bytes(parameters, "info").map(std::str::from_utf8) {
             None => None,
-            Some(info) => Some(self.member_info(info)?),
+            Some(Ok(info)) => Some(self.member_info(info)?),
+            Some(Err(_)) => return Err(Refused::bad("`info` is not UTF-8")),
         };
         let session = match api::text(parameters, "session") {
             Some(session) if session.is_empty() || session.len() > MAX_SESSION => {
@@ -156,6 +158,7 @@ impl Shard {
         })
     }
 
+    /// What a member shows of itself, checked: JSON on one line.
     pub(super) fn member_info(&self, info: &str) -> Result<bytes::Bytes, Refused> {
         if info.len() > self.settings.config.presence.member_info {
             return Err(Refused::new(
@@ -164,14 +167,11 @@ impl Shard {
                 "`info` is larger than presence.member_info allows",
             ));
         }
-        let mut value = Vec::new();
-        let payload = cometserver_core::publication::Payload::new(
-            cometserver_core::publication::Kind::Json,
-            bytes::Bytes::copy_from_slice(info.as_bytes()),
-        )
-        .map_err(|error| Refused::bad(format!("`info`: {error}")))?;
-        native::payload_value(&payload, &mut value);
-        Ok(value.into())
+        json::check(info, self.settings.config.limits.json_depth)
+            .map_err(|error| Refused::bad(format!("`info` is not JSON that every reader takes: {error}")))?;
+        let mut line = Vec::with_capacity(info.len());
+        native::json_value(info.as_bytes(), &mut line);
+        Ok(line.into())
     }
 
     pub(super) fn check_handshake<'r>(

@@ -15,6 +15,7 @@ pub use names::Names;
 use names::tags;
 
 use crate::channel::{ChannelName, NameError};
+use crate::json::{self, JsonError};
 use crate::publication::{Kind, Message, Payload, PayloadError};
 use crate::quota::Payer;
 
@@ -35,6 +36,9 @@ pub enum RequestError {
     /// A payload that is not of its kind.
     #[error(transparent)]
     Payload(#[from] PayloadError),
+    /// A member of this name that is no JSON which every reader takes.
+    #[error("`{0}`: {1}")]
+    Value(&'static str, JsonError),
     /// Something is missing or too much; the text names it.
     #[error("{0}")]
     Bad(&'static str),
@@ -55,6 +59,8 @@ pub struct Limits {
     pub channel_name: usize,
     /// Channels of one message or command.
     pub channels: usize,
+    /// Brackets open at once in a JSON value.
+    pub json_depth: usize,
 }
 
 /// A message as JSON describes it. What may be of any length is not read before its publisher's rights are known.
@@ -224,22 +230,29 @@ fn given<'de: 'a, 'a, D: Deserializer<'de>>(value: D) -> Result<Option<&'a RawVa
 
 fn payload(data: &RawValue, name: Option<&str>, limits: &Limits) -> Result<Payload, RequestError> {
     let kind = kind(name.unwrap_or("json"))?;
-    let text = |data: &RawValue| {
-        serde_json::from_str::<String>(data.get())
-            .map_err(|_| RequestError::Bad("`data` has to be a string where `kind` is `text` or `binary`"))
-    };
-    let payload = match kind {
-        Kind::Json => Payload::checked_json(data),
-        Kind::Text => Payload::new(kind, Bytes::from(text(data)?))?,
-        Kind::Binary => {
-            let bytes = STANDARD
-                .decode(text(data)?)
-                .map_err(|_| RequestError::Bad("`data` is not base64 (standard alphabet, padded)"))?;
-            Payload::new(kind, Bytes::from(bytes))?
+    let text = || {
+        if !data.get().starts_with('"') {
+            let why = "`data` has to be a string where `kind` is `text` or `binary`";
+            return Err(RequestError::Bad(why));
         }
+        serde_json::from_str::<String>(data.get()).map_err(|error| match json::check(data.get(), 0) {
+            Err(error) => RequestError::Value("data", error),
+            Ok(()) => RequestError::Json(error),
+        })
     };
-    check_size(payload.bytes().len(), limits)?;
-    Ok(payload)
+    let bytes = match kind {
+        Kind::Json => {
+            check_size(data.get().len(), limits)?;
+            Bytes::copy_from_slice(data.get().as_bytes())
+        }
+        Kind::Text => Bytes::from(text()?),
+        Kind::Binary => STANDARD
+            .decode(text()?)
+            .map_err(|_| RequestError::Bad("`data` is not base64 (standard alphabet, padded)"))?
+            .into(),
+    };
+    check_size(bytes.len(), limits)?;
+    Ok(Payload::new(kind, bytes, limits.json_depth)?)
 }
 
 /// Refuses a payload beyond the limit.
@@ -346,6 +359,9 @@ impl<'a> Command<'a> {
         {
             return Err(RequestError::Bad("`id` is a number or a short string"));
         }
+        if let Some(id) = command.id {
+            json::check(id.get(), 0).map_err(|error| RequestError::Value("id", error))?;
+        }
         Ok(command)
     }
 
@@ -411,6 +427,7 @@ mod tests {
         message_size: 11,
         channel_name: 8,
         channels: 2,
+        json_depth: 2,
     };
 
     fn read(text: &str) -> Result<Message, String> {
@@ -445,10 +462,31 @@ mod tests {
             (r#"{"channel":"a","data":"%","kind":"binary"}"#, "base64"),
             (r#"{"channel":"a","data":1,"kind":"xml"}"#, "`kind` is one of"),
             (r#"{"channel":"a","data":1,"id":[]}"#, "`id` is a string"),
+            (r#"{"channel":"a","data":"\ud83d"}"#, "half a surrogate pair"),
+            (
+                r#"{"channel":"a","data":"\ud83d","kind":"text"}"#,
+                "half a surrogate pair",
+            ),
+            (r#"{"channel":"a","data":1e400}"#, "send it as a string"),
+            (r#"{"channel":"a","data":[[[]]]}"#, "limits.json_depth"),
         ];
         for (text, expected) in table {
             let error = read(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_id_of_a_command_is_given_back_only_if_every_reader_takes_it() {
+        let read = |id: &str| Command::parse(&format!(r#"{{"type":"ping","id":{id}}}"#)).map(|_| ());
+        for id in ["1", "-1.5e3", r#""a""#, r#""\ud83d\ude00""#] {
+            assert!(read(id).is_ok(), "{id}");
+        }
+        for id in ["1e400", r#""\ud83d""#] {
+            assert!(
+                read(id).unwrap_err().to_string().starts_with("`id`: the "),
+                "{id}"
+            );
         }
     }
 

@@ -21,6 +21,9 @@ class Hub
     /** The most an answer may have. */
     const MAX_ANSWER = 67108864;
 
+    /** How deep an answer may be nested, in brackets: PHP reads 512 if it is not told. */
+    const MAX_DEPTH = 4096;
+
     /** How often a refresh makes good that it came between others' writes: each time somebody wrote in that very moment. */
     const REPEATS = 50;
 
@@ -214,12 +217,28 @@ class Hub
 
     private static function check(array $answer)
     {
-        $value = json_decode($answer['body'], true);
+        $value = self::decoded($answer['body']);
         if ($answer['status'] === 200 && is_array($value)) {
             return $value;
         }
         $detail = is_array($value) && isset($value['detail']) ? $value['detail'] : 'HTTP status ' . $answer['status'];
         throw new \RuntimeException((string) $detail, $answer['status']);
+    }
+
+    /**
+     * JSON, also with values that PHP does not read and an older server took: half a surrogate pair becomes U+FFFD, and what is
+     * nested deeply is read all the same.
+     */
+    private static function decoded($json)
+    {
+        $value = json_decode($json, true);
+        if ($value !== null || $json === 'null') {
+            return $value;
+        }
+        $unit = '[0-9a-fA-F]{2}';
+        // Every escape in turn, so that none begins within another; of surrogates only pairs are left alone.
+        $escapes = '~\\\\(?:u[dD][89abAB]' . $unit . '\\\\u[dD][c-fC-F]' . $unit . '(*SKIP)(*FAIL)|u[dD][89a-fA-F]' . $unit . '|[^u](*SKIP)(*FAIL))~s';
+        return json_decode((string) preg_replace($escapes, '\\\\ufffd', $json), true, self::MAX_DEPTH);
     }
 
     /** One request. Sent again once if the connection ends before the answer: what changes something has a key for that. */

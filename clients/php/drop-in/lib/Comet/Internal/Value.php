@@ -22,7 +22,9 @@ class Value
         }
         $plain = (defined('JSON_UNESCAPED_SLASHES') ? JSON_UNESCAPED_SLASHES : 0)
             | (defined('JSON_UNESCAPED_UNICODE') ? JSON_UNESCAPED_UNICODE : 0);
-        return (string) json_encode($data, $plain);
+        $text = json_encode($data, $plain);
+        // What an older server took and PHP reads but does not write: numbers beyond a float, nesting beyond 512.
+        return is_string($text) ? $text : "\xEF\xBF\xBD";
     }
 
     /**

@@ -344,7 +344,7 @@ impl<'a> Publication<'a> {
             places: self.names()?,
             body: publication::Body::Message {
                 // Checked at the door; it costs little beside reading it, and nothing of another kind ever gets further.
-                payload: Payload::new(kind, record.slice_ref(rest.0)).ok()?,
+                payload: Payload::stored(kind, record.slice_ref(rest.0))?,
                 attributes,
                 retain: self.is_retain(),
             },
