@@ -40,6 +40,16 @@ final class CometBridge
     private static $given = array('content-type', 'etag', 'cache-control', 'vary', 'retry-after', 'allow', 'www-authenticate',
         'access-control-allow-origin', 'access-control-allow-credentials', 'access-control-expose-headers', 'x-content-type-options');
 
+    /** The functions of PHP that this needs, which hosts may forbid with `disable_functions`. What is not here is done without. */
+    private static $needs = array('array_diff_key', 'array_merge', 'array_shift', 'class_exists', 'connection_aborted', 'explode', 'fclose', 'feof',
+        'file_get_contents', 'filter_var', 'flush', 'fopen', 'fread', 'fwrite', 'header', 'header_remove', 'http_response_code', 'implode', 'in_array',
+        'is_array', 'is_bool', 'is_file', 'is_string', 'json_decode', 'json_encode', 'ceil', 'max', 'md5', 'microtime', 'min', 'preg_match', 'preg_replace',
+        'rawurlencode', 'round', 'rtrim', 'stream_get_contents', 'stream_select', 'stream_set_blocking', 'strlen', 'strpos', 'strtolower', 'substr',
+        'time', 'trim', 'urldecode');
+
+    /** The same for the probe alone. */
+    private static $probeNeeds = array('bin2hex', 'clearstatcache', 'file_put_contents', 'filesize', 'mt_rand', 'uniqid', 'unlink');
+
     /** How long connecting may take, and an answer that need not wait, in seconds. */
     const CONNECT_TIME = 0.3;
     const ANSWER_TIME = 5.0;
@@ -73,25 +83,77 @@ final class CometBridge
         $this->config = $config;
     }
 
-    /** Answers the request that PHP was started for. */
+    /** Answers the request that PHP was started for: whatever is wrong here, with a problem and never with nothing. */
     public static function main()
     {
+        $bridge = new self(array());
+        try {
+            self::prepare();
+            $bridge->config = self::locate();
+            $bridge->answer();
+        } catch (CometBridgeFault $fault) {
+            $bridge->refuse($fault);
+        } catch (Exception $fault) {
+            $bridge->refuse(self::broken($fault));
+        } catch (Error $fault) {
+            $bridge->refuse(self::broken($fault));
+        }
+    }
+
+    private static function prepare()
+    {
+        foreach (self::$needs as $name) {
+            self::need($name);
+        }
         // A warning in the middle of JSON breaks it.
         if (function_exists('ini_set')) {
             @ini_set('display_errors', '0');
             @ini_set('zlib.output_compression', '0');
         }
-        if (session_id() !== '') {
+        if (function_exists('register_shutdown_function') && function_exists('error_get_last')) {
+            register_shutdown_function(array(__CLASS__, 'lastWord'));
+        }
+        if (function_exists('session_id') && function_exists('session_write_close') && session_id() !== '') {
             session_write_close();
         }
-        while (ob_get_level() > 0 && @ob_end_clean()) {
+        $nested = function_exists('ob_get_level') && function_exists('ob_end_clean');
+        while ($nested && ob_get_level() > 0 && @ob_end_clean()) {
             continue;
         }
-        $bridge = new self(self::locate());
-        try {
-            $bridge->answer();
-        } catch (CometBridgeFault $fault) {
-            $bridge->refuse($fault);
+    }
+
+    private static function need($name)
+    {
+        if (!function_exists($name)) {
+            throw self::lacking($name);
+        }
+    }
+
+    private static function lacking($name)
+    {
+        return new CometBridgeFault(503, 'unavailable', 'PHP has no function ' . $name . '() here: take it out of disable_functions in php.ini, or ask your host to');
+    }
+
+    /** A mistake of this file's, or of the configuration's. Before anything else is asked for, only this one function was. */
+    private static function broken($fault)
+    {
+        if ($fault->getMessage() === 'Call to undefined function function_exists()') {
+            return self::lacking('function_exists');
+        }
+        if (function_exists('error_log')) {
+            error_log('CometServer bridge: ' . $fault->getMessage() . ' in ' . $fault->getFile() . ':' . $fault->getLine());
+        }
+        return new CometBridgeFault(500, 'unavailable', 'the bridge or comet-config.php beside it is broken: PHP\'s error log says where');
+    }
+
+    /** For what PHP lets nobody catch: a limit of time or memory, before anything was answered. */
+    public static function lastWord()
+    {
+        $last = error_get_last();
+        $fatal = array(E_ERROR, E_PARSE, E_CORE_ERROR, E_COMPILE_ERROR);
+        if ($last !== null && in_array($last['type'], $fatal, true) && !(function_exists('headers_sent') && headers_sent())) {
+            $bridge = new self(array());
+            $bridge->refuse(new CometBridgeFault(500, 'unavailable', 'PHP has ended the bridge: its error log says why'));
         }
     }
 
@@ -250,6 +312,9 @@ final class CometBridge
      */
     private function probe($method, $value)
     {
+        foreach (self::$probeNeeds as $name) {
+            self::need($name);
+        }
         $folder = $this->stateFolder();
         header('Cache-Control: no-store');
         if ($method === 'POST') {
@@ -272,24 +337,25 @@ final class CometBridge
             return;
         }
         $lock = @fopen($folder . '/probe.lock', 'c');
-        if (!$lock || !flock($lock, LOCK_EX | LOCK_NB)) {
+        $locks = function_exists('flock');
+        if (!$lock || ($locks && !flock($lock, LOCK_EX | LOCK_NB))) {
             echo "data: {\"streams\":false,\"busy\":true}\n\n";
             return;
         }
-        $number = function_exists('random_bytes') ? bin2hex(random_bytes(16)) : md5(uniqid((string) mt_rand(), true) . getmypid());
+        $number = function_exists('random_bytes') ? bin2hex(random_bytes(16)) : md5(uniqid((string) mt_rand(), true));
         $file = $folder . '/probe-' . $number;
         file_put_contents($file, '');
         echo 'data: {"probe":"', $number, "\"}\n\n";
         flush();
         $until = microtime(true) + self::PROBE_TIME;
         do {
-            usleep(20000);
+            self::pause(20000);
             clearstatcache();
             $seen = @filesize($file) > 0;
         } while (!$seen && microtime(true) < $until);
         @unlink($file);
         @file_put_contents($this->verdictFile(), json_encode(array('streams' => $seen, 'time' => time())));
-        flock($lock, LOCK_UN);
+        fclose($lock);
         echo 'data: {"streams":', $seen ? 'true' : 'false', "}\n\n";
     }
 
@@ -483,18 +549,34 @@ final class CometBridge
         echo 'retry: ', self::DOWN_RETRY, "\n";
     }
 
+    /** Says it with whatever functions there are: the missing one may be among those. */
     private function refuse(CometBridgeFault $fault)
     {
+        $headers = array('Content-Type: application/problem+json', 'Cache-Control: no-store');
         if ($fault->status === 503) {
-            header('Retry-After: ' . (int) ceil(self::DOWN_RETRY / 1000));
-            header('X-Comet-Retry-Ms: ' . self::DOWN_RETRY);
+            $headers[] = 'Retry-After: 2';
+            $headers[] = 'X-Comet-Retry-Ms: ' . self::DOWN_RETRY;
         }
-        http_response_code($fault->status);
-        header('Content-Type: application/problem+json');
-        header('Cache-Control: no-store');
+        try {
+            @http_response_code($fault->status);
+        } catch (Error $forbidden) {
+            $headers[] = 'Status: ' . $fault->status;
+        }
+        try {
+            foreach ($headers as $header) {
+                @header($header);
+            }
+        } catch (Error $forbidden) {
+            // Then the body alone says it.
+        }
         $problem = array('type' => 'about:blank#' . $fault->error, 'title' => $fault->error, 'status' => $fault->status,
             'detail' => $fault->getMessage(), 'code' => $fault->error);
-        echo json_encode($problem);
+        try {
+            echo json_encode($problem);
+        } catch (Error $forbidden) {
+            // What is missing is told in words that need no escaping.
+            echo '{"status":', $fault->status, ',"code":"', $fault->error, '","detail":"', $fault->getMessage(), '"}';
+        }
     }
 
     private static function down($why = 'the push server does not answer: try again in a moment')
@@ -551,13 +633,13 @@ final class CometBridge
         while (true) {
             $errno = 0;
             $error = '';
-            $stream = @stream_socket_client($this->config['target'], $errno, $error, self::CONNECT_TIME);
+            $stream = self::open($this->config['target'], $errno, $error);
             if ($stream) {
                 return $stream;
             }
             // EAGAIN: its backlog is full, and a Unix socket does not queue.
             if ($errno === 11 && microtime(true) < $until) {
-                usleep(10000);
+                self::pause(10000);
             } elseif (!$started && !empty($this->config['start']) && in_array($errno, array(2, 111, 61), true) && self::starter()) {
                 $started = true;
                 $result = CometServerStart::ensure($this->config);
@@ -566,9 +648,33 @@ final class CometBridge
                     throw self::down();
                 }
             } else {
-                $this->log($this->config['target'] . ': ' . $error);
+                $this->log($this->config['target'] . ': ' . $error . '. Is the server running? Name its data folder as data_dir in ' . __DIR__ . '/comet-config.php');
                 throw self::down();
             }
+        }
+    }
+
+    /** A connection, or `false`. Hosts that forbid one of the two functions mostly leave the other. */
+    private static function open($target, &$errno, &$error)
+    {
+        if (function_exists('stream_socket_client')) {
+            return @stream_socket_client($target, $errno, $error, self::CONNECT_TIME);
+        }
+        if (!function_exists('fsockopen')) {
+            throw self::lacking('stream_socket_client');
+        }
+        if (preg_match('~^(tcp://.+):(\d+)$~D', $target, $match)) {
+            return @fsockopen($match[1], (int) $match[2], $errno, $error, self::CONNECT_TIME);
+        }
+        return @fsockopen($target, -1, $errno, $error, self::CONNECT_TIME);
+    }
+
+    private static function pause($microseconds)
+    {
+        if (function_exists('usleep')) {
+            usleep($microseconds);
+        } elseif (function_exists('time_nanosleep')) {
+            time_nanosleep(0, $microseconds * 1000);
         }
     }
 
@@ -576,9 +682,9 @@ final class CometBridge
     private function log($message)
     {
         $folder = $this->stateFolder();
-        $said = $folder === null ? false : @filemtime($folder . '/bridge-said');
-        if ($said === false || $said < time() - 60) {
-            if ($folder !== null) {
+        $said = $folder === null || !function_exists('filemtime') ? false : @filemtime($folder . '/bridge-said');
+        if (($said === false || $said < time() - 60) && function_exists('error_log')) {
+            if ($folder !== null && function_exists('touch')) {
                 @touch($folder . '/bridge-said');
             }
             error_log('CometServer bridge: ' . $message);
@@ -711,6 +817,7 @@ final class CometBridge
         return $config;
     }
 
+    /** The default data folder: that of this user, or that of the machine's server if only this one has a public socket. */
     private static function defaultDataDir()
     {
         $user = function_exists('posix_geteuid') ? posix_geteuid() : null;
@@ -720,15 +827,18 @@ final class CometBridge
             $entry = posix_getpwuid($user);
             $home = $entry ? $entry['dir'] : null;
         }
+        $machine = '/var/lib/cometserver';
         if ($user === 0 || ($state === null && ($home === null || $home === ''))) {
-            return '/var/lib/cometserver';
+            return $machine;
         }
-        return $state !== null ? $state . '/cometserver' : rtrim($home, '/') . '/.local/state/cometserver';
+        $own = $state !== null ? $state . '/cometserver' : rtrim($home, '/') . '/.local/state/cometserver';
+        $there = function_exists('file_exists') && !@file_exists($own . '/public/comet.sock') && @file_exists($machine . '/public/comet.sock');
+        return $there ? $machine : $own;
     }
 
     private static function variable($name)
     {
-        $value = getenv($name);
+        $value = function_exists('getenv') ? getenv($name) : false;
         if ($value === false || $value === '') {
             $value = isset($_SERVER[$name]) ? $_SERVER[$name] : null;
         }

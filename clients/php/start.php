@@ -25,6 +25,10 @@ if (!class_exists('CometServerStart', false)) {
         /** What stands before the exit code in that output. */
         const ENDED = 'comet start ended with';
 
+        private static $needs = array('clearstatcache', 'dirname', 'fclose', 'file_get_contents', 'file_put_contents', 'filemtime', 'fileowner',
+            'fopen', 'is_dir', 'is_executable', 'is_file', 'is_link', 'is_resource', 'is_writable', 'md5', 'microtime', 'mkdir', 'rtrim',
+            'str_replace', 'strpos', 'time', 'trim', 'unlink');
+
         /**
          * Makes sure that a server answers.
          *
@@ -35,6 +39,10 @@ if (!class_exists('CometServerStart', false)) {
          */
         public static function ensure(array $config)
         {
+            $lacks = self::lacks();
+            if ($lacks !== null) {
+                return self::result(false, false, 'PHP has no function ' . $lacks . '() here: take it out of disable_functions in php.ini, or start the server by hand');
+            }
             $errno = self::connect($config['socket']);
             if ($errno === 0) {
                 return self::result(true, false, '');
@@ -43,7 +51,7 @@ if (!class_exists('CometServerStart', false)) {
                 return self::result(false, false, 'the socket ' . $config['socket'] . ' is not open to this user: see socket_mode and socket_group');
             }
             // First, so that all who come at once meet at the same lock. The mode is the one that the server gives it.
-            if (!empty($config['data_dir']) && !@is_dir($config['data_dir']) && @mkdir($config['data_dir'], 0711, true)) {
+            if (!empty($config['data_dir']) && !@is_dir($config['data_dir']) && @mkdir($config['data_dir'], 0711, true) && function_exists('chmod')) {
                 @chmod($config['data_dir'], 0711);
             }
             $state = self::stateFolder($config);
@@ -52,7 +60,7 @@ if (!class_exists('CometServerStart', false)) {
             if ($failed !== null) {
                 return self::result(false, false, $failed);
             }
-            $lock = $name === null ? false : @fopen($name . '.lock', 'c');
+            $lock = $name === null || !function_exists('flock') ? false : @fopen($name . '.lock', 'c');
             if ($lock && !flock($lock, LOCK_EX | LOCK_NB)) {
                 // Somebody else is starting it.
                 fclose($lock);
@@ -83,6 +91,18 @@ if (!class_exists('CometServerStart', false)) {
             return '* * * * * ' . self::command($config, $binary === null ? '/path/to/comet' : $binary) . ' >/dev/null 2>&1';
         }
 
+        /** The first function that is needed here and forbidden, or `null`. What is not in the list is done without. */
+        private static function lacks()
+        {
+            foreach (self::$needs as $name) {
+                if (!function_exists($name)) {
+                    return $name;
+                }
+            }
+            // One of the two will do.
+            return function_exists('stream_socket_client') || function_exists('fsockopen') ? null : 'stream_socket_client';
+        }
+
         /** May PHP start a process here, and through which function? */
         public static function way()
         {
@@ -101,12 +121,17 @@ if (!class_exists('CometServerStart', false)) {
          */
         public static function stateFolder(array $config)
         {
+            if (self::lacks() !== null) {
+                return null;
+            }
             $user = function_exists('posix_geteuid') ? posix_geteuid() : null;
             $folders = array();
             if (!empty($config['data_dir']) && @is_dir($config['data_dir']) && @is_writable($config['data_dir'])) {
                 $folders[] = $config['data_dir'] . '/php';
             }
-            $folders[] = rtrim(sys_get_temp_dir(), '/') . '/cometserver-' . ($user === null ? md5(__FILE__) : $user);
+            if (function_exists('sys_get_temp_dir')) {
+                $folders[] = rtrim(sys_get_temp_dir(), '/') . '/cometserver-' . ($user === null ? md5(__FILE__) : $user);
+            }
             foreach ($folders as $folder) {
                 // What somebody else made in a folder open to all is not ours, and a link leads anywhere.
                 if (!@is_dir($folder)) {
@@ -125,7 +150,12 @@ if (!class_exists('CometServerStart', false)) {
         {
             $errno = 0;
             $errstr = '';
-            $stream = @stream_socket_client('unix://' . $socket, $errno, $errstr, 0.3);
+            $stream = false;
+            if (function_exists('stream_socket_client')) {
+                $stream = @stream_socket_client('unix://' . $socket, $errno, $errstr, 0.3);
+            } elseif (function_exists('fsockopen')) {
+                $stream = @fsockopen('unix://' . $socket, -1, $errno, $errstr, 0.3);
+            }
             if (!$stream) {
                 return $errno === 0 ? 2 : $errno;
             }
@@ -144,7 +174,7 @@ if (!class_exists('CometServerStart', false)) {
                 return self::result(false, false, 'PHP may start no process here: add this line to the crontab, or start it by hand: ' . self::cronLine($config));
             }
             // An upload by FTP loses the executable bit.
-            if (@is_file($binary) && !@is_executable($binary)) {
+            if (@is_file($binary) && !@is_executable($binary) && function_exists('chmod')) {
                 @chmod($binary, 0755);
             }
             @unlink($output);
@@ -164,9 +194,9 @@ if (!class_exists('CometServerStart', false)) {
          */
         private static function run($way, array $config, $binary, $output)
         {
-            $clean = 'env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=' . escapeshellarg(self::home());
+            $clean = 'env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=' . self::quoted(self::home());
             $line = '( $(command -v setsid) ' . $clean . ' ' . self::command($config, $binary) . '; echo "' . self::ENDED . ' $?" )'
-                . ' </dev/null >' . escapeshellarg($output) . ' 2>&1 &';
+                . ' </dev/null >' . self::quoted($output) . ' 2>&1 &';
             switch ($way) {
                 case 'exec':
                     exec($line);
@@ -176,7 +206,7 @@ if (!class_exists('CometServerStart', false)) {
                     break;
                 case 'popen':
                     $process = @popen($line, 'r');
-                    if ($process) {
+                    if ($process && function_exists('pclose')) {
                         pclose($process);
                     }
                     break;
@@ -184,7 +214,7 @@ if (!class_exists('CometServerStart', false)) {
                     $null = array('file', '/dev/null', 'r+');
                     $pipes = array();
                     $process = @proc_open($line, array($null, $null, $null), $pipes);
-                    if (is_resource($process)) {
+                    if (is_resource($process) && function_exists('proc_close')) {
                         proc_close($process);
                     }
             }
@@ -192,19 +222,19 @@ if (!class_exists('CometServerStart', false)) {
 
         private static function command(array $config, $binary)
         {
-            $command = escapeshellarg($binary) . ' start';
+            $command = self::quoted($binary) . ' start';
             if (!empty($config['data_dir'])) {
-                $command .= ' --data-dir ' . escapeshellarg($config['data_dir']);
+                $command .= ' --data-dir ' . self::quoted($config['data_dir']);
             }
             // Only if it is not where the server puts it by itself.
             if (empty($config['data_dir']) || $config['socket'] !== $config['data_dir'] . '/comet.sock') {
-                $command .= ' --socket ' . escapeshellarg($config['socket']);
+                $command .= ' --socket ' . self::quoted($config['socket']);
             }
             if (!empty($config['config'])) {
-                $command .= ' --config ' . escapeshellarg($config['config']);
+                $command .= ' --config ' . self::quoted($config['config']);
             }
             foreach (isset($config['args']) ? (array) $config['args'] : array() as $argument) {
-                $command .= ' ' . escapeshellarg($argument);
+                $command .= ' ' . self::quoted($argument);
             }
             return $command;
         }
@@ -215,14 +245,15 @@ if (!class_exists('CometServerStart', false)) {
             if (!empty($config['binary'])) {
                 return $config['binary'];
             }
-            $places = array(dirname(__FILE__) . '/comet', dirname(__FILE__) . '/bin/comet');
+            $places = array(dirname(__FILE__) . '/comet', dirname(__FILE__) . '/bin/comet', dirname(dirname(__FILE__)) . '/bin/comet');
             if (!empty($config['data_dir'])) {
                 $places[] = $config['data_dir'] . '/comet';
             }
             $places[] = '/usr/local/bin/comet';
             $places[] = '/usr/bin/comet';
             foreach ($places as $place) {
-                if (@is_file($place)) {
+                // Where letters are not told apart, that is the script Comet of the drop-in folder.
+                if (@is_file($place) && @file_get_contents($place, false, null, 0, 2) !== '#!') {
                     return $place;
                 }
             }
@@ -231,7 +262,7 @@ if (!class_exists('CometServerStart', false)) {
 
         private static function home()
         {
-            $home = getenv('HOME');
+            $home = function_exists('getenv') ? getenv('HOME') : false;
             if (($home === false || $home === '') && function_exists('posix_getpwuid') && function_exists('posix_geteuid')) {
                 $user = posix_getpwuid(posix_geteuid());
                 $home = $user ? $user['dir'] : '';
@@ -249,9 +280,24 @@ if (!class_exists('CometServerStart', false)) {
                 if (self::connect($socket) === 0) {
                     return true;
                 }
-                usleep(self::LOOK_EVERY);
+                self::pause();
             } while (!$ended && microtime(true) < $until);
             return false;
+        }
+
+        private static function pause()
+        {
+            if (function_exists('usleep')) {
+                usleep(self::LOOK_EVERY);
+            } elseif (function_exists('time_nanosleep')) {
+                time_nanosleep(0, self::LOOK_EVERY * 1000);
+            }
+        }
+
+        /** An argument for the shell. Not escapeshellarg(): hosts forbid it together with what it is for. */
+        private static function quoted($argument)
+        {
+            return "'" . str_replace(array("\0", "'"), array('', "'\\''"), (string) $argument) . "'";
         }
 
         private static function remembered($file)

@@ -330,7 +330,7 @@ JS;
         }
         $end = strpos($answer, "\r\n\r\n");
         $value = $end !== false && preg_match('~^HTTP/1\.[01] 2~', $answer) ? json_decode(substr($answer, $end + 4), true) : null;
-        if (!is_array($value) && defined('WP_DEBUG') && WP_DEBUG) {
+        if (!is_array($value) && defined('WP_DEBUG') && WP_DEBUG && function_exists('error_log')) {
             error_log('CometServer: ' . $path . ': ' . ($answer === '' ? 'no answer at ' . self::socket() : substr($answer, 0, 300)));
         }
         return is_array($value) ? $value : null;
@@ -338,7 +338,7 @@ JS;
 
     private static function exchange(string $request, float $until): string
     {
-        $stream = @stream_socket_client('unix://' . self::socket(), $errno, $error, self::CONNECT_TIME);
+        $stream = self::open('unix://' . self::socket());
         if (!$stream) {
             self::$down = true;
             return '';
@@ -372,20 +372,40 @@ JS;
     private static function socket(): string
     {
         foreach (['COMET_SOCKET', 'COMETSERVER_SOCKET'] as $name) {
-            $value = defined($name) ? (string) constant($name) : (string) getenv($name);
+            $value = defined($name) ? (string) constant($name) : self::variable($name);
             if ($value !== '') {
                 return $value;
             }
         }
         foreach (['COMET_DATA_DIR', 'COMETSERVER_DATA_DIR'] as $name) {
-            $value = defined($name) ? (string) constant($name) : (string) getenv($name);
+            $value = defined($name) ? (string) constant($name) : self::variable($name);
             if ($value !== '') {
                 return rtrim($value, '/') . '/comet.sock';
             }
         }
-        $user = function_exists('posix_getpwuid') ? posix_getpwuid(posix_geteuid()) : false;
-        $root = !$user || $user['uid'] === 0;
-        return ($root ? '/var/lib/cometserver' : $user['dir'] . '/.local/state/cometserver') . '/comet.sock';
+        $user = function_exists('posix_getpwuid') && function_exists('posix_geteuid') ? posix_getpwuid(posix_geteuid()) : false;
+        $machine = '/var/lib/cometserver/comet.sock';
+        $own = !$user || $user['uid'] === 0 ? $machine : $user['dir'] . '/.local/state/cometserver/comet.sock';
+        // PHP-FPM has a user of its own, whose home says nothing of the machine's server.
+        return !@file_exists($own) && @file_exists($machine) ? $machine : $own;
+    }
+
+    private static function variable(string $name): string
+    {
+        return function_exists('getenv') ? (string) getenv($name) : '';
+    }
+
+    /**
+     * A connection, or `false`. Hosts that forbid one of the two functions mostly leave the other.
+     *
+     * @return resource|false
+     */
+    private static function open(string $target)
+    {
+        if (function_exists('stream_socket_client')) {
+            return @stream_socket_client($target, $errno, $error, self::CONNECT_TIME);
+        }
+        return function_exists('fsockopen') ? @fsockopen($target, -1, $errno, $error, self::CONNECT_TIME) : false;
     }
 }
 

@@ -6,8 +6,6 @@
  * PHP 5.6 to 8.x, no extension.
  */
 
-error_reporting(E_ALL);
-@ini_set('display_errors', '0');
 
 final class CometSetup
 {
@@ -35,12 +33,26 @@ final class CometSetup
     /** What hosts call the folders that they serve. */
     private static $served = array('public_html', 'htdocs', 'httpdocs', 'www', 'html', 'web', 'public', 'webroot', 'wwwroot', 'docroot');
 
+    /** The functions of PHP that this needs, which hosts may forbid with `disable_functions`. */
+    private static $needs = array('basename', 'bin2hex', 'chmod', 'clearstatcache', 'dirname', 'fclose', 'file_exists', 'file_get_contents',
+        'file_put_contents', 'fileowner', 'fopen', 'fread', 'fwrite', 'hash', 'hash_equals', 'header', 'http_response_code', 'in_array', 'is_array', 'is_dir',
+        'is_executable', 'is_file', 'is_link', 'is_string', 'is_writable', 'json_decode', 'json_encode', 'ltrim', 'mkdir', 'preg_match', 'realpath', 'rename',
+        'rmdir', 'str_replace', 'stream_get_contents', 'stream_set_timeout', 'stream_socket_client', 'strlen', 'strpos', 'strtok', 'strtolower', 'substr', 'trim',
+        'unlink', 'var_export');
+
     private $folder;
     private $state;
     private $cookie;
 
     public static function main()
     {
+        $lacks = self::lacks();
+        if ($lacks !== null) {
+            exit('PHP has no function ' . $lacks . '() here: take it out of disable_functions in php.ini, or ask your host to.');
+        }
+        if (self::may('ini_set')) {
+            @ini_set('display_errors', '0');
+        }
         $setup = new self(__DIR__);
         header('Cache-Control: no-store');
         header('X-Content-Type-Options: nosniff');
@@ -53,6 +65,20 @@ final class CometSetup
         } else {
             $setup->page();
         }
+    }
+
+    private static function lacks()
+    {
+        try {
+            foreach (self::$needs as $name) {
+                if (!function_exists($name)) {
+                    return $name;
+                }
+            }
+        } catch (Error $forbidden) {
+            return 'function_exists';
+        }
+        return null;
     }
 
     private function __construct($folder)
@@ -171,7 +197,7 @@ final class CometSetup
     private function prepare()
     {
         $checks = array();
-        $checks[] = self::check(true, 'PHP ' . PHP_VERSION . ' (' . PHP_SAPI . ')', 'on ' . php_uname('s') . ' ' . php_uname('m'));
+        $checks[] = self::check(true, 'PHP ' . PHP_VERSION . ' (' . PHP_SAPI . ')', 'on ' . self::machine('s') . ' ' . self::machine('m'));
         $repaired = 0;
         foreach (array('bin/comet', 'cgi/push.cgi') as $name) {
             $file = $this->folder . '/' . $name;
@@ -224,11 +250,11 @@ final class CometSetup
         }
         $lines = array();
         $code = 1;
-        $program = escapeshellarg($this->folder . '/bin/comet');
+        $program = "'" . str_replace("'", "'\\''", $this->folder . '/bin/comet') . "'";
         exec("env -i PATH=/usr/bin:/bin $program version </dev/null 2>&1", $lines, $code);
         if ($code !== 0) {
             throw new CometSetupFault('The program does not run on this host: ' . (isset($lines[0]) ? $lines[0] : "it ended with $code")
-                . '. Is it a Linux with ' . php_uname('m') . '? Was it uploaded in binary mode?');
+                . '. Is it a Linux with ' . self::machine('m') . '? Was it uploaded in binary mode?');
         }
         return isset($lines[0]) ? $lines[0] : null;
     }
@@ -271,7 +297,7 @@ final class CometSetup
     {
         $root = isset($_SERVER['DOCUMENT_ROOT']) ? realpath($_SERVER['DOCUMENT_ROOT']) : false;
         $found = array();
-        $home = getenv('HOME');
+        $home = self::may('getenv') ? getenv('HOME') : false;
         if ($home === false && function_exists('posix_getpwuid') && function_exists('posix_geteuid')) {
             $user = posix_getpwuid(posix_geteuid());
             $home = $user ? $user['dir'] : false;
@@ -564,9 +590,11 @@ APACHE;
     private static function write($file, $text, $mode)
     {
         $temporary = $file . '.' . self::random(6);
-        $mask = umask(0777 & ~$mode);
+        $mask = self::may('umask') ? umask(0777 & ~$mode) : null;
         $written = @file_put_contents($temporary, $text);
-        umask($mask);
+        if ($mask !== null) {
+            umask($mask);
+        }
         if ($written !== strlen($text) || !@chmod($temporary, $mode) || !@rename($temporary, $file)) {
             @unlink($temporary);
             throw new CometSetupFault('PHP may not write ' . $file . '. Give its folder write permission by FTP, and try again.');
@@ -577,6 +605,12 @@ APACHE;
     private static function may($function)
     {
         return function_exists($function);
+    }
+
+    /** A part of the machine's name, as php_uname() tells it. */
+    private static function machine($part)
+    {
+        return self::may('php_uname') ? php_uname($part) : ($part === 's' ? PHP_OS : 'this processor');
     }
 
     private static function random($bytes)

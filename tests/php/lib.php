@@ -405,22 +405,31 @@ final class Web
     public Process $process;
     private string $config;
 
+    /** @var string[] what it is started by */
+    private array $prefix;
+
     public static function binary(): ?string
     {
         $found = glob('/usr/sbin/php-fpm*') ?: [];
         return $found === [] ? null : end($found);
     }
 
-    /** @param string[] $settings of php.ini */
-    public function __construct(string $root, array $settings = [], int $workers = 8, ?string $address = null)
+    /**
+     * @param string[] $settings of php.ini
+     * @param string[] $prefix   a program that starts it, with its arguments; root's workers are then nobody's
+     */
+    public function __construct(string $root, array $settings = [], int $workers = 8, ?string $address = null, array $prefix = [])
     {
+        $this->prefix = $prefix;
         if (self::binary() === null) {
             throw new Skipped('php-fpm is not installed');
         }
         $folder = folder();
         $this->root = $root;
         $this->address = $address ?? "$folder/fpm.sock";
-        $user = posix_geteuid() === 0 ? "user = root\ngroup = root\n" : '';
+        $name = $prefix === [] ? 'root' : 'nobody';
+        $group = $prefix === [] ? 'root' : 'nogroup';
+        $user = posix_geteuid() === 0 ? "user = $name\ngroup = $group\n" : '';
         $this->config = "$folder/fpm.conf";
         $lines = "[global]\nerror_log = $folder/fpm.log\ndaemonize = no\n[www]\n{$user}listen = $this->address\npm = static\npm.max_children = $workers\n"
             . "php_admin_value[display_errors] = 1\nphp_admin_value[html_errors] = 0\nphp_admin_value[error_reporting] = 32767\n";
@@ -434,7 +443,7 @@ final class Web
 
     public function start(): void
     {
-        $command = [self::binary(), '-F', '-y', $this->config];
+        $command = array_merge($this->prefix, [self::binary(), '-F', '-y', $this->config]);
         if (posix_geteuid() === 0) {
             $command[] = '-R';
         }

@@ -60,7 +60,7 @@ final class Breaker
         if ($this->shared) {
             // Longer than it holds, so that only one caller is let through afterwards.
             apcu_store($this->name, $until, (int) ceil($this->seconds * 10));
-        } elseif ($this->file !== null) {
+        } elseif ($this->file !== null && function_exists('file_put_contents')) {
             @file_put_contents($this->file, sprintf('%.3F', $until));
         }
     }
@@ -71,7 +71,7 @@ final class Breaker
         unset(self::$own[$this->name]);
         if ($this->shared) {
             apcu_delete($this->name);
-        } elseif ($this->file !== null && @file_exists($this->file)) {
+        } elseif ($this->file !== null && function_exists('unlink') && @file_exists($this->file)) {
             @unlink($this->file);
         }
     }

@@ -52,12 +52,13 @@ final class Client
      */
     public function __construct(array $options = [])
     {
+        Needs::check();
         $this->options = Locator::resolve($options);
         $this->callTime = (float) ($options['timeout'] ?? self::CALL_TIME);
         $connectTime = (float) ($options['connect_timeout'] ?? self::CONNECT_TIME);
         $this->key = isset($this->options['key']) ? (string) $this->options['key'] : null;
         [$target, $host] = $this->target();
-        $this->http = new Http($target, $host, $connectTime);
+        $this->http = new Http($target, $host, $connectTime, $this->options['looked'] ?? '');
         $this->mayStart = !isset($this->options['url']) && !empty($this->options['start']);
         $starter = self::starter();
         $folder = $starter ? \CometServerStart::stateFolder(['data_dir' => $this->options['data_dir']]) : null;

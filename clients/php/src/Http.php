@@ -34,6 +34,9 @@ final class Http
     private string $host;
     private float $connectTime;
 
+    /** Where else a server was looked for, for the text of an error. */
+    private string $looked;
+
     /** @var resource|null */
     private $stream = null;
 
@@ -44,9 +47,11 @@ final class Http
      * @param string $target      `unix:///path`, `tcp://host:port` or `tls://host:port`
      * @param string $host        for the `Host` header
      * @param float  $connectTime how long connecting may take, in seconds
+     * @param string $looked      where a server was looked for, said when none is there
      */
-    public function __construct(string $target, string $host, float $connectTime)
+    public function __construct(string $target, string $host, float $connectTime, string $looked = '')
     {
+        $this->looked = $looked;
         $this->target = $target;
         $this->host = $host;
         $this->connectTime = $connectTime;
@@ -106,7 +111,7 @@ final class Http
     /** Seconds on a clock that nobody sets. */
     public static function clock(): float
     {
-        return hrtime(true) / 1e9;
+        return function_exists('hrtime') ? hrtime(true) / 1e9 : microtime(true);
     }
 
     private function connect(float $deadline): void
@@ -116,21 +121,40 @@ final class Http
             $errno = 0;
             $error = '';
             $left = max(0.001, $until - self::clock());
-            $stream = @stream_socket_client($this->target, $errno, $error, $left);
-            if ($stream !== false) {
+            $stream = $this->open($errno, $error, $left);
+            if ($stream) {
                 stream_set_blocking($stream, false);
                 $this->stream = $stream;
                 $this->buffer = '';
                 return;
             }
             $retry = $errno === self::EAGAIN && self::clock() < $until;
-            if ($retry) {
+            if ($retry && function_exists('usleep')) {
                 usleep(self::FULL_PAUSE);
             }
         } while ($retry);
         $slow = self::clock() >= $until;
         $why = trim($error) === '' ? ($slow ? 'no connection in time' : 'no connection') : trim($error);
         throw new Unreachable("{$this->target}: $why" . $this->advice($errno), $errno, $slow);
+    }
+
+    /**
+     * A connection, or `false`. Hosts that forbid one of the two functions mostly leave the other.
+     *
+     * @return resource|false
+     */
+    private function open(?int &$errno, ?string &$error, float $seconds)
+    {
+        if (function_exists('stream_socket_client')) {
+            return @stream_socket_client($this->target, $errno, $error, $seconds);
+        }
+        if (!function_exists('fsockopen')) {
+            throw Needs::lacking('stream_socket_client');
+        }
+        if (!preg_match('~^((?:tcp|tls)://.+):(\d+)$~D', $this->target, $match)) {
+            return @fsockopen($this->target, -1, $errno, $error, $seconds);
+        }
+        return @fsockopen($match[1], (int) $match[2], $errno, $error, $seconds);
     }
 
     /** What to do about a socket that nobody answers on. */
@@ -143,8 +167,8 @@ final class Http
             case 2: // ENOENT; ECONNREFUSED of Linux and of the BSDs
             case 111:
             case 61:
-                return '. No server is running there: start it (comet start), or name the socket or the data folder of another'
-                    . ' one with COMETSERVER_SOCKET or COMETSERVER_DATA_DIR';
+                return '. No server is running there: start it (comet start), or name the data folder of another one in comet-config.php'
+                    . ' or with COMETSERVER_DATA_DIR' . ($this->looked === '' ? '' : ". $this->looked");
             case 13: // EACCES
                 return '. The user of PHP may not open this socket: see socket_group in the configuration of the server';
             default:

@@ -45,35 +45,68 @@ final class Locator
                 $found[$name] = $value;
             }
         }
+        $looked = isset($found['data_dir']) || isset($found['socket']) ? [] : self::defaultDataDirs();
+        $found['looked'] = self::looked($looked, $found['config_file'] ?? null);
         $found['data_dir'] = rtrim((string) ($found['data_dir'] ?? self::defaultDataDir()), '/');
         $found['socket'] = (string) ($found['socket'] ?? $found['data_dir'] . '/comet.sock');
         return $found;
     }
 
-    /** The default data folder of this process's user. */
+    /** The default data folder: that of this process's user, or that of the machine's server if only this one has a socket. */
     public static function defaultDataDir(): string
     {
+        $folders = self::defaultDataDirs();
+        foreach ($folders as $folder) {
+            if (@file_exists("$folder/comet.sock")) {
+                return $folder;
+            }
+        }
+        return $folders[0];
+    }
+
+    /**
+     * Where a server may be that nobody has named. PHP-FPM has a user of its own, whose home says nothing of the server's.
+     *
+     * @return string[]
+     */
+    private static function defaultDataDirs(): array
+    {
         $user = function_exists('posix_geteuid') ? posix_geteuid() : null;
-        if ($user === 0) {
-            return self::ROOT_DATA_DIR;
-        }
         $state = self::variable('XDG_STATE_HOME');
-        if ($state !== null && $state[0] === '/') {
-            return "$state/cometserver";
-        }
         $home = self::variable('HOME');
         if ($home === null && $user !== null && function_exists('posix_getpwuid')) {
             $home = posix_getpwuid($user)['dir'] ?? null;
         }
-        return $home === null || $home === '' ? self::ROOT_DATA_DIR : rtrim($home, '/') . '/.local/state/cometserver';
+        $folders = [self::ROOT_DATA_DIR];
+        if ($user !== 0 && $state !== null && $state[0] === '/') {
+            $folders = ["$state/cometserver", self::ROOT_DATA_DIR];
+        } elseif ($user !== 0 && $home !== null && $home !== '') {
+            $folders = [rtrim($home, '/') . '/.local/state/cometserver', self::ROOT_DATA_DIR];
+        }
+        return $folders;
+    }
+
+    /** @param string[] $folders */
+    private static function looked(array $folders, ?string $file): string
+    {
+        $text = 'Looked for the file ' . implode(' and ', self::places($file));
+        return $folders === [] ? $text : "$text, and for a server in " . implode(' and ', $folders);
+    }
+
+    /**
+     * Beside the package, and beside the folder that it was uploaded in.
+     *
+     * @return string[]
+     */
+    private static function places(?string $path): array
+    {
+        return $path !== null ? [$path] : [dirname(__DIR__) . '/comet-config.php', dirname(__DIR__, 2) . '/comet-config.php'];
     }
 
     /** @return array<string,mixed> */
     private static function file(?string $path): array
     {
-        // Beside the package, and beside the folder that it was uploaded in.
-        $places = $path !== null ? [$path] : [dirname(__DIR__) . '/comet-config.php', dirname(__DIR__, 2) . '/comet-config.php'];
-        foreach ($places as $place) {
+        foreach (self::places($path) as $place) {
             if (@is_file($place)) {
                 $entries = include $place;
                 return is_array($entries) ? array_intersect_key($entries, array_flip(self::KNOWN)) : [];
@@ -84,7 +117,7 @@ final class Locator
 
     private static function variable(string $name): ?string
     {
-        $value = getenv($name);
+        $value = function_exists('getenv') ? getenv($name) : false;
         if ($value === false || $value === '') {
             $value = $_SERVER[$name] ?? '';
         }

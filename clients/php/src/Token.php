@@ -26,6 +26,7 @@ final class Token
      */
     public static function create(string $secret, array $grant): string
     {
+        Needs::check();
         $comet = [];
         foreach (['channels', 'patterns'] as $kind) {
             if (isset($grant[$kind])) {
@@ -51,6 +52,7 @@ final class Token
      */
     public static function sign(string $secret, array $claims, ?string $kid = null): string
     {
+        Needs::check();
         if (strlen($secret) < self::MIN_SECRET) {
             throw new \InvalidArgumentException('the secret of tokens has at least ' . self::MIN_SECRET . ' bytes');
         }

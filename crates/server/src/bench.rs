@@ -216,7 +216,7 @@ pub enum BenchError {
         source: std::io::Error,
     },
     /// The server answered, but not with what was asked for.
-    #[error("the server refused a {what}: {status} {body}")]
+    #[error("the server refused a {what}: {status} {body}{}", credential(what, *status))]
     Refused {
         /// The kind of request.
         what: &'static str,
@@ -259,6 +259,19 @@ fn hint(error: &std::io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(code) if code == rustix::io::Errno::MFILE.raw_os_error() => {
             " (raise the limit: ulimit -n 100000)"
+        }
+        _ => "",
+    }
+}
+
+/// What to show a server that lets nobody in for nothing.
+fn credential(what: &str, status: u16) -> &'static str {
+    match (status, what) {
+        (401 | 403, "publisher") => {
+            " (publish with --key KEY, or at the server's own socket: --publish-at unix:/var/lib/cometserver/comet.sock)"
+        }
+        (401 | 403, _) => {
+            " (subscribers need a token: --token \"$(comet token create --pattern 'bench-*')\", with the server's --config)"
         }
         _ => "",
     }

@@ -26,6 +26,7 @@ use std::process::ExitCode;
 
 use clap::builder::styling::{AnsiColor, Style, Styles};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use serde_json::value::RawValue;
 
 pub use failure::Failure;
 use settings::{Server, Settings};
@@ -53,7 +54,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
     ),
 ];
 
-/// Commands that take every setting as a flag of its own.
+/// Commands that take every setting as a flag of its own; so does `config check`, which says whether they would do.
 const WITH_SETTINGS: [&str; 3] = ["start", "serve", "demo"];
 
 const HEADING: Style = AnsiColor::Yellow.on_default().bold();
@@ -152,6 +153,20 @@ enum Command {
     Version,
 }
 
+impl Command {
+    /// Was JSON asked for? Then standard output has nothing else, whatever happens.
+    fn prints_json(&self) -> bool {
+        match self {
+            Command::Publish(publish) => publish.json,
+            Command::Subscribe(subscribe) => subscribe.json,
+            Command::History(history) => history.json,
+            Command::Storage(storage) => storage.prints_json(),
+            Command::Bench(bench) => bench.json,
+            _ => false,
+        }
+    }
+}
+
 const COMPLETIONS_EXAMPLES: &str = "\
 comet completions bash > /etc/bash_completion.d/comet
 comet completions fish > ~/.config/fish/completions/comet.fish";
@@ -171,8 +186,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, cla
     let matches = command().try_get_matches_from(args)?;
     let Cli { server, command } = Cli::from_arg_matches(&matches)?;
     let mut settings = Settings::new(server)?;
-    if let Some((_, matches)) = matches.subcommand() {
+    let mut inner = matches.subcommand();
+    while let Some((_, matches)) = inner {
         settings.add_flags(matches);
+        inner = matches.subcommand();
     }
     Ok(Invocation { command, settings })
 }
@@ -182,7 +199,14 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, cla
 /// # Errors
 /// The reason, with the exit code that belongs to it.
 pub fn run(invocation: Invocation) -> Result<ExitCode, Failure> {
-    let Invocation { command, settings } = invocation;
+    let prints_json = invocation.command.prints_json();
+    answer(invocation).map_err(|failure| match prints_json {
+        true => failure.on_stderr_only(),
+        false => failure,
+    })
+}
+
+fn answer(Invocation { command, settings }: Invocation) -> Outcome {
     match command {
         Command::Start(start) => start.run(settings),
         Command::Stop => daemon::stop(&settings),
@@ -224,6 +248,12 @@ fn print(bytes: &[u8]) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Writes an answer of the server as it is, on a line. What is no JSON did not come from one, and is not printed.
+fn print_json(body: &[u8]) -> Outcome {
+    let value: &RawValue = values::parsed(body)?;
+    print(format!("{}\n", value.get()).as_bytes())
+}
+
 fn command() -> clap::Command {
     let command = command_without_settings();
     let template = template(&command);
@@ -231,6 +261,7 @@ fn command() -> clap::Command {
     WITH_SETTINGS
         .into_iter()
         .fold(command, with_flags)
+        .mut_subcommand("config", |config| with_flags(config, "check"))
         .help_template(template)
         .after_help(EXIT_CODES)
 }
@@ -240,7 +271,7 @@ fn command_without_settings() -> clap::Command {
 }
 
 const EXIT_CODES: &str = "\
-Every setting that `comet config default` prints is a flag of start, serve and demo too: --limits-batch 10.
+Every setting that `comet config default` prints is a flag of start, serve, demo and config check too: --limits-batch 10.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong configuration; status: 3 if no server is running.";
 
 /// The help of the command itself, its commands in groups.

@@ -364,9 +364,12 @@ pub fn default_data_dir(
     state.map(|state| state.join("cometserver"))
 }
 
-/// The name of the flag for a setting.
+/// The name of the flag for a setting; that of the addresses for browsers, which everybody needs, is shorter.
 pub fn flag(dotted: &str) -> String {
-    format!("--{}", dotted.replace(['.', '_'], "-"))
+    match dotted {
+        "public.listen" => "--listen".to_owned(),
+        _ => format!("--{}", dotted.replace(['.', '_'], "-")),
+    }
 }
 
 /// All settings by their dotted keys, top first, in the order of the table.

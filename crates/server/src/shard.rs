@@ -9,6 +9,7 @@ mod clock;
 mod ending;
 mod fetching;
 mod held;
+mod looking_back;
 mod membership;
 mod payer;
 mod polls;

@@ -153,7 +153,6 @@ fn every_command_understands_its_arguments() {
             "c/*",
             "--since",
             "earliest",
-            "--json",
             "--count",
             "2",
         ],

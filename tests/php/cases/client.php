@@ -293,7 +293,7 @@ test('a server that is not running is told at once, and tryPublish throws nothin
     $client = new Client(['data_dir' => folder()]);
     $fault = throws(Unreachable::class, static fn () => $client->publish('a', 1));
     yes($fault->isNotRunning() && !$fault->slow, 'it is not running');
-    yes(preg_match('~No server is running there: start it.*COMETSERVER_SOCKET or COMETSERVER_DATA_DIR~', $fault->getMessage()) === 1, 'and what to do');
+    yes(preg_match('~No server is running there: start it.*comet-config.php or with COMETSERVER_DATA_DIR~', $fault->getMessage()) === 1, 'and what to do');
     same(null, $client->tryPublish('a', 1));
     yes($client->lastError() instanceof Unreachable, 'and says why');
     same(null, $client->tryPublish('a', "\xFF"));

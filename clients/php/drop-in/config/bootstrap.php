@@ -3,6 +3,11 @@
 
 use Comet\Boot\Bootstrap as BaseBootstrap;
 
+require_once __DIR__ . '/../lib/Comet/Internal/CometException.php';
+require_once __DIR__ . '/../lib/Comet/Internal/Needs.php';
+
+\Comet\Internal\Needs::check();
+
 if (!defined('ROOT_COMET')) {
     define('ROOT_COMET', realpath(dirname(__FILE__) . '/..'));
 }

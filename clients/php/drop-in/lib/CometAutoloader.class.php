@@ -5,6 +5,11 @@
  * Its classes are those of version 2 under their old names.
  */
 
+require_once __DIR__ . '/Comet/Internal/CometException.php';
+require_once __DIR__ . '/Comet/Internal/Needs.php';
+
+\Comet\Internal\Needs::check();
+
 if (!defined('APP_LOCATION')) {
     define('APP_LOCATION', dirname(__FILE__) . '/..');
 }

@@ -4,6 +4,11 @@ declare(strict_types=1);
 
 namespace CometServer\Exception;
 
+// Asked for by its address, there is nobody to load what it extends: then nothing is shown.
+if (!class_exists(CometException::class)) {
+    return;
+}
+
 /** The server answered, and said no. Its message says what to do. */
 class Refused extends CometException
 {

@@ -16,7 +16,9 @@ use super::{Failure, Outcome, amount};
 pub(super) const EXAMPLES: &str = "\
 comet bench
 comet bench --transport ws --subscribers 10000 --payload 4KiB
-comet bench --rate 20 --duration 30s --url http://127.0.0.1:8080
+comet bench --rate 20 --duration 30s --url http://127.0.0.1:8080 \\
+  --publish-at unix:/var/lib/cometserver/comet.sock \\
+  --token \"$(comet token create --pattern 'bench-*')\"
 comet bench --load idle --subscribers 5000 --json";
 
 const LOADS: [(&str, Load); 4] = [
@@ -79,7 +81,7 @@ pub(super) struct Bench {
     pid: Option<u32>,
     /// Print the result as JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// A parser for one of a few named values.

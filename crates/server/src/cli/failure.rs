@@ -66,6 +66,11 @@ impl Failure {
         }
     }
 
+    /// The same, with nothing on standard output: that is read as JSON.
+    pub fn on_stderr_only(self) -> Self {
+        Self { phrase: None, ..self }
+    }
+
     /// The exit code.
     pub fn code(&self) -> u8 {
         self.code

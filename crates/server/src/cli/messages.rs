@@ -80,7 +80,7 @@ pub(super) struct Publish {
     idempotency_key: Option<String>,
     /// Print the server's answer
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 impl Publish {
@@ -101,7 +101,7 @@ impl Publish {
         if !self.json {
             return Ok(ExitCode::SUCCESS);
         }
-        super::print(&[answer.body.trim_ascii_end(), b"\n"].concat())
+        super::print_json(&answer.body)
     }
 
     fn payload(&self) -> Result<Vec<u8>, Failure> {
@@ -148,7 +148,7 @@ pub(super) struct History {
     reverse: bool,
     /// Print one JSON object a line
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Deserialize)]

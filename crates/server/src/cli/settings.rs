@@ -18,9 +18,6 @@ const KEY_VARIABLE: &str = "COMETSERVER_KEY";
 /// Settings that are flags of every command.
 const SHARED: [&str; 2] = ["data_dir", "socket"];
 
-/// The setting whose flag is shorter than its name.
-const LISTEN: (&str, &str) = ("public.listen", "listen");
-
 /// Flags of all commands. The variables of settings are read with the configuration, so the help names them as clap would.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Which server")]
@@ -224,9 +221,9 @@ pub(super) fn with_flags(command: clap::Command) -> clap::Command {
             .value_name("VALUE")
             .help_heading("Settings");
         match key {
-            _ if key == LISTEN.0 => arg
-                .long(LISTEN.1)
-                .alias(long_flag(key))
+            "public.listen" => arg
+                .long(long_flag(key))
+                .alias("public-listen")
                 .value_name("ADDRESS:PORT")
                 .help("Let browsers connect to this address; repeat it for more"),
             "threads" => arg.long("threads").value_name("N").help(config::summary(key)),

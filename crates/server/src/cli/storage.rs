@@ -83,6 +83,10 @@ enum What {
 }
 
 impl Storage {
+    pub(super) fn prints_json(&self) -> bool {
+        self.json || matches!(self.what, Some(What::Check { json: true, .. }))
+    }
+
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         match self.what {
             None => show(settings, self.limit, self.json),
@@ -134,7 +138,7 @@ struct Channel {
 fn show(settings: &Settings, limit: usize, json: bool) -> Outcome {
     let target = Target::new("/v1/storage").with("limit", limit.to_string());
     match settings.client()?.get(&target) {
-        Ok(answer) if json => super::print(&[answer.body.as_slice(), b"\n"].concat()),
+        Ok(answer) if json => super::print_json(&answer.body),
         Ok(answer) => {
             let running = serde_json::from_slice(&answer.body);
             let running: Running = running.map_err(std::io::Error::from)?;

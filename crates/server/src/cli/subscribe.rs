@@ -39,7 +39,7 @@ pub(super) struct Subscribe {
     no_retained: bool,
     /// Print one JSON object a line, each with the cursor to go on after it
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// End after so many messages
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,

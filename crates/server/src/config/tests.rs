@@ -242,7 +242,27 @@ fn mistakes_are_named_with_their_place_and_the_way_out() {
         ),
         (
             "[public]\nlisten = [\"8080\"]",
-            "comet.toml:2: public.listen [\"8080\"]: expected a list of addresses and ports such as 127.0.0.1:8080 or [::]:8080",
+            "comet.toml:2: public.listen [\"8080\"]: expected a list of addresses and ports such as 127.0.0.1:8080 or [::]:8080; write 127.0.0.1:8080 for this machine alone, 0.0.0.0:8080 for every network",
+        ),
+        (
+            "[public]\nlisten = [\"127.0.0.1\"]",
+            "comet.toml:2: public.listen [\"127.0.0.1\"]: expected a list of addresses and ports such as 127.0.0.1:8080 or [::]:8080; the port is missing: write 127.0.0.1:8080",
+        ),
+        (
+            "[ops]\nlisten = [\"127.0.0.1:9100\", \"localhost:9101\"]",
+            "comet.toml:2: ops.listen [\"127.0.0.1:9100\", \"localhost:9101\"]: expected a list of addresses and ports such as 127.0.0.1:8080 or [::]:8080; write 127.0.0.1:9101",
+        ),
+        (
+            "[public]\nlisten = [\"http://[::1]:80/\"]",
+            "comet.toml:2: public.listen [\"http://[::1]:80/\"]: expected a list of addresses and ports such as 127.0.0.1:8080 or [::]:8080; write [::1]:80",
+        ),
+        (
+            "[public]\nlisten = [\"example.org:80\"]",
+            "comet.toml:2: public.listen [\"example.org:80\"]: expected a list of addresses and ports such as 127.0.0.1:8080 or [::]:8080; a name is no address: write 127.0.0.1:80 for this machine alone, 0.0.0.0:80 for every network",
+        ),
+        (
+            "[public]\nlisten = [\"127.0.0.1:99999\"]",
+            "comet.toml:2: public.listen [\"127.0.0.1:99999\"]: expected a list of addresses and ports such as 127.0.0.1:8080 or [::]:8080; a port is a number from 1 to 65535",
         ),
         (
             "[backend]\nlisten = [\"0.0.0.0:80\"]",

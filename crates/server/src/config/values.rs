@@ -1,7 +1,7 @@
 //! The values of settings: text from a file, a variable or a flag, turned into something with a unit and a bound.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -345,11 +345,50 @@ pub(super) fn mode(raw: &Raw) -> Result<u32, Problem> {
 
 /// TCP addresses with their ports.
 pub(super) fn addresses(raw: &Raw) -> Result<Vec<SocketAddr>, Problem> {
-    items(
+    let parse = |item: &str| SocketAddr::from_str(item).ok();
+    let parsed = items(
         raw,
         "addresses and ports such as 127.0.0.1:8080 or [::]:8080",
-        |item| SocketAddr::from_str(item).ok(),
-    )
+        parse,
+    );
+    parsed.map_err(|problem| {
+        let given = raw.items().unwrap_or_default();
+        match given
+            .into_iter()
+            .filter(|item| parse(item).is_none())
+            .find_map(meant)
+        {
+            Some(advice) => format!("{problem}; {advice}"),
+            None => problem,
+        }
+    })
+}
+
+/// What to write instead of something that is nearly an address.
+fn meant(item: &str) -> Option<String> {
+    let item = item.trim_start_matches("http://").trim_end_matches('/');
+    if let Ok(address) = item.parse::<SocketAddr>() {
+        return Some(format!("write {address}"));
+    }
+    if let Ok(ip) = item.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Some(format!(
+            "the port is missing: write {}",
+            SocketAddr::new(ip, 8080)
+        ));
+    }
+    let (host, port) = item.rsplit_once(':').unwrap_or(("", item));
+    let here_or_all = |port: u16| {
+        format!("write 127.0.0.1:{port} for this machine alone, 0.0.0.0:{port} for every network")
+    };
+    match (host, port.parse::<u16>()) {
+        ("" | "*", Ok(port)) => Some(here_or_all(port)),
+        ("localhost", Ok(port)) => Some(format!("write 127.0.0.1:{port}")),
+        (_, Ok(port)) => Some(format!("a name is no address: {}", here_or_all(port))),
+        (_, Err(_)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Some("a port is a number from 1 to 65535".to_owned())
+        }
+        _ => None,
+    }
 }
 
 /// See [`Proxied`].

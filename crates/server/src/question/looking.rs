@@ -95,7 +95,8 @@ pub fn ask(
             ))
         }
         Endpoint::Retained => {
-            let name = named(Action::History)?;
+            // Whoever may listen is shown the present value anyway, when it begins.
+            let name = named(Action::Subscribe).or_else(|_| named(Action::History))?;
             let of = ValueOf {
                 raw: api::flag(parameters, "raw"),
                 owns: grant.allows_everywhere(Action::Admin),

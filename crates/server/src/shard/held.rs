@@ -45,12 +45,13 @@ impl Shard {
         cors: &Cors,
         out: &mut Vec<u8>,
     ) -> Result<(), Refused> {
-        let wish = self.wish(endpoint, request, parameters)?;
+        let mut wish = self.wish(endpoint, request, parameters)?;
         let accept = match endpoint {
             Endpoint::WebSocket => Some(self.check_handshake(request)?),
             _ => None,
         };
         self.authorize(&wish, &grant)?;
+        wish.begin = self.begin_of_wish(&wish, &grant)?;
         let payer = self.payer(slot, &grant);
         for channel in &wish.channels {
             self.shared.static_files.follow(&channel.name, payer);

@@ -49,6 +49,9 @@ impl Shard {
                 return Err(too_many(limits.subscriptions, limits.patterns));
             }
             self.authorize_pattern_presence(patterns.iter(), &grant, watch)?;
+            for pattern in &patterns {
+                self.begin_in_pattern(begin, pattern, &grant)?;
+            }
         }
         let wants = Wants {
             presence: watch,
@@ -150,6 +153,7 @@ impl Shard {
             }
             self.turn.charge(1);
             self.authorize_channel(name, &grant, wants.presence)?;
+            self.begin_in_channel(begin, name, &grant)?;
             listing.allowed += 1;
         }
         let payer = self.payer(slot, &grant);
@@ -166,6 +170,7 @@ impl Shard {
             self.turn.charge(SUBSCRIBED);
             if let Some(name) = listing.names.pop_front() {
                 listing.allowed -= 1;
+                let begin = self.begin_in_channel(begin, &name, &grant)?;
                 let before = self.fanout.counts(reader).0;
                 let standing = self.fanout.subscribe(reader, &name, begin, wants, self.wall)?;
                 let is_new = self.fanout.counts(reader).0 > before;
@@ -184,6 +189,7 @@ impl Shard {
                 }
                 self.announce(slot, standing, listing.id.as_deref(), wants.presence, out);
             } else if let Some(pattern) = listing.patterns.pop_front() {
+                let begin = self.begin_in_pattern(begin, &pattern, &grant)?;
                 let wants = Wants {
                     public_only: !grant.covers(Action::Subscribe, &pattern),
                     ..wants

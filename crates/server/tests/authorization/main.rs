@@ -4,6 +4,7 @@
 #[path = "../api_support/mod.rs"]
 mod api_support;
 mod doors;
+mod history;
 mod keys;
 mod namespaces;
 mod origins;

@@ -1,5 +1,10 @@
 <?php
 
+// Asked for by its address, there is nobody to load what it extends: then nothing is shown.
+if (!class_exists('Comet\Cli\Color')) {
+    return;
+}
+
 /** The name of version 1. */
 class CometCliColor extends \Comet\Cli\Color
 {

@@ -85,7 +85,7 @@ class ArgumentHandler
     /** Shows a message, and ends the script with 128 unless told not to. */
     public function throwMessage($message, $exit = true)
     {
-        echo Color::format($this->getServerName(), 'COMMENT'), "\n ", $message;
+        echo Color::onTerminal($this->getServerName(), 'COMMENT'), "\n ", $message;
         if ($exit) {
             echo "\n";
             exit(128);

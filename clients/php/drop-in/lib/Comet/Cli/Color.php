@@ -2,12 +2,27 @@
 
 namespace Comet\Cli;
 
-/** Text in colours, for terminals. */
+/**
+ * Coloured text: a style is a list of words, and each word stands for a number of ECMA-48's "select graphic rendition".
+ *
+ * A style has a colour of its letters (`fg`), one behind them (`bg`), and any of the effects, which are `true`. A colour that does
+ * not exist is passed over.
+ */
 class Color
 {
-    private static $colours = array('black', 'red', 'green', 'yellow', 'blue', 'magenta', 'cyan', 'white');
+    /** What turns everything off again. */
+    const PLAIN = "\033[0m";
+
+    /** The words that take a colour, in the order in which they are written, and the number of its black. */
+    private static $grounds = array('fg' => 30, 'bg' => 40);
+
+    /** How far each colour is from black. */
+    private static $distance = array('black' => 0, 'red' => 1, 'green' => 2, 'yellow' => 3, 'blue' => 4, 'magenta' => 5, 'cyan' => 6, 'white' => 7);
+
+    /** The words that stand for themselves. */
     private static $effects = array('bold' => 1, 'underscore' => 4, 'blink' => 5, 'reverse' => 7, 'conceal' => 8);
 
+    /** The styles that have a name. */
     protected $styles = array(
         'ERROR' => array('bg' => 'red', 'fg' => 'white', 'bold' => true),
         'INFO' => array('fg' => 'green', 'bold' => true),
@@ -15,39 +30,50 @@ class Color
         'QUESTION' => array('bg' => 'cyan', 'fg' => 'black'),
     );
 
+    /** The text in a style: its name, or its words. With a name that nobody has given it stays as it is. */
+    public static function format($text = '', $parameters = array())
+    {
+        $plain = new self();
+        return $plain->_format($text, $parameters);
+    }
+
+    /** The text in a style where somebody sees it: a pipe and a file get it plain. */
+    public static function onTerminal($text, $style)
+    {
+        $sees = function_exists('posix_isatty') && defined('STDOUT') && posix_isatty(STDOUT);
+        return $sees ? self::format($text, $style) : $text;
+    }
+
+    /** Names a style, or changes it. */
     public function setStyle($name, $options = array())
     {
         $this->styles[$name] = $options;
     }
 
-    /** Formats with this object's styles. */
+    /** As `format()`, with the styles of this object. */
     public function _format($text = '', $parameters = array())
     {
-        if (!is_array($parameters)) {
-            if (!isset($this->styles[$parameters])) {
-                return $text;
-            }
-            $parameters = $this->styles[$parameters];
+        $style = $parameters;
+        if (!is_array($style)) {
+            $style = isset($this->styles[$style]) ? $this->styles[$style] : null;
         }
-        $codes = array();
-        foreach (array('fg' => 30, 'bg' => 40) as $place => $base) {
-            $colour = isset($parameters[$place]) ? array_search($parameters[$place], self::$colours, true) : false;
-            if ($colour !== false) {
-                $codes[] = $base + $colour;
-            }
-        }
-        foreach (self::$effects as $effect => $code) {
-            if (!empty($parameters[$effect])) {
-                $codes[] = $code;
-            }
-        }
-        return "\033[" . implode(';', $codes) . 'm' . $text . "\033[0m";
+        return $style === null ? $text : "\033[" . implode(';', self::numbers($style)) . 'm' . $text . self::PLAIN;
     }
 
-    /** Formats by the name of a style, or by `fg`, `bg` and effects. */
-    public static function format($text = '', $parameters = array())
+    private static function numbers(array $style)
     {
-        $color = new self();
-        return $color->_format($text, $parameters);
+        $numbers = array();
+        foreach (self::$grounds as $word => $black) {
+            $colour = isset($style[$word]) ? $style[$word] : null;
+            if (is_string($colour) && isset(self::$distance[$colour])) {
+                $numbers[] = $black + self::$distance[$colour];
+            }
+        }
+        foreach (self::$effects as $word => $number) {
+            if (!empty($style[$word])) {
+                $numbers[] = $number;
+            }
+        }
+        return $numbers;
     }
 }

@@ -102,6 +102,29 @@ class Hub
         return $answer['status'] === 404 ? null : self::check($answer);
     }
 
+    /**
+     * Some of the keys with what they hold, in the order in which they were made.
+     *
+     * @param string|null $after `next` of the page before
+     *
+     * @return array `values`: pairs of a key and its publication; `next`: `null` on the last page
+     */
+    public function values($after)
+    {
+        $query = array('retained' => '1', 'values' => '1', 'limit' => '500');
+        $page = $this->demand('GET', '/v1/channels', $after === null ? $query : $query + array('after' => (string) $after));
+        $values = array();
+        foreach (isset($page['channels']) ? $page['channels'] : array() as $entry) {
+            $key = isset($entry['channel_base64']) ? (string) base64_decode($entry['channel_base64']) : (string) $entry['channel'];
+            // Written or deleted while the server was looking: ask again, and leave out what is gone.
+            $value = isset($entry['value']) ? $entry['value'] : $this->retained($key);
+            if ($value !== null) {
+                $values[] = array($key, $value);
+            }
+        }
+        return array('values' => $values, 'next' => isset($page['next']) ? $page['next'] : null);
+    }
+
     /** The cursor of now. */
     public function now()
     {
@@ -152,11 +175,18 @@ class Hub
         }
     }
 
-    /** Starts it, if the configuration allows that; gives '' or why not. */
-    public function start()
+    /**
+     * Starts it, if the configuration allows that; gives '' or why not.
+     *
+     * @param bool $asked somebody asks for just that on the command line, who may start programs anyway
+     */
+    public function start($asked = false)
     {
-        if (!$this->mayStart || !self::starter()) {
-            return 'the server is started from the command line: comet start';
+        if (!$asked && !$this->mayStart) {
+            return 'the server is started from the command line: Comet start, or comet start; or let PHP do it with start in comet-config.php';
+        }
+        if (!self::starter()) {
+            return 'the file start.php is missing in ' . self::root() . ': the server is started with comet start';
         }
         $result = \CometServerStart::ensure($this->config);
         return $result['running'] ? '' : $result['message'];
@@ -310,21 +340,44 @@ class Hub
         while (true) {
             $errno = 0;
             $error = '';
-            $stream = @stream_socket_client('unix://' . $this->config['socket'], $errno, $error, self::CONNECT_TIME);
+            $stream = self::open('unix://' . $this->config['socket'], $errno, $error);
             if ($stream) {
                 return $stream;
             }
             // EAGAIN: its backlog is full, and a Unix socket does not queue.
             if ($errno === 11 && microtime(true) < $until) {
-                usleep(10000);
+                self::pause(0.01);
             } elseif ($this->mayStart && in_array($errno, array(2, 111, 61), true) && $this->start() === '') {
                 $this->mayStart = false;
             } else {
                 $notRunning = in_array($errno, array(2, 111, 61), true);
                 throw new \RuntimeException($notRunning
-                    ? 'Server is not running: nobody answers at ' . $this->config['socket']
+                    ? 'Server is not running: nobody answers at ' . $this->config['socket'] . '. Start it with Comet start, or name its data folder as data_dir in '
+                        . self::root() . '/comet-config.php'
                     : 'the server cannot be reached at ' . $this->config['socket'] . ': ' . $error, $errno);
             }
+        }
+    }
+
+    /** A connection, or `false`. Hosts that forbid one of the two functions mostly leave the other. */
+    private static function open($target, &$errno, &$error)
+    {
+        if (function_exists('stream_socket_client')) {
+            return @stream_socket_client($target, $errno, $error, self::CONNECT_TIME);
+        }
+        if (!function_exists('fsockopen')) {
+            throw Needs::lacking('stream_socket_client');
+        }
+        return @fsockopen($target, -1, $errno, $error, self::CONNECT_TIME);
+    }
+
+    /** Waits for so many seconds, if PHP may. */
+    public static function pause($seconds)
+    {
+        if (function_exists('usleep')) {
+            usleep((int) ($seconds * 1000000));
+        } elseif (function_exists('time_nanosleep')) {
+            time_nanosleep(0, (int) ($seconds * 1000000000));
         }
     }
 
@@ -346,7 +399,12 @@ class Hub
             $config['data_dir'] = $folder;
         }
         if (empty($config['data_dir'])) {
-            $config['data_dir'] = self::defaultDataDir();
+            $folders = self::defaultDataDirs();
+            $config['data_dir'] = $folders[0];
+            // PHP-FPM has a user of its own, whose home says nothing of the machine's server.
+            if (isset($folders[1]) && !@file_exists($folders[0] . '/comet.sock') && @file_exists($folders[1] . '/comet.sock')) {
+                $config['data_dir'] = $folders[1];
+            }
         }
         if (empty($config['socket'])) {
             $config['socket'] = rtrim($config['data_dir'], '/') . '/comet.sock';
@@ -354,27 +412,28 @@ class Hub
         return $config;
     }
 
-    private static function defaultDataDir()
+    /** Where a server may be that nobody has named: this user's, the machine's. */
+    private static function defaultDataDirs()
     {
         $user = function_exists('posix_geteuid') ? posix_geteuid() : null;
         $state = self::variable('XDG_STATE_HOME');
         $home = self::variable('HOME');
-        if ($user === 0) {
-            return self::ROOT_DATA_DIR;
-        }
-        if ($state !== null && $state[0] === '/') {
-            return $state . '/cometserver';
-        }
         if ($home === null && $user !== null && function_exists('posix_getpwuid')) {
             $entry = posix_getpwuid($user);
             $home = $entry ? $entry['dir'] : null;
         }
-        return $home === null || $home === '' ? self::ROOT_DATA_DIR : rtrim($home, '/') . '/.local/state/cometserver';
+        if ($user !== 0 && $state !== null && $state[0] === '/') {
+            return array($state . '/cometserver', self::ROOT_DATA_DIR);
+        }
+        if ($user !== 0 && $home !== null && $home !== '') {
+            return array(rtrim($home, '/') . '/.local/state/cometserver', self::ROOT_DATA_DIR);
+        }
+        return array(self::ROOT_DATA_DIR);
     }
 
     private static function variable($name)
     {
-        $value = getenv($name);
+        $value = function_exists('getenv') ? getenv($name) : false;
         if ($value === false || $value === '') {
             $value = isset($_SERVER[$name]) ? $_SERVER[$name] : null;
         }
@@ -394,6 +453,6 @@ class Hub
     /** Nobody has to be unable to guess it: it only has to differ. */
     private static function randomName()
     {
-        return md5(uniqid((string) mt_rand(), true) . getmypid());
+        return md5(uniqid((string) mt_rand(), true));
     }
 }

@@ -44,9 +44,14 @@ class Server
         throw new \LogicException('a server cannot be unserialised');
     }
 
-    /** Starts the server, where the configuration lets PHP do that; tells on the screen why not. */
+    /** Starts the server, where the configuration lets PHP do that; tells on the screen that it runs already, or why not. */
     public function start()
     {
+        if ($this->isRunning()) {
+            $pid = $this->getServerPid();
+            $this->printMessage('Server already running' . ($pid === false ? '' : ' pid(' . $pid . ')'));
+            return true;
+        }
         $why = Hub::shared()->start();
         if ($why !== '') {
             $this->printMessage($why);
@@ -84,8 +89,13 @@ class Server
         if ($value === null) {
             return " \0";
         }
-        $token = isset($value['seed_token']) ? (string) base64_decode($value['seed_token']) : null;
-        return ($token === null ? Value::text($value) : urldecode($token)) . " \0";
+        return self::shown($value) . " \0";
+    }
+
+    /** The text of a value as the command line sees it: what an old client wrote is decoded once, as its own did. */
+    public static function shown(array $value)
+    {
+        return isset($value['seed_token']) ? urldecode((string) base64_decode($value['seed_token'])) : Value::text($value);
     }
 
     /** All keys and what they hold, still encoded. */

@@ -123,7 +123,7 @@ class CInterface
             return $fault->getMessage();
         }
         $text = $value === null ? null : Value::text($value);
-        if ($timed !== null && ($text === null || (ctype_digit($text) && (float) $text < (float) Value::seconds($timed)))) {
+        if ($timed !== null && ($text === null || (preg_match('~^\d+$~D', $text) && (float) $text < (float) Value::seconds($timed)))) {
             $text = Value::seconds($timed);
         }
         return self::shown((string) $text);
@@ -192,7 +192,7 @@ class CInterface
             try {
                 $this->take(Hub::shared()->poll($name, $this->cursor, $left));
             } catch (\RuntimeException $fault) {
-                usleep((int) (min($left, self::SHORT_HOLD) * 1000000));
+                Hub::pause(min($left, self::SHORT_HOLD));
             }
         }
         $this->messages = array_slice($this->messages, -1);
@@ -328,7 +328,7 @@ class CInterface
     /** An open session makes the visitor's next page wait for this one. */
     private static function closeSession()
     {
-        if (session_id() !== '') {
+        if (function_exists('session_id') && function_exists('session_write_close') && session_id() !== '') {
             session_write_close();
         }
     }
@@ -345,9 +345,9 @@ class CInterface
     private static function slowDown()
     {
         $folder = Hub::shared()->stateFolder();
-        $slot = $folder === null ? false : @fopen($folder . '/slow-down', 'c');
+        $slot = $folder === null || !function_exists('flock') ? false : @fopen($folder . '/slow-down', 'c');
         if ($slot && flock($slot, LOCK_EX | LOCK_NB)) {
-            usleep((int) (self::SHORT_HOLD * 1000000));
+            Hub::pause(self::SHORT_HOLD);
         }
         if ($slot) {
             fclose($slot);

@@ -1,0 +1,8 @@
+<?php
+
+namespace Comet\Internal;
+
+/** What keeps these classes from working, in words that say what to do. */
+class CometException extends \RuntimeException
+{
+}
