@@ -17,6 +17,8 @@ pub struct Grant {
     pub user: Option<Box<str>>,
     /// When it ends, in milliseconds since 1970.
     pub expires: Option<Time>,
+    /// Which key or token secret it was obtained with, by a number that its maker gives out; 0: none.
+    pub secret: u32,
     /// Allowed everywhere.
     everywhere: Actions,
     /// Allowed on `channels` and `patterns`.
@@ -49,6 +51,7 @@ impl Grant {
         Self {
             user: claims.sub.as_deref().map(Box::from),
             expires: claims.exp.map(|seconds| seconds.saturating_mul(1000)),
+            secret: 0,
             everywhere: Actions::default(),
             actions: claims.comet.actions,
             channels: claims
@@ -59,6 +62,11 @@ impl Grant {
                 .collect(),
             patterns: patterns.collect(),
         }
+    }
+
+    /// The same, obtained with this key or token secret.
+    pub fn by(self, secret: u32) -> Self {
+        Self { secret, ..self }
     }
 
     /// Is it what anybody has who shows nothing?

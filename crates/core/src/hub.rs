@@ -702,6 +702,11 @@ impl Hub {
         }
     }
 
+    /// Can it keep anything in a store? Without one every namespace counts as `memory`.
+    pub fn has_store(&self) -> bool {
+        self.broker.is_some()
+    }
+
     /// Figures for the operator.
     pub fn stats(&self) -> Stats {
         self.state().stats()

@@ -142,6 +142,8 @@ pub struct Verifier {
 
 #[derive(Clone)]
 struct Key {
+    /// Which of those that the verifier was made with.
+    place: usize,
     name: String,
     secret: DecodingKey,
 }
@@ -156,8 +158,10 @@ impl Verifier {
     {
         let keys = keys
             .into_iter()
-            .filter(|(_, secret)| !secret.as_ref().is_empty())
-            .map(|(name, secret)| Key {
+            .enumerate()
+            .filter(|(_, (_, secret))| !secret.as_ref().is_empty())
+            .map(|(place, (name, secret))| Key {
+                place,
                 name: name.into(),
                 secret: DecodingKey::from_secret(secret.as_ref()),
             })
@@ -165,7 +169,16 @@ impl Verifier {
         Verifier { keys }
     }
 
-    /// Reads `token` if one of the keys signed it and it holds at `now_seconds` (since 1970), without any leeway.
+    /// The claims of `token`: [`Verifier::judge`] without the key.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn verify(&self, token: &str, now_seconds: u64) -> Result<Claims, TokenError> {
+        self.judge(token, now_seconds).map(|(claims, _)| claims)
+    }
+
+    /// Reads `token` if one of the keys signed it and it holds at `now_seconds` (since 1970), without any leeway. Returns
+    /// besides the claims which key signed it: its place in the list that [`Verifier::new`] was given, from 0.
     ///
     /// A `kid` in the header picks the key; without one every key is tried. Nothing of the claims is looked at before
     /// the signature is found good.
@@ -173,24 +186,25 @@ impl Verifier {
     /// # Errors
     /// See [`TokenError`]. Of several faults the first of: no keys, size, form and algorithm, key, signature, claims,
     /// time.
-    pub fn verify(&self, token: &str, now_seconds: u64) -> Result<Claims, TokenError> {
+    pub fn judge(&self, token: &str, now_seconds: u64) -> Result<(Claims, usize), TokenError> {
         if self.keys.is_empty() {
             return Err(TokenError::NoKeys);
         }
         let parts = Parts::of(token)?;
         let head: Head = from_part(parts.header, "header")?;
         head.check()?;
-        self.check_signature(&parts, head.kid.as_deref())?;
+        let key = self.check_signature(&parts, head.kid.as_deref())?;
 
         let claims: Claims = from_part(parts.claims, "claims")?;
         if claims.comet.names() > MAX_NAMES {
             return Err(TokenError::TooLarge);
         }
         check_time(&claims, now_seconds)?;
-        Ok(claims)
+        Ok((claims, key))
     }
 
-    fn check_signature(&self, parts: &Parts<'_>, kid: Option<&str>) -> Result<(), TokenError> {
+    /// Which key signed it, by its place in the list.
+    fn check_signature(&self, parts: &Parts<'_>, kid: Option<&str>) -> Result<usize, TokenError> {
         let mut known = false;
         for key in self
             .keys
@@ -200,7 +214,7 @@ impl Verifier {
             known = true;
             let message = parts.message.as_bytes();
             match crypto::verify(parts.signature, message, &key.secret, Algorithm::HS256) {
-                Ok(true) => return Ok(()),
+                Ok(true) => return Ok(key.place),
                 Ok(false) => {}
                 Err(e) => return Err(TokenError::Malformed(format!("signature: {e}"))),
             }
@@ -574,9 +588,13 @@ mod tests {
             Verifier::new([("web", "")]).verify(&token, NOW),
             Err(TokenError::NoKeys)
         );
+        let mixed = Verifier::new([("web", &b""[..]), ("w", SECRET)]);
+        assert_eq!(mixed.verify(&token, NOW), Err(TokenError::BadSignature));
+        let good = sign(&claims(), "w", SECRET).unwrap();
         assert_eq!(
-            Verifier::new([("web", &b""[..]), ("w", SECRET)]).verify(&token, NOW),
-            Err(TokenError::BadSignature)
+            mixed.judge(&good, NOW),
+            Ok((claims(), 1)),
+            "its place is that in the list"
         );
     }
 

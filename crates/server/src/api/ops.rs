@@ -51,11 +51,15 @@ pub(super) fn ready(answer: Answer<'_>) {
 }
 
 pub(super) fn reload(answer: Answer<'_>) -> Result<(), Refused> {
-    let waiting = answer
+    let reloaded = answer
         .shared
         .reload()
         .map_err(|error| Refused::new(422, "bad_configuration", error))?;
-    let body = serde_json::json!({"reloaded": true, "needs_restart": waiting});
+    let body = serde_json::json!({
+        "reloaded": true,
+        "needs_restart": reloaded.needs_restart,
+        "ended": reloaded.ended,
+    });
     answer.json(200, body.to_string().as_bytes());
     Ok(())
 }

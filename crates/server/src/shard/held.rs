@@ -198,6 +198,7 @@ impl Shard {
                 .unwrap_or_else(|| self.hub.cursor(self.fanout.position(reader)));
             subscriber.unopened = Some(own);
         }
+        self.settings.access.opened(&subscriber.grant);
         self.connections[slot].state = State::Reading(Box::new(subscriber));
         self.count_as(slot, transport(endpoint));
         if let Some((held_as, holder)) = held_as {

@@ -43,6 +43,9 @@ impl Shard {
                 subscriber.member = None;
             }
             let is_sites = grant.is_sites();
+            let access = &self.settings.access;
+            access.opened(&grant);
+            access.closed(&subscriber.grant);
             subscriber.grant = grant;
             self.show_key(slot, is_sites);
         }

@@ -7,6 +7,7 @@ mod doors;
 mod keys;
 mod namespaces;
 mod origins;
+mod removed;
 mod secrets;
 mod tokens;
 
