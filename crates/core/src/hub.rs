@@ -43,7 +43,7 @@ pub use ask::{Answer, ChannelSummary, Later};
 pub(crate) use ask::{VALUES, Value};
 use held::Held;
 pub use held::Hold;
-pub use history::{History, HistoryQuery};
+pub use history::{HISTORY_LIMIT, History, HistoryQuery};
 pub use read::{Item, Limits as ReadLimits, Read, Selected, Selection};
 use read::{Verdicts, Work};
 use state::{Full, State};
