@@ -23,6 +23,7 @@ pub use settings::{
     Backend, Config, Held, Limits, Log, Namespace, NamespaceRule, Ops, Presence, Public, Shutdown,
     StaticFiles, Storage,
 };
+pub(crate) use values::unquoted;
 pub use values::{Action, Durability, LogFormat, LogLevel, Proxied};
 
 /// What a reload takes over without a restart, whole sections or single settings; everything else is bound, opened or sized

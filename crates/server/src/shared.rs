@@ -321,6 +321,11 @@ impl Trouble {
         }
     }
 
+    /// Is it gone?
+    pub fn lacks_folder(&self) -> bool {
+        lock(&self.folder).is_some()
+    }
+
     /// The data folder is where it belongs.
     pub fn folder_is_there(&self) {
         if lock(&self.folder).take().is_some() {

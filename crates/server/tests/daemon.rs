@@ -543,6 +543,29 @@ fn the_seven_commands_say_what_scripts_look_for() {
         home.ok(["start"])
             .contains(&format!("already running, pid {pid}"))
     );
+    assert_eq!(home.run(["start"]).stderr, "", "nothing was asked for in vain");
+    let ran = home.run([
+        "start",
+        "--limits-batch",
+        "7",
+        "--set",
+        "limits.message_size=1KiB",
+    ]);
+    assert_eq!(
+        (ran.code, ran.stdout),
+        (0, format!("already running, pid {pid}\n"))
+    );
+    let told = [
+        "limits.batch",
+        "limits.message_size",
+        "comet stop",
+        "comet reload",
+    ];
+    assert!(
+        told.iter().all(|word| ran.stderr.contains(word)),
+        "{}",
+        ran.stderr
+    );
     assert!(home.ok(["status"]).contains(&format!("running, pid {pid}")));
     assert_eq!(home.ok(["write", "k", " two words+ \n%"]), "");
     assert_eq!(home.ok(["read", "k"]), "value:  two words+ \n%\n");
@@ -551,6 +574,9 @@ fn the_seven_commands_say_what_scripts_look_for() {
     assert_eq!(home.ok(["dump"]), "k:  two words+ \\n%\nother key: é\n");
     assert_eq!(home.ok(["stop"]), format!("stopped, pid {pid}\n"));
     assert_eq!(home.ok(["stop"]), "already stopped: not running\n");
+    let ran = home.run(["stop"]);
+    let socket = home.socket().display().to_string();
+    assert!(ran.stderr.contains(&socket), "where it looked: {ran:?}");
     let ran = home.run(["status"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (3, "not running\n"));
     let help = home.ok(["help"]);

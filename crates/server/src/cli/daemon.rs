@@ -132,7 +132,12 @@ pub(super) fn stop(settings: &Settings) -> Outcome {
 fn nothing_to_stop(settings: &Settings) -> Outcome {
     match Held::of_server(settings) {
         Held::By(holder) => stop_by_lock(&settings.load()?.config, holder.as_ref()),
-        Held::Free | Held::Unknown => super::print(b"already stopped: not running\n"),
+        Held::Free | Held::Unknown => {
+            super::print(b"already stopped: not running\n")?;
+            let client = settings.client()?;
+            super::note(&format!("comet: nobody listens at {}", client.address()));
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
