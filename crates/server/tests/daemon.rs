@@ -13,9 +13,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Stdio;
 
-use daemon_support::{
-    Home, Ran, Server, connect, http, inherited_pair, kill, mode, rest, until, wait_for_end,
-};
+use daemon_support::{Home, Ran, Server, http, inherited_pair, kill, mode, rest, wait_for_end};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
 
 /// Everything in a folder that looking could have changed.

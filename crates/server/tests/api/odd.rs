@@ -62,7 +62,7 @@ fn white_space_around_a_token_is_no_part_of_it() {
     for (before, after) in [("+", ""), ("", "%0A"), ("%20%09", "%0D%0A"), ("", "+")] {
         let target = format!("/v1/poll?channel=a&wait_ms=0&token={before}{token}{after}");
         assert_eq!(server.public().get(&target).status, 200, "{target}");
-        server.public().websocket(&target.replace("poll", "ws"));
+        server.public().websocket(&target.replace("/v1/poll", "/v1/ws"));
     }
     let mut socket = server.public().websocket("/v1/ws");
     let command = json!({"type": "authorize", "id": 1, "token": format!(" {token}\n")});
