@@ -8,6 +8,8 @@ import { token } from "./support/token.mjs";
 
 const PRIVATE = "private/anna";
 const now = () => Date.now() / 1000;
+// So many seconds longer the server takes a token.
+const LEEWAY = 60;
 const grant = (more) => token({ sub: "anna", exp: now() + 3600, ...more, comet: { patterns: ["private/**"], actions: ["subscribe", "history", "presence"], ...more?.comet } });
 
 /** The page's callback gives these tokens, one after the other, the last again and again; how often it was asked is in `asks`. */
@@ -29,7 +31,7 @@ async function publish(comet, channel, text) {
 for (const transport of ["websocket", "sse", "poll"]) {
   test(`${transport}: a token is renewed before it ends, and nothing is missed`, async (t) => {
     const { comet, site, page } = await openSite(t);
-    await giveTokens(page, grant({ exp: now() + 3 }), grant());
+    await giveTokens(page, grant({ exp: now() + 3 - LEEWAY }), grant());
     const told = [];
     page.on("websocket", (socket) => socket.on("framereceived", ({ payload }) => told.push(JSON.parse(payload).type)));
     await listen(page, PRIVATE, { token: "callback", transports: [transport], share: false });
@@ -50,8 +52,8 @@ for (const transport of ["websocket", "sse", "poll"]) {
 
   test(`${transport}: a token that is refused is asked for anew once, then the page is told`, async (t) => {
     const { site, page } = await openSite(t);
-    const expired = grant({ exp: now() - 10 });
-    await giveTokens(page, expired, grant({ exp: now() - 5 }));
+    const expired = grant({ exp: now() - 10 - LEEWAY });
+    await giveTokens(page, expired, grant({ exp: now() - 5 - LEEWAY }));
     await listen(page, PRIVATE, { token: "callback", transports: [transport], share: false });
     const [error] = await events(page, "error", 1);
     assert.deepEqual([error.status, error.code], [401, "token_expired"]);

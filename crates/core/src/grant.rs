@@ -5,7 +5,7 @@ use crate::action::{Action, Actions};
 use crate::channel::ChannelName;
 use crate::namespace::Namespace;
 use crate::pattern::Pattern;
-use crate::token::Claims;
+use crate::token::{Claims, LEEWAY};
 
 /// The longest pattern in a token. A token is bounded as a whole; this bounds what one entry may cost.
 const MAX_PATTERN: usize = 1024;
@@ -15,8 +15,10 @@ const MAX_PATTERN: usize = 1024;
 pub struct Grant {
     /// The user's name, if there is one.
     pub user: Option<Box<str>>,
-    /// When it ends, in milliseconds since 1970.
+    /// When it ends, in milliseconds since 1970: a token's `exp` and [`LEEWAY`].
     pub expires: Option<Time>,
+    /// Which key or token secret it was obtained with, by a number that its maker gives out; 0: none.
+    pub secret: u32,
     /// Allowed everywhere.
     everywhere: Actions,
     /// Allowed on `channels` and `patterns`.
@@ -48,7 +50,10 @@ impl Grant {
             .filter_map(|text| Pattern::new(text, MAX_PATTERN).ok());
         Self {
             user: claims.sub.as_deref().map(Box::from),
-            expires: claims.exp.map(|seconds| seconds.saturating_mul(1000)),
+            expires: claims
+                .exp
+                .map(|seconds| seconds.saturating_add(LEEWAY).saturating_mul(1000)),
+            secret: 0,
             everywhere: Actions::default(),
             actions: claims.comet.actions,
             channels: claims
@@ -59,6 +64,11 @@ impl Grant {
                 .collect(),
             patterns: patterns.collect(),
         }
+    }
+
+    /// The same, obtained with this key or token secret.
+    pub fn by(self, secret: u32) -> Self {
+        Self { secret, ..self }
     }
 
     /// Is it what anybody has who shows nothing?
@@ -72,6 +82,11 @@ impl Grant {
     /// Is it the site's own code: a key, or the backend's door? Tokens are for visitors.
     pub fn is_sites(&self) -> bool {
         self.everywhere != Actions::NONE
+    }
+
+    /// The `exp` of the token it comes from, in seconds since 1970.
+    pub fn expires_by_token(&self) -> Option<u64> {
+        self.expires.map(|at| (at / 1000).saturating_sub(LEEWAY))
     }
 
     /// Is it over?

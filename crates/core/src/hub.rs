@@ -44,7 +44,7 @@ pub use ask::{Answer, ChannelSummary, Later};
 pub(crate) use ask::{VALUES, Value};
 use held::Held;
 pub use held::Hold;
-pub use history::{History, HistoryQuery};
+pub use history::{HISTORY_LIMIT, History, HistoryQuery};
 pub use read::{Item, Limits as ReadLimits, Read, Selected, Selection};
 use read::{Verdicts, Work};
 use state::{Full, State};
@@ -715,6 +715,11 @@ impl Hub {
             drop(state);
             self.due(deadline);
         }
+    }
+
+    /// Can it keep anything in a store? Without one every namespace counts as `memory`.
+    pub fn has_store(&self) -> bool {
+        self.broker.is_some()
     }
 
     /// Figures for the operator.

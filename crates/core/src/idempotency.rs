@@ -86,7 +86,7 @@ fn weight((channel, key): &Scope, held: usize) -> usize {
 /// A request under a key.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    /// The key in its scope: the first of the message's channels that is stored, or else the first.
+    /// The key in its scope: the first, by name, of the message's channels that are stored, or else of all.
     pub scope: Scope,
     /// Of the payload and of the channels that count: those that are stored, or else all.
     pub digest: u64,
@@ -99,6 +99,8 @@ pub struct Keyed {
     digest: u64,
     /// Its channels, each once, with the digests of their names.
     pub channels: Vec<(ChannelName, u64)>,
+    /// Their places in that list, by name: whoever repeats a message may list them in another order.
+    by_name: Vec<usize>,
 }
 
 impl Keyed {
@@ -115,10 +117,14 @@ impl Keyed {
     fn new<'a>(key: Box<str>, payload: u64, names: impl Iterator<Item = &'a ChannelName>) -> Self {
         let mut seen = HashSet::new();
         let once = names.filter(|name| seen.insert(*name));
+        let channels: Vec<_> = once.map(|name| (name.clone(), digest(name.as_bytes()))).collect();
+        let mut by_name: Vec<usize> = (0..channels.len()).collect();
+        by_name.sort_unstable_by_key(|at| &channels[*at].0);
         Self {
             key,
             digest: payload,
-            channels: once.map(|name| (name.clone(), digest(name.as_bytes()))).collect(),
+            channels,
+            by_name,
         }
     }
 
@@ -131,15 +137,11 @@ impl Keyed {
     pub fn claim(self, stored: &[bool]) -> Option<Claim> {
         let any = stored.contains(&true);
         let counts = |at: usize| !any || stored.get(at).copied().unwrap_or_default();
-        let all = self.channels.into_iter().enumerate();
-        let mut counted = all.filter(|(at, _)| counts(*at)).map(|(_, channel)| channel);
-        let (first, first_digest) = counted.next()?;
-        let others = counted.map(|(_, name)| name);
-        let mixed = std::iter::once(first_digest)
-            .chain(others)
-            .fold(self.digest, |mixed, name| mix(mixed ^ name));
+        let counted = self.by_name.iter().copied().filter(|at| counts(*at));
+        let first = counted.clone().next()?;
+        let mixed = counted.fold(self.digest, |mixed, at| mix(mixed ^ self.channels[at].1));
         Some(Claim {
-            scope: (first, self.key),
+            scope: (self.channels[first].0.clone(), self.key),
             digest: mixed,
         })
     }

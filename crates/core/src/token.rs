@@ -19,13 +19,20 @@ pub const MAX_TOKEN: usize = 8 * 1024;
 /// Each is compared with each subscription; who needs more names a pattern.
 pub const MAX_NAMES: usize = 1000;
 
+/// How far the clocks of whoever signs and of this server may differ, in seconds: so much longer, and so much earlier, a
+/// token holds.
+pub const LEEWAY: u64 = 60;
+
+/// The latest time that is believed to be in seconds since 1970: about the year 5138. In milliseconds it was in 1973.
+const LATEST: u64 = 100_000_000_000;
+
 /// What a token says: whose it is, when it holds, and what it allows.
 ///
 /// Times are whole seconds since 1970. Claims this server does not know are passed over.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Claims {
-    /// The user. Without one the bearer is anonymous.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The user. Without one the bearer is anonymous. A whole number counts as its digits.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "user")]
     pub sub: Option<String>,
     /// When the token was made. Not judged.
     #[serde(
@@ -34,14 +41,14 @@ pub struct Claims {
         deserialize_with = "seconds"
     )]
     pub iat: Option<u64>,
-    /// From this second on the token is refused. Without it the token holds for ever.
+    /// [`LEEWAY`] seconds after this one the token is refused. Without it the token holds for ever.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         deserialize_with = "seconds"
     )]
     pub exp: Option<u64>,
-    /// Before this second the token is refused.
+    /// More than [`LEEWAY`] seconds before this one the token is refused.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -115,7 +122,7 @@ pub enum TokenError {
 ///
 /// # Errors
 /// [`TokenError::NoKeys`] for an empty secret (anybody could sign with it), [`TokenError::TooLarge`] if a [`Verifier`]
-/// would refuse the result for its size, [`TokenError::Malformed`] if the claims cannot be written.
+/// would refuse the result for its size, [`TokenError::Malformed`] if it would refuse a time, or the claims cannot be written.
 pub fn sign(claims: &Claims, key_name: &str, secret: &[u8]) -> Result<String, TokenError> {
     if secret.is_empty() {
         return Err(TokenError::NoKeys);
@@ -123,6 +130,7 @@ pub fn sign(claims: &Claims, key_name: &str, secret: &[u8]) -> Result<String, To
     if claims.comet.names() > MAX_NAMES {
         return Err(TokenError::TooLarge);
     }
+    check_units(claims)?;
     let mut header = Header::new(Algorithm::HS256);
     header.kid = Some(key_name.to_owned());
     let token = jsonwebtoken::encode(&header, claims, &EncodingKey::from_secret(secret))
@@ -142,6 +150,8 @@ pub struct Verifier {
 
 #[derive(Clone)]
 struct Key {
+    /// Which of those that the verifier was made with.
+    place: usize,
     name: String,
     secret: DecodingKey,
 }
@@ -156,8 +166,10 @@ impl Verifier {
     {
         let keys = keys
             .into_iter()
-            .filter(|(_, secret)| !secret.as_ref().is_empty())
-            .map(|(name, secret)| Key {
+            .enumerate()
+            .filter(|(_, (_, secret))| !secret.as_ref().is_empty())
+            .map(|(place, (name, secret))| Key {
+                place,
                 name: name.into(),
                 secret: DecodingKey::from_secret(secret.as_ref()),
             })
@@ -165,7 +177,16 @@ impl Verifier {
         Verifier { keys }
     }
 
-    /// Reads `token` if one of the keys signed it and it holds at `now_seconds` (since 1970), without any leeway.
+    /// The claims of `token`: [`Verifier::judge`] without the key.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn verify(&self, token: &str, now_seconds: u64) -> Result<Claims, TokenError> {
+        self.judge(token, now_seconds).map(|(claims, _)| claims)
+    }
+
+    /// Reads `token` if one of the keys signed it and it holds at `now_seconds` (since 1970), give or take [`LEEWAY`]. Returns
+    /// besides the claims which key signed it: its place in the list that [`Verifier::new`] was given, from 0.
     ///
     /// A `kid` in the header picks the key; without one every key is tried. Nothing of the claims is looked at before
     /// the signature is found good.
@@ -173,24 +194,25 @@ impl Verifier {
     /// # Errors
     /// See [`TokenError`]. Of several faults the first of: no keys, size, form and algorithm, key, signature, claims,
     /// time.
-    pub fn verify(&self, token: &str, now_seconds: u64) -> Result<Claims, TokenError> {
+    pub fn judge(&self, token: &str, now_seconds: u64) -> Result<(Claims, usize), TokenError> {
         if self.keys.is_empty() {
             return Err(TokenError::NoKeys);
         }
         let parts = Parts::of(token)?;
         let head: Head = from_part(parts.header, "header")?;
         head.check()?;
-        self.check_signature(&parts, head.kid.as_deref())?;
+        let key = self.check_signature(&parts, head.kid.as_deref())?;
 
         let claims: Claims = from_part(parts.claims, "claims")?;
         if claims.comet.names() > MAX_NAMES {
             return Err(TokenError::TooLarge);
         }
         check_time(&claims, now_seconds)?;
-        Ok(claims)
+        Ok((claims, key))
     }
 
-    fn check_signature(&self, parts: &Parts<'_>, kid: Option<&str>) -> Result<(), TokenError> {
+    /// Which key signed it, by its place in the list.
+    fn check_signature(&self, parts: &Parts<'_>, kid: Option<&str>) -> Result<usize, TokenError> {
         let mut known = false;
         for key in self
             .keys
@@ -200,7 +222,7 @@ impl Verifier {
             known = true;
             let message = parts.message.as_bytes();
             match crypto::verify(parts.signature, message, &key.secret, Algorithm::HS256) {
-                Ok(true) => return Ok(()),
+                Ok(true) => return Ok(key.place),
                 Ok(false) => {}
                 Err(e) => return Err(TokenError::Malformed(format!("signature: {e}"))),
             }
@@ -306,13 +328,47 @@ fn from_part<T: for<'de> Deserialize<'de>>(part: &str, what: &str) -> Result<T, 
     serde_json::from_slice(&json).map_err(|e| TokenError::Malformed(format!("{what}: {e}")))
 }
 
-/// RFC 7519, 4.1.4: at `exp` itself the token is already refused; 4.1.5: at `nbf` itself it is not.
+/// RFC 7519, 4.1.4: at `exp` itself the token is already refused; 4.1.5: at `nbf` itself it is not. Both with some leeway.
 fn check_time(claims: &Claims, now: u64) -> Result<(), TokenError> {
+    check_units(claims)?;
     match claims {
-        Claims { exp: Some(at), .. } if now >= *at => Err(TokenError::Expired { at: *at }),
-        Claims { nbf: Some(at), .. } if now < *at => Err(TokenError::NotYetValid { at: *at }),
+        Claims { exp: Some(at), .. } if now >= at + LEEWAY => Err(TokenError::Expired { at: *at }),
+        Claims { nbf: Some(at), .. } if now.saturating_add(LEEWAY) < *at => {
+            Err(TokenError::NotYetValid { at: *at })
+        }
         _ => Ok(()),
     }
+}
+
+/// Refuses times that can only be meant in milliseconds: such a token would hold for ever.
+fn check_units(claims: &Claims) -> Result<(), TokenError> {
+    let times = [("exp", claims.exp), ("nbf", claims.nbf)];
+    let late = times.into_iter().find(|(_, at)| at.is_some_and(|at| at > LATEST));
+    match late {
+        Some((name, Some(at))) => Err(TokenError::Malformed(format!(
+            "{name} {at}: milliseconds? Expected seconds since 1970"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A user's name, which many sites know as a number. Only whole ones: others can be written in several ways.
+fn user<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "expected sub as a string, or as a whole number of at most 64 bits"
+    )]
+    enum User {
+        Name(String),
+        Number(u64),
+        Negative(i64),
+    }
+    Ok(Option::deserialize(deserializer)?.map(|user| match user {
+        User::Name(name) => name,
+        User::Number(number) => number.to_string(),
+        User::Negative(number) => number.to_string(),
+    }))
 }
 
 /// A NumericDate (RFC 7519, 2), which may have a fraction: PHP's `microtime(true)` has. The fraction is dropped.
@@ -468,13 +524,15 @@ mod tests {
     }
 
     #[test]
-    fn a_token_holds_from_its_first_second_until_just_before_its_last() {
+    fn a_token_holds_from_its_first_second_until_just_before_its_last_give_or_take_a_minute() {
         let token = sign(&claims(), "web", SECRET).unwrap();
         let judge = |now| verifier().verify(&token, now).map(|_| ());
-        assert_eq!(judge(NOW - 1), Err(TokenError::NotYetValid { at: NOW }));
+        assert_eq!(judge(NOW - 61), Err(TokenError::NotYetValid { at: NOW }));
+        assert_eq!(judge(0), Err(TokenError::NotYetValid { at: NOW }));
+        assert_eq!(judge(NOW - 60), Ok(()));
         assert_eq!(judge(NOW), Ok(()));
-        assert_eq!(judge(NOW + 59), Ok(()));
-        assert_eq!(judge(NOW + 60), Err(TokenError::Expired { at: NOW + 60 }));
+        assert_eq!(judge(NOW + 119), Ok(()));
+        assert_eq!(judge(NOW + 120), Err(TokenError::Expired { at: NOW + 60 }));
         assert_eq!(judge(u64::MAX), Err(TokenError::Expired { at: NOW + 60 }));
     }
 
@@ -494,6 +552,48 @@ mod tests {
         for exp in [json!("soon"), json!(-1), json!(-0.5), json!([])] {
             let error = verify_claims(json!({"exp": exp})).unwrap_err();
             assert!(matches!(error, TokenError::Malformed(_)), "{exp}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_time_in_milliseconds_is_asked_about() {
+        for name in ["exp", "nbf"] {
+            for at in [
+                json!(NOW * 1000),
+                json!(LATEST + 1),
+                json!(1e300),
+                json!(u64::MAX),
+            ] {
+                let error = verify_claims(json!({name: at})).unwrap_err().to_string();
+                assert!(error.contains(name) && error.contains("milliseconds?"), "{error}");
+            }
+        }
+        assert_eq!(verify_claims(json!({"exp": LATEST})).unwrap().exp, Some(LATEST));
+        // Nobody judges when it was made.
+        assert!(verify_claims(json!({"iat": NOW * 1000})).is_ok());
+    }
+
+    #[test]
+    fn a_user_may_be_a_whole_number() {
+        for (sub, user) in [
+            (json!(42), Some("42")),
+            (json!(0), Some("0")),
+            (json!(-7), Some("-7")),
+            (json!(u64::MAX), Some("18446744073709551615")),
+            (json!("0042"), Some("0042")),
+            (json!(null), None),
+        ] {
+            assert_eq!(verify_claims(json!({"sub": sub})).unwrap().sub.as_deref(), user);
+        }
+        for sub in [
+            json!(1.5),
+            json!(1e30),
+            json!(true),
+            json!(["a"]),
+            json!({"a": 1}),
+        ] {
+            let error = verify_claims(json!({"sub": sub})).unwrap_err().to_string();
+            assert!(error.contains("sub"), "{sub}: {error}");
         }
     }
 
@@ -533,7 +633,7 @@ mod tests {
         for claims in [
             json!(7),
             json!(null),
-            json!({"sub": 7}),
+            json!({"sub": [7]}),
             json!({"comet": {"channels": "news"}}),
         ] {
             let error = verify_claims(claims).unwrap_err();
@@ -574,9 +674,13 @@ mod tests {
             Verifier::new([("web", "")]).verify(&token, NOW),
             Err(TokenError::NoKeys)
         );
+        let mixed = Verifier::new([("web", &b""[..]), ("w", SECRET)]);
+        assert_eq!(mixed.verify(&token, NOW), Err(TokenError::BadSignature));
+        let good = sign(&claims(), "w", SECRET).unwrap();
         assert_eq!(
-            Verifier::new([("web", &b""[..]), ("w", SECRET)]).verify(&token, NOW),
-            Err(TokenError::BadSignature)
+            mixed.judge(&good, NOW),
+            Ok((claims(), 1)),
+            "its place is that in the list"
         );
     }
 

@@ -74,6 +74,44 @@ fn a_repetition_gets_the_first_answer_within_the_window_and_another_payload_is_a
 }
 
 #[test]
+fn the_channels_of_a_repetition_may_come_in_any_order_and_more_than_once() {
+    let among = |channels: &[&str]| Message {
+        channels: channels.iter().map(|one| name(one)).collect(),
+        ..message("k", "x")
+    };
+    let orders: [&[&str]; 4] = [
+        &["b", "a", "c"],
+        &["c", "b", "a"],
+        &["a", "b", "c"],
+        &["b", "c", "b", "a", "a"],
+    ];
+    let (broker, stored) = durable();
+    for (number, order) in orders.into_iter().enumerate() {
+        let at_once = Hub::new(options());
+        let publish = |channels: &[&str]| match at_once.publish(among(channels), 10, &mut || panic!()) {
+            Ok(Published::Visible(receipt)) => Ok(receipt.duplicate),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error),
+        };
+        assert_eq!(publish(order), Ok(false));
+        for again in orders {
+            assert_eq!(publish(again), Ok(true), "{order:?}, {again:?}");
+        }
+        for other in [&["a", "b"][..], &["a", "b", "c", "d"]] {
+            assert_eq!(
+                publish(other),
+                Err(PublishError::Conflict),
+                "other channels are another message"
+            );
+        }
+        // And where a store keeps it: all wait for the first.
+        let published = stored.publish(among(order), 10, &mut later(&Answers::default(), number as u32));
+        assert!(matches!(published, Ok(Published::Pending)));
+        assert_eq!(broker.waiting(), 1, "{order:?}");
+    }
+}
+
+#[test]
 fn only_so_many_keys_are_known() {
     let hub = Hub::new(Options {
         idempotency_keys: 10,

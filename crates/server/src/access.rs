@@ -11,11 +11,17 @@ use crate::http::Request;
 use crate::http::cors::{BadOrigin, NO_ORIGINS, Origins};
 use crate::listener::Role;
 
+mod secrets;
+
+use secrets::{Kind, Secrets};
+
 /// Keys, token secrets and origins, as the configuration has them now; made anew by a reload.
 #[derive(Debug)]
 pub struct Access {
     keys: Vec<(Box<[u8]>, Actions)>,
     verifier: Verifier,
+    /// The keys, then the token secrets.
+    secrets: Secrets,
     origins: Origins,
 }
 
@@ -47,6 +53,18 @@ impl Access {
     /// # Errors
     /// An origin that no browser could send.
     pub fn new(config: &Config) -> Result<Self, BadOrigin> {
+        Self::of(config, &Secrets::default())
+    }
+
+    /// What another configuration says, after this one.
+    ///
+    /// # Errors
+    /// As [`Access::new`].
+    pub fn followed_by(&self, config: &Config) -> Result<Self, BadOrigin> {
+        Self::of(config, &self.secrets)
+    }
+
+    fn of(config: &Config, before: &Secrets) -> Result<Self, BadOrigin> {
         let keys = config.keys.iter().map(|key| {
             let mut actions = Actions::default();
             for action in &key.actions {
@@ -54,13 +72,21 @@ impl Access {
             }
             (Box::from(key.secret.expose()), actions)
         });
+        let keys: Vec<(Box<[u8]>, Actions)> = keys.collect();
+        let of_keys = keys
+            .iter()
+            .map(|(secret, actions)| (Kind::Key(*actions), &**secret));
+        let of_tokens = config.tokens.iter();
+        let of_tokens = of_tokens.map(|key| (Kind::Token(key.name.clone()), key.secret.expose()));
+        let secrets = Secrets::after(before, of_keys.chain(of_tokens));
         let tokens = config
             .tokens
             .iter()
             .map(|key| (key.name.clone(), key.secret.expose().to_vec()));
         Ok(Self {
-            keys: keys.collect(),
+            keys,
             verifier: Verifier::new(tokens),
+            secrets,
             origins: Origins::new(&config.public.origins)?,
         })
     }
@@ -83,7 +109,7 @@ impl Access {
             return Ok(Grant::anonymous());
         };
         match self.key(credential) {
-            Some(actions) => Ok(Grant::everywhere(actions)),
+            Some((place, actions)) => Ok(Grant::everywhere(actions).by(self.secrets.number(place))),
             None => self.grant_by_token(credential, now),
         }
     }
@@ -92,16 +118,36 @@ impl Access {
     pub fn is_sites(&self, credential: Option<&str>) -> bool {
         credential
             .and_then(|credential| self.key(credential))
-            .is_some_and(|actions| Grant::everywhere(actions).is_sites())
+            .is_some_and(|(_, actions)| Grant::everywhere(actions).is_sites())
     }
 
-    /// What the key with this secret may do, if there is one.
-    fn key(&self, credential: &str) -> Option<Actions> {
+    /// Does what was opened with this grant stay open? Not if the key or token secret it was obtained with is gone.
+    pub fn upholds(&self, grant: &Grant) -> bool {
+        self.secrets.knows(grant.secret)
+    }
+
+    /// A held request or a WebSocket has this grant from now on: how many have it is told when its secret goes.
+    pub fn opened(&self, grant: &Grant) {
+        self.secrets.opened(grant.secret);
+    }
+
+    /// It has it no more.
+    pub fn closed(&self, grant: &Grant) {
+        self.secrets.closed(grant.secret);
+    }
+
+    /// How much is open that ends once `next` is in force, for want of the key or token secret it was opened with.
+    pub fn ended_by(&self, next: &Self) -> usize {
+        self.secrets.lost_by(&next.secrets)
+    }
+
+    /// The place of the key with this secret, and what it may do, if there is one.
+    fn key(&self, credential: &str) -> Option<(usize, Actions)> {
         let mut found = None;
-        for (secret, actions) in &self.keys {
+        for (place, (secret, actions)) in self.keys.iter().enumerate() {
             // All are compared, each in constant time: neither which key nor how much of it was right shows.
             if bool::from(secret.ct_eq(credential.as_bytes())) {
-                found = Some(*actions);
+                found = Some((place, *actions));
             }
         }
         found
@@ -117,8 +163,11 @@ impl Access {
                        a token is a JWT, with dots in it";
             return Err(Denied::Invalid(why.to_owned()));
         }
-        match self.verifier.verify(token, now / 1000) {
-            Ok(claims) => Ok(Grant::from_claims(&claims)),
+        match self.verifier.judge(token, now / 1000) {
+            Ok((claims, place)) => {
+                let secret = self.secrets.number(self.keys.len() + place);
+                Ok(Grant::from_claims(&claims).by(secret))
+            }
             Err(TokenError::Expired { .. }) => Err(Denied::Expired),
             Err(error) => Err(Denied::Invalid(error.to_string())),
         }

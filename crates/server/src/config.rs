@@ -23,6 +23,7 @@ pub use settings::{
     Backend, Config, Held, Limits, Log, Namespace, NamespaceRule, Ops, Presence, Public, Shutdown,
     StaticFiles, Storage,
 };
+pub(crate) use values::unquoted;
 pub use values::{Action, Durability, LogFormat, LogLevel, Proxied};
 
 /// What a reload takes over without a restart, whole sections or single settings; everything else is bound, opened or sized
@@ -173,8 +174,33 @@ impl Config {
         })
     }
 
-    /// The settings in which `new` differs and which a running server cannot take over, by their dotted keys.
-    pub fn needs_restart(&self, new: &Self) -> Vec<String> {
+    /// What a server that runs with these settings makes of `new` ones: those that it can take over, and of the others what
+    /// it has. Returns these as well, by their dotted keys. `has_store`: it can keep something on disk.
+    pub fn followed_by(&self, new: Self, has_store: bool) -> (Self, Vec<String>) {
+        let mut waiting = self.waiting(&new);
+        let mut config = new;
+        for key in &waiting {
+            config.take_dotted(key, self);
+        }
+        let limits = &mut config.limits;
+        if limits.window_bytes < limits.message_size {
+            // A message of that size fits into no window before that one grows, which is with the next start.
+            limits.message_size = self.limits.message_size;
+            waiting.push("limits.message_size".into());
+        }
+        if !has_store && config.is_durable() {
+            // The log is opened, and read, before anything is served.
+            let whose = match config.namespace_default.durability {
+                Durability::Memory => "[[namespaces]] durability",
+                _ => "namespace_default.durability",
+            };
+            waiting.push(whose.into());
+        }
+        (config, waiting)
+    }
+
+    /// The settings in which `new` differs and which a running server cannot take over.
+    fn waiting(&self, new: &Self) -> Vec<String> {
         let values = |config: &Self| -> Vec<String> {
             config
                 .sections()
@@ -189,21 +215,22 @@ impl Config {
             .into_iter()
             .zip(old_values.iter().zip(&new_values))
             .filter(|(_, (old, new))| old != new);
-        let mut waiting: Vec<String> = changed
-            .map(|(key, _)| key)
-            .filter(|key| {
-                BUILT_IN.contains(&key.as_str()) || !RELOADED.iter().any(|prefix| key.starts_with(prefix))
-            })
-            .collect();
-        if !self.is_durable() && new.is_durable() {
-            // The log is opened, and read, before anything is served.
-            let whose = match new.namespace_default.durability {
-                Durability::Memory => "[[namespaces]] durability",
-                _ => "namespace_default.durability",
-            };
-            waiting.push(whose.into());
+        let waits = |key: &String| {
+            BUILT_IN.contains(&key.as_str()) || !RELOADED.iter().any(|prefix| key.starts_with(prefix))
+        };
+        changed.map(|(key, _)| key).filter(waits).collect()
+    }
+
+    /// Takes one setting from another configuration.
+    fn take_dotted(&mut self, dotted: &str, from: &Self) {
+        let Some((section, key)) = dotted.split_once('.') else {
+            return self.take(dotted, from);
+        };
+        let theirs = from.sections();
+        let theirs = theirs.iter().find(|(name, _)| *name == section);
+        if let (Some(own), Some((_, theirs))) = (self.section_mut(section), theirs) {
+            own.take(key, theirs.as_any());
         }
-        waiting
     }
 
     /// Is anything kept on disk?

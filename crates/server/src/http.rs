@@ -7,6 +7,7 @@
 //! Left out on purpose: HTTP/0.9, folded header lines, bare line feeds, `CONNECT`, transfer codings besides `chunked`,
 //! trailers (read, checked, dropped), HTTP/2.
 
+mod ascii_host;
 mod body;
 pub mod cors;
 pub mod entity_tag;
@@ -18,13 +19,19 @@ pub mod response;
 
 use std::borrow::Cow;
 
+use cors::Cors;
+use problem::Problem;
 pub use request::{Method, Request, Version};
+use response::Terms;
 
 /// Upper end of [`Limits::head`], whatever is configured: positions in a head are kept in 32 bits.
 pub const HEAD_MAX: usize = 1 << 20;
 
 /// Upper end of [`Limits::headers`], whatever is configured: so many fit into the reader's stack frame (4 KiB).
 pub const HEADERS_MAX: usize = 128;
+
+/// So many header lines are taken unless somebody says otherwise: proxies, tracing and a browser together send some dozens.
+pub const HEADERS: usize = 100;
 
 /// Upper end of [`Limits::body`], whatever is configured: positions in a body are kept in 32 bits, and a chunked
 /// body may take twice its content.
@@ -44,11 +51,11 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 16 KiB (a browser's cookies, two tokens and a hundred channels), 64 header lines, a body of 1 MiB.
+    /// 16 KiB (a browser's cookies, two tokens and a hundred channels), 100 header lines, a body of 1 MiB.
     fn default() -> Self {
         Self {
             head: 16 << 10,
-            headers: 64,
+            headers: HEADERS,
             body: 1 << 20,
         }
     }
@@ -161,9 +168,9 @@ impl Reject {
         Self::new(400, detail)
     }
 
-    /// Appends the answer, `Connection: close` included.
-    pub fn answer(&self, out: &mut Vec<u8>) {
-        problem::problem(self.status, self.code, &self.detail, out);
+    /// Appends the answer, `Connection: close` included, with the headers that let a page of another origin read it.
+    pub fn answer(&self, cors: &Cors, out: &mut Vec<u8>) {
+        Problem::new(self.status, self.code, &self.detail).answer(Terms::CLOSE, cors, out);
     }
 }
 

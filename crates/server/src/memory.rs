@@ -36,6 +36,8 @@ fn default_limit(available: Option<u64>) -> usize {
 pub struct Memory {
     limit: AtomicUsize,
     held: AtomicUsize,
+    /// Connections that were ended since somebody asked.
+    ended: AtomicUsize,
     shards: Vec<Largest>,
 }
 
@@ -54,6 +56,7 @@ impl Memory {
         Self {
             limit: AtomicUsize::new(limit),
             held: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
             shards: std::iter::repeat_with(Largest::default).take(shards).collect(),
         }
     }
@@ -71,6 +74,16 @@ impl Memory {
     /// Bytes that are held.
     pub fn held(&self) -> usize {
         self.held.load(Relaxed)
+    }
+
+    /// A connection was ended at the ceiling.
+    pub fn note_ended(&self) {
+        self.ended.fetch_add(1, Relaxed);
+    }
+
+    /// How many were, since this was asked last.
+    pub fn take_ended(&self) -> usize {
+        self.ended.swap(0, Relaxed)
     }
 
     /// Is more held than may be?

@@ -33,7 +33,7 @@ mod signals;
 
 use accepting::Failures;
 use binding::{Sockets, addresses, bind_all, gateway_key};
-pub use building::namespaces as namespaces_of;
+pub use building::{check, namespaces as namespaces_of};
 use building::{hub_options, reload_with, settings};
 use healing::Healing;
 use idle::Idle;

@@ -168,8 +168,35 @@ pub enum Route {
     WebSocket,
 }
 
-/// Reads the configuration again, puts it in force, and returns the settings that need a restart.
-pub type Reload = Box<dyn Fn(&Shared) -> Result<Vec<String>, String> + Send>;
+/// Reads the configuration again, and puts it in force.
+pub type Reload = Box<dyn Fn(&Shared) -> Result<Reloaded, String> + Send>;
+
+/// What came of a reload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// The settings that stay as they were until a restart.
+    pub needs_restart: Vec<String>,
+    /// How many held requests and WebSockets end, since the key or token secret they were opened with is gone.
+    pub ended: usize,
+}
+
+impl Reloaded {
+    fn log(&self) {
+        match self.needs_restart.is_empty() {
+            true => tracing::info!("configuration read again"),
+            false => tracing::warn!(
+                settings = self.needs_restart.join(", "),
+                "configuration read again; these need a restart"
+            ),
+        }
+        if self.ended > 0 {
+            tracing::warn!(
+                ended = self.ended,
+                "connections end whose key or token secret was removed"
+            );
+        }
+    }
+}
 
 /// What the main thread is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -294,6 +321,11 @@ impl Trouble {
         }
     }
 
+    /// Is it gone?
+    pub fn lacks_folder(&self) -> bool {
+        lock(&self.folder).is_some()
+    }
+
     /// The data folder is where it belongs.
     pub fn folder_is_there(&self) {
         if lock(&self.folder).take().is_some() {
@@ -397,21 +429,15 @@ impl Shared {
             .unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(settings);
     }
 
-    /// Reads the configuration again and puts in force what can be without a restart. Returns the settings that cannot.
+    /// Reads the configuration again and puts in force what can be without a restart.
     ///
     /// # Errors
     /// What is wrong with the configuration; nothing changed.
-    pub fn reload(&self) -> Result<Vec<String>, String> {
+    pub fn reload(&self) -> Result<Reloaded, String> {
         let reload = lock(&self.reload);
         let result = reload(self);
         match &result {
-            Ok(restart) if restart.is_empty() => tracing::info!("configuration read again"),
-            Ok(restart) => {
-                tracing::warn!(
-                    settings = restart.join(", "),
-                    "configuration read again; these need a restart"
-                );
-            }
+            Ok(reloaded) => reloaded.log(),
             Err(error) => tracing::error!("configuration not changed: {error}"),
         }
         if result.is_ok() {

@@ -370,8 +370,8 @@ fn a_token_that_does_not_hold_is_shown_with_the_reason() {
         "0s",
     ]);
     let seen = home.run(["token", "inspect", expired.stdout.trim_end(), "--config", &file]);
-    assert_eq!(seen.code, 1);
-    assert!(seen.stdout.contains("not valid: it expired"), "{seen:?}");
+    assert_eq!(seen.code, 0);
+    assert!(seen.stdout.contains("the server takes it for"), "{seen:?}");
 }
 
 #[test]
@@ -465,4 +465,67 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert!(output.stderr.is_empty(), "{output:?}");
     assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn what_only_a_start_would_find_is_found_by_a_check_and_a_reload_as_well() {
+    let home = Home::new();
+    for (text, told) in [
+        (
+            "[public]\nlisten = [\"127.0.0.1:8080\"]\nproxied = [\"127.0.0.1:8081\"]\n",
+            "no public listener has this address",
+        ),
+        (
+            "[public]\norigins = [\"https://m\u{fc}ller.example\"]\n",
+            "https://xn--mller-kva.example",
+        ),
+        ("[public]\norigins = [\"https://a:x\"]\n", "expected `*`"),
+        ("[[namespaces]]\nmatch = \"a\\\\\"\n", "match"),
+    ] {
+        let file = home.file("comet.toml", text);
+        let ran = home.run(["config", "check", &file]);
+        assert_eq!(ran.code, 78, "{text}: {ran:?}");
+        assert!(
+            ran.stdout.is_empty() && ran.stderr.contains(told),
+            "{text}: {ran:?}"
+        );
+    }
+    let file = home.file(
+        "comet.toml",
+        "[public]\norigins = [\"null\", \"file://\", \"https://xn--mller-kva.example\"]\n",
+    );
+    assert_eq!(home.run(["config", "check", &file]).code, 0);
+}
+
+#[test]
+fn a_list_may_be_set_as_the_file_has_it() {
+    let home = Home::new();
+    for value in [
+        r#"["https://a.example", 'https://b.example']"#,
+        "[https://a.example,https://b.example]",
+        "https://a.example, https://b.example",
+        r#""https://a.example""#,
+        "[]",
+    ] {
+        let ran = home.run(["config", "check", "--set", &format!("public.origins={value}")]);
+        assert_eq!(ran.code, 0, "{value}: {ran:?}");
+    }
+    for setting in [
+        "public.listen=[::1]:0",
+        r#"public.listen=["[::1]:0"]"#,
+        r#"limits.message_size="64KiB""#,
+    ] {
+        assert_eq!(
+            home.run(["config", "check", "--set", setting]).code,
+            0,
+            "{setting}"
+        );
+    }
+    for setting in ["public.origins=[https://a.example", r#"public.listen=["x"]"#] {
+        assert_eq!(
+            home.run(["config", "check", "--set", setting]).code,
+            78,
+            "{setting}"
+        );
+    }
 }

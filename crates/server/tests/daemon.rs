@@ -13,9 +13,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Stdio;
 
-use daemon_support::{
-    Home, Ran, Server, connect, http, inherited_pair, kill, mode, rest, until, wait_for_end,
-};
+use daemon_support::{Home, Ran, Server, http, inherited_pair, kill, mode, rest, wait_for_end};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
 
 /// Everything in a folder that looking could have changed.
@@ -306,99 +304,6 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn a_reload_takes_over_keys_limits_namespaces_and_origins() {
-    let home = Home::new();
-    let config = |key: &str, size: &str, open: &str, origin: &str| {
-        format!(
-            "[public]\norigins = [\"{origin}\"]\n[limits]\nmessage_size = \"{size}\"\n\
-             [[keys]]\nname = \"site\"\nsecret = \"{key}\"\nactions = [\"publish\"]\n\
-             [[namespaces]]\nmatch = \"{open}\"\npublic = true\n"
-        )
-    };
-    let (old, new) = ("0123456789abcdef-old", "0123456789abcdef-new");
-    let file = home.file("comet.toml", &config(old, "4B", "old/*", "https://old.example"));
-    let mut command = home.command(["serve", "--config"]);
-    command.arg(&file);
-    let mut server = Server::of(command);
-    let publish = |key: &str, body: &str| {
-        let header = format!("Authorization: Bearer {key}\r\n");
-        http(
-            connect(&home.public_socket()),
-            "POST",
-            "/v1/publish?channel=x",
-            &header,
-            body,
-        )
-        .status
-    };
-    let listen = |channel: &str| {
-        let path = format!("/v1/poll?channel={channel}&wait_ms=0");
-        http(connect(&home.public_socket()), "GET", &path, "", "").status
-    };
-    let allowed = |origin: &str| {
-        let header = format!("Origin: {origin}\r\n");
-        let path = "/v1/poll?channel=old/a&channel=new/a&wait_ms=0";
-        http(connect(&home.public_socket()), "GET", path, &header, "")
-            .head
-            .to_ascii_lowercase()
-            .contains(&format!("access-control-allow-origin: {origin}"))
-    };
-    let looks = || {
-        (
-            [
-                publish(old, "1234"),
-                publish(new, "1234"),
-                publish(old, "12345"),
-                publish(new, "12345"),
-            ],
-            [listen("old/a"), listen("new/a")],
-            [allowed("https://old.example"), allowed("https://new.example")],
-        )
-    };
-    let before = ([200, 401, 413, 401], [200, 401], [true, false]);
-    let after = ([401, 200, 401, 200], [401, 200], [false, true]);
-    assert_eq!(looks(), before);
-
-    // A file with a mistake changes nothing, and says so, to whoever asked and in the log.
-    for mistake in [
-        "[limits]\nmessage_sise = \"1B\"\n",
-        "no toml",
-        "[limits]\nmessage_size = \"1\"\n",
-    ] {
-        fs::write(&file, mistake).unwrap();
-        let ran = home.run(["reload"]);
-        assert_eq!(ran.code, 78, "{ran:?}");
-        assert!(
-            ran.stdout.is_empty() && ran.stderr.contains("comet.toml:"),
-            "{ran:?}"
-        );
-        assert!(server.logs("configuration not changed").contains("comet.toml:"));
-        assert_eq!(looks(), before);
-    }
-    server.signal(Signal::HUP);
-    server.logs("configuration not changed");
-    assert_eq!(looks(), before);
-
-    fs::write(&file, config(new, "5B", "new/*", "https://new.example")).unwrap();
-    assert_eq!(home.ok(["reload"]), "reloaded\n");
-    server.logs("configuration read again");
-    assert_eq!(looks(), after);
-
-    // The same by a signal; and what cannot change is named.
-    fs::write(&file, config(old, "4B", "old/*", "https://old.example")).unwrap();
-    server.signal(Signal::HUP);
-    server.logs("configuration read again");
-    until("the shards have taken it over", || {
-        (looks() == before).then_some(())
-    });
-    fs::write(&file, "threads = 7\n").unwrap();
-    assert_eq!(
-        home.ok(["reload"]),
-        "reloaded\n  threads takes effect with the next start\n"
-    );
-}
-
-#[test]
 fn a_socket_path_that_fits_in_no_address_is_refused_with_the_reason() {
     let home = Home::new();
     let long = home.path().join("x".repeat(120)).join("comet.sock");
@@ -636,6 +541,29 @@ fn the_seven_commands_say_what_scripts_look_for() {
         home.ok(["start"])
             .contains(&format!("already running, pid {pid}"))
     );
+    assert_eq!(home.run(["start"]).stderr, "", "nothing was asked for in vain");
+    let ran = home.run([
+        "start",
+        "--limits-batch",
+        "7",
+        "--set",
+        "limits.message_size=1KiB",
+    ]);
+    assert_eq!(
+        (ran.code, ran.stdout),
+        (0, format!("already running, pid {pid}\n"))
+    );
+    let told = [
+        "limits.batch",
+        "limits.message_size",
+        "comet stop",
+        "comet reload",
+    ];
+    assert!(
+        told.iter().all(|word| ran.stderr.contains(word)),
+        "{}",
+        ran.stderr
+    );
     assert!(home.ok(["status"]).contains(&format!("running, pid {pid}")));
     assert_eq!(home.ok(["write", "k", " two words+ \n%"]), "");
     assert_eq!(home.ok(["read", "k"]), "value:  two words+ \n%\n");
@@ -644,6 +572,9 @@ fn the_seven_commands_say_what_scripts_look_for() {
     assert_eq!(home.ok(["dump"]), "k:  two words+ \\n%\nother key: é\n");
     assert_eq!(home.ok(["stop"]), format!("stopped, pid {pid}\n"));
     assert_eq!(home.ok(["stop"]), "already stopped: not running\n");
+    let ran = home.run(["stop"]);
+    let socket = home.socket().display().to_string();
+    assert!(ran.stderr.contains(&socket), "where it looked: {ran:?}");
     let ran = home.run(["status"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (3, "not running\n"));
     let help = home.ok(["help"]);
@@ -653,39 +584,6 @@ fn the_seven_commands_say_what_scripts_look_for() {
     // An argument too few is wrong usage, and nothing is stored.
     for args in [&["write", "k"][..], &["write"], &["read"]] {
         assert_eq!(home.run(args).code, 2, "{args:?}");
-    }
-}
-
-#[test]
-fn a_server_in_the_background_reloads_relative_paths_from_where_it_was_started() {
-    let home = Home::new();
-    let config =
-        |limit: &str| format!("[public]\nlisten = [\"127.0.0.1:0\"]\n[limits]\nmessage_size = \"{limit}\"\n");
-    home.file("relative.toml", &config("4B"));
-    let too_large = || home.http("POST", "/v1/publish?channel=x", "12345").status == 413;
-    // By flags, and by the environment.
-    for by_flags in [true, false] {
-        let mut start = home.command(["start"]);
-        match by_flags {
-            true => start.args(["--config", "relative.toml", "--data-dir", "data"]),
-            false => start
-                .env("COMETSERVER_CONFIG", "relative.toml")
-                .env("COMETSERVER_DATA_DIR", "data"),
-        };
-        let ran = Ran::of(start.output().unwrap());
-        assert_eq!(ran.code, 0, "{ran:?}");
-        assert!(too_large());
-        home.file("relative.toml", &config("8B"));
-        home.ok(["reload"]);
-        assert!(
-            !too_large(),
-            "{}",
-            fs::read_to_string(home.data().join("comet.log")).unwrap()
-        );
-        let log = fs::read_to_string(home.data().join("comet.log")).unwrap();
-        assert!(!log.contains("data_dir"), "nothing else has changed: {log}");
-        home.file("relative.toml", &config("4B"));
-        home.ok(["stop"]);
     }
 }
 

@@ -92,3 +92,32 @@ fn the_origins_of_public_doors_mean_nothing_where_no_key_is_asked_for() {
         Some("https://a.example")
     );
 }
+
+#[test]
+fn a_page_of_another_site_that_says_no_origin_is_not_answered_where_no_key_is_asked_for() {
+    let server = server(|config| config.namespace_default.public = true);
+    let backend = place(&server, Role::Backend);
+    let host = "Host: 127.0.0.1:8081";
+    for request in [
+        "GET /v1/poll?channel=a&wait_ms=0",
+        "GET /v1/now",
+        "GET /health/ready",
+    ] {
+        let answer = ask(&backend, request, &[host, "Sec-Fetch-Site: cross-site"]);
+        assert_eq!(answer.status, 403, "{request}");
+        for fine in ["none", "same-origin"] {
+            let header = format!("Sec-Fetch-Site: {fine}");
+            assert_eq!(
+                ask(&backend, request, &[host, &header]).status,
+                200,
+                "{request} {fine}"
+            );
+        }
+    }
+    // Where visitors come in, pages of other sites are what it is for; and monitoring tells figures only.
+    let tcp = Place::Tcp(server.addresses.tcp[0]);
+    for place in [&tcp, &place(&server, Role::Ops)] {
+        let answer = ask(place, "GET /health/live", &[host, "Sec-Fetch-Site: cross-site"]);
+        assert_eq!(answer.status, 200);
+    }
+}

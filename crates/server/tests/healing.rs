@@ -6,6 +6,7 @@
 mod daemon_support;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 
 use daemon_support::{Home, Ran, connect, connect_tcp, http, kill, mode, until, wait_for_end};
@@ -227,8 +228,18 @@ fn a_data_folder_that_was_removed_is_said_once_and_nothing_is_confirmed_any_more
     assert_eq!(refused.status, 503, "{refused:?}");
     assert_eq!(ask("POST", "/v1/publish?channel=passing", "shown").status, 200);
     server.logs("was removed or replaced");
-    let health = ask("GET", "/health/ready", "").json();
-    assert_eq!(health["status"], "degraded", "{health}");
+    let answer = ask("GET", "/health/ready", "");
+    let health = answer.json();
+    assert_eq!(
+        (answer.status, &health["status"]),
+        (503, &"gone".into()),
+        "{health}"
+    );
+    assert_eq!(
+        ask("GET", "/health/live", "").status,
+        200,
+        "it serves all the same"
+    );
     let why = health["storage"].as_str().unwrap();
     assert!(why.contains("data folder") && why.contains("restart"), "{health}");
     // Another folder in its place is none of its own: it is left alone, also when asked.
@@ -294,4 +305,34 @@ fn commands_find_the_socket_that_the_folder_names() {
     let text = home.ok(["start", "--data-dir", data]);
     assert!(text.starts_with("already running"), "{text}");
     assert!(home.ok(["stop", "--data-dir", data]).starts_with("stopped"));
+}
+
+#[test]
+fn visitors_ended_for_want_of_memory_are_said_together() {
+    let home = Home::new();
+    let settings = [
+        "public.listen=127.0.0.1:0",
+        "limits.message_size=64KiB",
+        "limits.memory=256KiB",
+    ];
+    let mut server = home.serve(&settings);
+    // Each holds most of a message that never comes whole.
+    let part = format!(
+        "POST /v1/publish?channel=a HTTP/1.1\r\nHost: comet\r\nContent-Length: 65536\r\n\r\n{}",
+        "x".repeat(60_000)
+    );
+    let uploads: Vec<_> = (0..12)
+        .map(|_| {
+            let mut upload = connect_tcp(server.tcp());
+            // The last ones may be ended before all of it is sent.
+            let _ = upload.write_all(part.as_bytes());
+            upload
+        })
+        .collect();
+    let line = server.logs("limits.memory allows");
+    assert!(line.contains("WARN") && line.contains("connections"), "{line}");
+    drop(uploads);
+    kill(server.pid(), Signal::TERM);
+    let rest = server.rest_of_log();
+    assert!(!rest.contains("limits.memory allows"), "{rest}");
 }

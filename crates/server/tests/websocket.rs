@@ -290,7 +290,7 @@ fn a_token_gives_rights_and_another_one_takes_its_place() {
 #[test]
 fn a_token_that_expires_ends_the_connection_unless_it_was_renewed() {
     let server = private();
-    let soon = seconds_now() + 2;
+    let soon = seconds_now() + 2 - cometserver_core::token::LEEWAY;
     let query = format!("channel=a&token={}", rights(&["a"], soon));
     let mut expiring = server.websocket(&query);
     let mut renewed = server.websocket(&query);

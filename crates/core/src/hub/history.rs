@@ -11,22 +11,36 @@ use crate::position::Position;
 use crate::publication::Publication;
 use crate::quota::Payer;
 
-/// The default, and the largest, number of publications in an answer about history.
-const LIMIT: (usize, usize) = (100, 1000);
+/// How many publications an answer about history holds if nobody says how many.
+pub const HISTORY_LIMIT: usize = 100;
+
+/// The most publications in an answer about history.
+const MOST: usize = 1000;
 
 /// An answer about history holds at most so many bytes of payloads, but one publication in any case: it is written out in one
 /// piece, in memory and in time, for which all others wait.
 const BYTES: usize = 256 << 10;
 
 /// Which part of a channel's history is wanted.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct HistoryQuery {
     /// Only what lies after it; none: from the oldest kept.
     pub since: Option<Start>,
-    /// At most so many; 0 is the default, 100. Together they have at most 256 KiB of payloads, but there is one in any case.
+    /// At most so many, and never more than 1000. Together they have at most 256 KiB of payloads, but there is one in any case,
+    /// unless this is 0: then only how far the channel is is told.
     pub limit: usize,
     /// Newest first.
     pub reverse: bool,
+}
+
+impl Default for HistoryQuery {
+    fn default() -> Self {
+        Self {
+            since: None,
+            limit: HISTORY_LIMIT,
+            reverse: false,
+        }
+    }
 }
 
 /// A channel's history.
@@ -41,7 +55,7 @@ pub struct History {
     /// What was asked for.
     pub publications: Vec<Arc<Publication>>,
     /// Ask or subscribe here to go on: the position of the last one if there may be more, else the newest. Newest first
-    /// it is always the newest.
+    /// it is always the newest. If nothing was to be shown: where the question began, or the newest if it did not say.
     pub at: Position,
 }
 
@@ -100,10 +114,7 @@ impl Hub {
 
 impl HistoryQuery {
     fn limit(&self) -> usize {
-        match self.limit {
-            0 => LIMIT.0,
-            limit => limit.min(LIMIT.1),
-        }
+        self.limit.min(MOST)
     }
 }
 
@@ -122,6 +133,7 @@ impl State {
         };
         let at = match publications.last() {
             Some(last) if !query.reverse && full => last.at,
+            None if full => query.since.map_or(self.visible, |since| since.position),
             _ => self.visible,
         };
         Some(History {
@@ -159,13 +171,15 @@ impl State {
             return Err(None);
         };
         let since = query.since.unwrap_or_default();
-        if self.last_of(entry).durable <= since.position.durable {
+        let is_newest = self.last_of(entry).durable <= since.position.durable;
+        if is_newest || query.limit == 0 {
+            let begins = query.since.filter(|_| !is_newest);
             return Err(Some(History {
                 channel: entry.channel.clone(),
                 offset: entry.offset,
                 gap: since.lost_durable,
                 publications: Vec::new(),
-                at: self.visible,
+                at: begins.map_or(self.visible, |since| since.position),
             }));
         }
         let want = if query.reverse { Want::Newest } else { Want::Oldest };

@@ -22,13 +22,16 @@ pub(super) fn live(answer: Answer<'_>) {
 pub(super) fn ready(answer: Answer<'_>) {
     let shared = answer.shared;
     let draining = shared.draining.load(Ordering::Relaxed);
+    let lacks_folder = shared.trouble.lacks_folder();
     // It serves whatever is in memory, and reads what is on disk: that its log takes nothing is for the operator to know.
     let trouble = shared.trouble.now().filter(|_| answer.ops);
-    let (status, word) = match (shared.trouble.is_final(), draining, &trouble) {
+    let (status, word) = match (shared.trouble.is_final(), draining, lacks_folder, &trouble) {
         (true, ..) => (503, "failed"),
-        (_, true, _) => (503, "draining"),
-        (_, _, Some(_)) => (200, "degraded"),
-        (_, _, None) => (200, "ready"),
+        (_, true, ..) => (503, "draining"),
+        // No command finds it, and a restart is the only way out.
+        (_, _, true, _) => (503, "gone"),
+        (.., Some(_)) => (200, "degraded"),
+        (.., None) => (200, "ready"),
     };
     let mut body = serde_json::json!({"status": word});
     if answer.ops {
@@ -51,11 +54,15 @@ pub(super) fn ready(answer: Answer<'_>) {
 }
 
 pub(super) fn reload(answer: Answer<'_>) -> Result<(), Refused> {
-    let waiting = answer
+    let reloaded = answer
         .shared
         .reload()
         .map_err(|error| Refused::new(422, "bad_configuration", error))?;
-    let body = serde_json::json!({"reloaded": true, "needs_restart": waiting});
+    let body = serde_json::json!({
+        "reloaded": true,
+        "needs_restart": reloaded.needs_restart,
+        "ended": reloaded.ended,
+    });
     answer.json(200, body.to_string().as_bytes());
     Ok(())
 }

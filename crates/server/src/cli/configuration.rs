@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::room::Room;
-use crate::{config, memory, platform};
+use crate::{config, memory, platform, server};
 
-use super::Outcome;
 use super::amount::shown;
 use super::settings::Settings;
 use super::show::Paint;
+use super::{Failure, Outcome};
 
 /// What the server takes besides, in bytes: its code and threads, and what is on its way through them.
 const BESIDES: u64 = 64 << 20;
@@ -42,6 +42,7 @@ impl Config {
 fn check(settings: &Settings) -> Outcome {
     let loaded = settings.load()?;
     warn(&loaded);
+    server::check(&loaded.config, &[]).map_err(Failure::configuration)?;
     let read = match &loaded.file {
         Some(path) => format!("{} and the environment", path.display()),
         None => "no file, the environment".to_owned(),

@@ -132,7 +132,12 @@ pub(super) fn stop(settings: &Settings) -> Outcome {
 fn nothing_to_stop(settings: &Settings) -> Outcome {
     match Held::of_server(settings) {
         Held::By(holder) => stop_by_lock(&settings.load()?.config, holder.as_ref()),
-        Held::Free | Held::Unknown => super::print(b"already stopped: not running\n"),
+        Held::Free | Held::Unknown => {
+            super::print(b"already stopped: not running\n")?;
+            let client = settings.client()?;
+            super::note(&format!("comet: nobody listens at {}", client.address()));
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -194,16 +199,18 @@ pub(super) fn reload(settings: &Settings) -> Outcome {
         error => error.into(),
     })?;
     let mut text = format!("{}\n", Paint::for_stdout().green("reloaded"));
+    let answer = answer.json().unwrap_or_default();
     // What cannot change while it runs.
-    if let Some(waiting) = answer
-        .json()
-        .ok()
-        .as_ref()
-        .and_then(|answer| answer["needs_restart"].as_array())
-    {
-        for setting in waiting.iter().filter_map(|setting| setting.as_str()) {
-            text.push_str(&format!("  {setting} takes effect with the next start\n"));
-        }
+    let waiting = answer["needs_restart"].as_array().into_iter().flatten();
+    for setting in waiting.filter_map(|setting| setting.as_str()) {
+        text.push_str(&format!("  {setting} takes effect with the next start\n"));
+    }
+    match answer["ended"].as_u64().unwrap_or_default() {
+        0 => {}
+        1 => text.push_str("  1 connection ends: its key or token secret was removed\n"),
+        ended => text.push_str(&format!(
+            "  {ended} connections end: their keys or token secrets were removed\n"
+        )),
     }
     super::print(text.as_bytes())
 }

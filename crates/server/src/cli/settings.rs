@@ -59,7 +59,10 @@ impl Settings {
         let mut flags = Vec::new();
         for setting in server.set {
             match setting.split_once('=') {
-                Some((key, value)) => flags.push((key.trim().to_owned(), value.to_owned())),
+                // As in the file: a text may have its quotes.
+                Some((key, value)) => {
+                    flags.push((key.trim().to_owned(), config::unquoted(value).to_owned()));
+                }
                 None => {
                     return Err(usage(format!(
                         "--set {setting}: expected a key, an equals sign and a value"
@@ -119,6 +122,12 @@ impl Settings {
             .rev()
             .find(|(known, _)| known == key)
             .map(|(_, value)| value.as_str())
+    }
+
+    /// The settings that the command line gives, besides where the server is.
+    pub(super) fn own(&self) -> Vec<&str> {
+        let keys = self.flags.iter().map(|(key, _)| key.as_str());
+        keys.filter(|key| !SHARED.contains(key)).collect()
     }
 
     /// Where the command line says that the server is, if it names an address.

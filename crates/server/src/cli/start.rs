@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -45,21 +45,23 @@ impl Start {
         let config = &loaded.config;
         match data_folder::probe(&config.socket, &config.data_dir) {
             Probe::NotRunning => start(config, &settings),
-            Probe::Answers => already_running(config),
+            Probe::Answers => already_running(config, &settings),
             // It listens elsewhere than these settings say.
-            Probe::LockedButSilent { .. } if settings.client()?.probe().is_ok() => already_running(config),
+            Probe::LockedButSilent { .. } if settings.client()?.probe().is_ok() => {
+                already_running(config, &settings)
+            }
             Probe::LockedButSilent { holder } => {
                 // It may only have lost its socket.
                 daemon::signal(config, Signal::HUP);
                 match wait_for_other(config, None) {
-                    true => already_running(config),
+                    true => already_running(config, &settings),
                     false => Err(daemon::silent(holder.as_ref())),
                 }
             }
             // The client says the same with both users' names. Starting another server would only hide it.
             Probe::Denied { .. } => match client(config).probe() {
                 Err(error) => Err(error.into()),
-                Ok(()) => already_running(config),
+                Ok(()) => already_running(config, &settings),
             },
             Probe::Other(error) => Err(Failure::new(error.to_string())),
         }
@@ -82,7 +84,7 @@ fn start(config: &Config, settings: &Settings) -> Outcome {
     };
     // Somebody else may have been faster; then all is well.
     if wait_for_other(config, Some(pid)) {
-        return already_running(config);
+        return already_running(config, settings);
     }
     Err(Failure::new(format!("the server did not start: {reason}")))
 }
@@ -215,7 +217,15 @@ fn started(pid: u32, config: &Config, addresses: &str) -> Outcome {
     super::print(text.as_bytes())
 }
 
-fn already_running(config: &Config) -> Outcome {
+fn already_running(config: &Config, settings: &Settings) -> Outcome {
     let pid = daemon::pid_text(&Held::of(config), client(config).address());
-    super::print(format!("already running{pid}\n").as_bytes())
+    super::print(format!("already running{pid}\n").as_bytes())?;
+    let own = settings.own();
+    if !own.is_empty() {
+        super::note(&format!(
+            "comet: it goes on as it was started, without {}: `comet stop` first, or write it into its file and `comet reload`",
+            own.join(", ")
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
 }

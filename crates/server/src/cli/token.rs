@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use cometserver_core::action::Action;
 use cometserver_core::pattern::Pattern;
-use cometserver_core::token::{self, Claims, Inspection, MAX_TOKEN, Rights, TokenError, Verifier};
+use cometserver_core::token::{self, Claims, Inspection, LEEWAY, MAX_TOKEN, Rights, TokenError, Verifier};
 
 use crate::config::{Loaded, TokenKey};
 
@@ -188,7 +188,12 @@ fn shown(what: &str, json: &serde_json::Value) -> String {
 
 fn time_left(claims: &Claims, now: u64) -> String {
     match claims.exp {
-        Some(at) => format!(", expires in {}", spell(at.saturating_sub(now))),
+        Some(at) if at <= now => format!(
+            ", expired {} ago; the server takes it for {} more",
+            spell(now - at),
+            spell((at + LEEWAY).saturating_sub(now))
+        ),
+        Some(at) => format!(", expires in {}", spell(at - now)),
         None => ", never expires".to_owned(),
     }
 }

@@ -88,7 +88,8 @@ section! {
         listen "listen": Vec<SocketAddr> = "[]" => values::addresses, example "127.0.0.1:8080";
         /// Whether health in detail and metrics are shown here too.
         ops "ops": bool = "false" => values::switch;
-        /// Origins whose pages may connect here besides those of the server's own host; "*": all.
+        /// Origins whose pages may connect here besides those of the server's own host; "*": all; "null" and "file://": pages
+        /// that have none, such as files of the visitor's own.
         origins "origins": Vec<String> = "[]" => values::origins, example "https://example.org";
         /// The public listeners before which a front web server stands, such as ["socket", "127.0.0.1:8080"]: "socket" is
         /// the socket above, the others are addresses out of listen; true: all, false: none. There a visitor's address is

@@ -1,5 +1,7 @@
 //! How a section of settings is declared: once, and fields, docs, defaults, parser and `default_toml` all follow.
 
+use std::any::Any;
+
 use super::values::{Problem, Raw};
 
 /// One setting as people see it.
@@ -28,6 +30,12 @@ pub(super) trait Section {
 
     /// The present values, in the order of [`Section::rows`], in a form good enough to tell whether they differ.
     fn values(&self) -> Vec<String>;
+
+    /// Takes the value of the setting `key` from another section of the same type; from any other nothing.
+    fn take(&mut self, key: &str, from: &dyn Any);
+
+    /// Itself, as what `take` takes from.
+    fn as_any(&self) -> &dyn Any;
 }
 
 /// Declares a section: `field "key": Type = "default" => parser, example "…";`.
@@ -91,6 +99,18 @@ macro_rules! section {
 
             fn values(&self) -> Vec<String> {
                 vec![$( format!("{:?}", self.$field) ),*]
+            }
+
+            fn take(&mut self, key: &str, from: &dyn std::any::Any) {
+                let Some(from) = from.downcast_ref::<Self>() else { return };
+                match key {
+                    $( $key => self.$field.clone_from(&from.$field), )*
+                    _ => {}
+                }
+            }
+
+            fn as_any(&self) -> &dyn std::any::Any {
+                self
             }
         }
     };

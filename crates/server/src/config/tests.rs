@@ -587,8 +587,8 @@ fn a_reload_takes_over_what_is_looked_up_when_it_is_needed_and_names_the_rest() 
         "presence.members",
         "log.level",
     ];
-    assert_eq!(old.needs_restart(&new), restart);
-    assert_eq!(old.needs_restart(&old), [""; 0]);
+    assert_eq!(old.followed_by(new, true).1, restart);
+    assert_eq!(old.followed_by(old.clone(), true), (old.clone(), Vec::new()));
 }
 
 #[test]
@@ -597,9 +597,94 @@ fn what_would_need_a_log_on_disk_needs_a_restart_only_if_there_is_none() {
     let rule = config("[namespace_default]\ndurability = \"memory\"\n[[namespaces]]\nmatch = \"kept/**\"");
     let durable = config("");
     assert!(!memory.is_durable() && rule.is_durable() && durable.is_durable());
-    assert_eq!(memory.needs_restart(&durable), ["namespace_default.durability"]);
-    assert_eq!(memory.needs_restart(&rule), ["[[namespaces]] durability"]);
-    assert_eq!(durable.needs_restart(&memory), [""; 0]);
+    let waiting = |old: &Config, new: &Config, has_store| old.followed_by(new.clone(), has_store).1;
+    assert_eq!(
+        waiting(&memory, &durable, false),
+        ["namespace_default.durability"]
+    );
+    assert_eq!(waiting(&memory, &rule, false), ["[[namespaces]] durability"]);
+    assert_eq!(waiting(&durable, &memory, true), [""; 0]);
+    assert_eq!(waiting(&memory, &durable, true), [""; 0]);
     let smaller = config("[storage]\nmax_size = \"1GiB\"");
-    assert_eq!(durable.needs_restart(&smaller), ["storage.max_size"]);
+    assert_eq!(waiting(&durable, &smaller, true), ["storage.max_size"]);
+}
+
+#[test]
+fn a_reload_compares_with_what_runs_not_with_the_file_before() {
+    let running = config(
+        "threads = 2\n[limits]\nwindow = \"9s\"\nbatch = 7\n[namespace_default]\ndurability = \"memory\"",
+    );
+    let file = config("threads = 7\n[limits]\nwindow = \"8s\"\nbatch = 9");
+    let waiting = ["threads", "limits.window", "namespace_default.durability"];
+    let (after, said) = running.followed_by(file.clone(), false);
+    assert_eq!(said, waiting);
+    assert_eq!(
+        (after.threads, after.limits.window),
+        (running.threads, running.limits.window)
+    );
+    assert_eq!(after.limits.batch, 9, "what can be is in force");
+    // The same file again: nothing of it has been put in force meanwhile.
+    assert_eq!(after.followed_by(file, false).1, waiting);
+    // Back to what runs: nothing waits.
+    assert_eq!(after.followed_by(running.clone(), false), (running, Vec::new()));
+}
+
+#[test]
+fn every_setting_that_waits_for_a_restart_stays_as_it_runs() {
+    let running = config("");
+    let others = [
+        "true",
+        "7",
+        "7s",
+        "5MiB",
+        "64KiB",
+        "7B",
+        "7%",
+        "7/s",
+        "0640",
+        "debug",
+        "json",
+        "memory",
+        "/other",
+        "127.0.0.1:7",
+        "https://a.example",
+    ];
+    let mut file = running.clone();
+    for key in dotted_keys() {
+        let is_other = |text: &&str| {
+            let mut changed = running.clone();
+            let set = changed.assign_dotted(&key, &Raw::text(*text));
+            set.is_some_and(|set| set.is_ok()) && changed != running
+        };
+        let other = others.into_iter().find(is_other).expect(&key);
+        file.assign_dotted(&key, &Raw::text(other)).unwrap().unwrap();
+    }
+    let (after, waiting) = running.followed_by(file.clone(), true);
+    assert!(waiting.len() > 30, "{waiting:?}");
+    let values = |config: &Config| -> Vec<(String, String)> {
+        let sections = config.sections();
+        let inside = sections.iter().flat_map(|(_, section)| section.values());
+        let values = config.values().into_iter().chain(inside);
+        dotted_keys().into_iter().zip(values).collect()
+    };
+    let (of_running, of_file) = (values(&running), values(&file));
+    for (at, (key, value)) in values(&after).into_iter().enumerate() {
+        assert_ne!(
+            of_running[at].1, of_file[at].1,
+            "{key}: the test has to change it"
+        );
+        let wanted = if waiting.contains(&key) {
+            &of_running
+        } else {
+            &of_file
+        };
+        assert_eq!(value, wanted[at].1, "{key}");
+    }
+    // And so does what it would not fit into.
+    let large = config(
+        "[limits]\nmessage_size = \"128MiB\"\nwindow_bytes = \"128MiB\"\nlog_memory = \"1GiB\"\nmemory = \"1GiB\"",
+    );
+    let (after, waiting) = running.followed_by(large, true);
+    assert_eq!(after.limits.message_size, running.limits.message_size);
+    assert!(waiting.contains(&"limits.message_size".to_owned()), "{waiting:?}");
 }

@@ -80,13 +80,15 @@ impl Raw {
 
     fn items(&self) -> Option<Vec<&str>> {
         match &self.written {
-            Written::Text(text) if text == "[]" => Some(Vec::new()),
-            Written::Text(text) => Some(
-                text.split(',')
-                    .map(str::trim)
-                    .filter(|item| !item.is_empty())
-                    .collect(),
-            ),
+            Written::Text(text) => {
+                // As a variable has it, or as the file does: an address in brackets has a port behind them.
+                let inside = text
+                    .trim()
+                    .strip_prefix('[')
+                    .and_then(|text| text.strip_suffix(']'));
+                let items = inside.unwrap_or(text).split(',').map(unquoted);
+                Some(items.filter(|item| !item.is_empty()).collect())
+            }
             Written::List(items) => Some(items.iter().map(String::as_str).collect()),
             Written::Other(_) => None,
         }
@@ -420,7 +422,7 @@ pub(super) fn loopback_addresses(raw: &Raw) -> Result<Vec<SocketAddr>, Problem> 
     }
 }
 
-/// Origins of web pages, as a browser writes them: lower case, no path. `*` is any.
+/// Origins of web pages, as a browser writes them: lower case, no path. `*` is any; `null` and `file://` are pages without a host.
 pub(super) fn origins(raw: &Raw) -> Result<Vec<String>, Problem> {
     items(
         raw,
@@ -429,7 +431,8 @@ pub(super) fn origins(raw: &Raw) -> Result<Vec<String>, Problem> {
             let origin = item.to_ascii_lowercase();
             let host = origin.split_once("://").map(|(_, host)| host);
             let plain = |host: &str| !host.is_empty() && !host.contains(['/', '?', '#', '@', '*', ' ']);
-            (origin == "*" || host.is_some_and(plain)).then_some(origin)
+            let is_word = matches!(&*origin, "*" | "null" | "file://");
+            (is_word || host.is_some_and(plain)).then_some(origin)
         },
     )
 }
@@ -532,6 +535,13 @@ fn items<T>(raw: &Raw, expected: &str, parse: impl Fn(&str) -> Option<T>) -> Res
         .items()
         .and_then(|items| items.into_iter().map(parse).collect());
     parsed.ok_or_else(|| format!("expected a list of {expected}"))
+}
+
+/// A text without the quotes that it has in the file.
+pub(crate) fn unquoted(text: &str) -> &str {
+    let text = text.trim();
+    let within = |quote: char| text.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
+    within('"').or_else(|| within('\'')).unwrap_or(text)
 }
 
 /// `a, b or c`.

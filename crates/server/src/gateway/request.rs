@@ -161,8 +161,8 @@ fn query(variables: &impl Variables) -> Result<Vec<u8>, Refusal> {
     Ok(query)
 }
 
-/// The path that is meant: what follows the program's own, or the end of a rewritten one; where neither arrives, `call=poll` at
-/// the beginning of the query.
+/// The path that is meant: what follows the program's own, or a rewritten one, from its first `/v1/` on; where neither arrives,
+/// `call=poll` at the beginning of the query.
 fn path(variables: &impl Variables, query: &[u8]) -> Result<Vec<u8>, Refusal> {
     let named = query.strip_prefix(b"call=").map(|rest| {
         let end = rest.iter().position(|byte| *byte == b'&').unwrap_or(rest.len());
@@ -173,7 +173,7 @@ fn path(variables: &impl Variables, query: &[u8]) -> Result<Vec<u8>, Refusal> {
         .filter_map(|name| variables.get(name));
     let path = told.chain(named).find_map(|path| {
         let begins = |at: &usize| path[*at..].starts_with(b"/v1/") || path[*at..].starts_with(b"/health/");
-        (0..path.len()).rev().find(begins).map(|at| path[at..].to_vec())
+        (0..path.len()).find(begins).map(|at| path[at..].to_vec())
     });
     let is_plain = |path: &Vec<u8>| {
         let plain = |byte: &u8| byte.is_ascii_lowercase() || matches!(byte, b'/' | b'_' | b'0'..=b'9');
@@ -320,6 +320,21 @@ mod tests {
             let asked = asked(&[("PATH_INFO", b""), (name, value)]).unwrap();
             assert!(asked.head.starts_with(b"GET /v1/sse?"), "{name}: {asked:?}");
             assert!(asked.is_sse);
+        }
+    }
+
+    #[test]
+    fn the_path_begins_with_what_looks_like_one_first() {
+        for (path, head) in [
+            (&b"/v1/poll/v1/admin/stop"[..], "GET /v1/poll/v1/admin/stop?"),
+            (
+                b"/cgi-bin/comet.cgi/v1/now/health/live",
+                "GET /v1/now/health/live?",
+            ),
+            (b"/health/live/v1/now", "GET /health/live/v1/now?"),
+        ] {
+            let asked = asked(&[("PATH_INFO", path)]).unwrap();
+            assert!(asked.head.starts_with(head.as_bytes()), "{asked:?}");
         }
     }
 

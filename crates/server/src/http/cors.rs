@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::ascii_host::ascii_host;
 use super::request::{Method, Request};
 use super::response::Head;
 
@@ -11,7 +12,9 @@ use super::response::Head;
 const PREFLIGHT_MAX_AGE: u64 = 600;
 
 const METHODS: &str = "GET, POST, DELETE";
-const HEADERS: &str = "authorization, content-type, x-api-key, last-event-id, cache-control, if-none-match";
+/// What a page may send: ours, and what tracing adds to every request of a page (W3C Trace Context and Baggage).
+const HEADERS: &str = "authorization, content-type, x-api-key, last-event-id, cache-control, if-none-match, traceparent, \
+                       tracestate, baggage";
 
 /// The origins of the configuration, checked and in the form in which browsers send them.
 #[derive(Clone, Debug, Default)]
@@ -22,10 +25,35 @@ pub struct Origins {
 
 /// An origin in the configuration that no browser could send.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "origin {0:?}: expected `*`, or a scheme and a host such as https://example.com or http://localhost:8080"
-)]
-pub struct BadOrigin(String);
+pub enum BadOrigin {
+    /// It is none.
+    #[error(
+        "origin {0:?}: expected `*`, `null`, `file://`, or a scheme and a host such as https://example.com or http://localhost:8080"
+    )]
+    Malformed(String),
+    /// Its host is not in ASCII.
+    #[error("origin {origin:?}: browsers send it in ASCII: write {}", ascii.as_deref().unwrap_or("what the browser's console shows for location.origin"))]
+    International {
+        /// As it was written.
+        origin: String,
+        /// As browsers write it, if that is known.
+        ascii: Option<String>,
+    },
+}
+
+impl BadOrigin {
+    fn new(origin: &str) -> Self {
+        match origin.split_once("://") {
+            Some((scheme, host)) if !host.is_ascii() => Self::International {
+                origin: origin.to_owned(),
+                ascii: ascii_host(host)
+                    .map(|host| format!("{}://{host}", scheme.to_ascii_lowercase()))
+                    .filter(|ascii| normalise(ascii).is_some()),
+            },
+            _ => Self::Malformed(origin.to_owned()),
+        }
+    }
+}
 
 /// No page but those of our own host.
 pub static NO_ORIGINS: Origins = Origins {
@@ -34,7 +62,8 @@ pub static NO_ORIGINS: Origins = Origins {
 };
 
 impl Origins {
-    /// Reads a list of `scheme://host[:port]`, `null` and `*`.
+    /// Reads a list of `scheme://host[:port]`, `null`, `file://` (pages of the visitor's own disk: most browsers say `null`, apps
+    /// often the other) and `*`.
     ///
     /// # Errors
     /// The first entry that is none of them (a path or a trailing slash is the usual cause).
@@ -43,12 +72,10 @@ impl Origins {
         for entry in list {
             match entry.as_ref() {
                 "*" => origins.any = true,
-                "null" => origins.exact.push("null".into()),
-                entry => origins.exact.push(
-                    normalise(entry)
-                        .ok_or_else(|| BadOrigin(entry.to_owned()))?
-                        .into(),
-                ),
+                word @ ("null" | "file://") => origins.exact.push(word.into()),
+                entry => origins
+                    .exact
+                    .push(normalise(entry).ok_or_else(|| BadOrigin::new(entry))?.into()),
             }
         }
         Ok(origins)
@@ -56,30 +83,68 @@ impl Origins {
 
     /// The headers for the answer to `request`.
     pub fn cors(&self, request: &Request<'_>) -> Cors {
-        if self.exact.is_empty() && !self.any {
+        Cors {
+            preflight: !self.is_empty() && is_preflight(request),
+            ..self.cors_for(request.header("origin"))
+        }
+    }
+
+    /// The same for what begins like a request and is refused before it is one: without them a page would be told of a
+    /// broken connection, and try again. Where no `Origin` is seen, as the head breaks off before it, the answer is for
+    /// every page that may read any.
+    pub fn cors_of_head(&self, bytes: &[u8]) -> Cors {
+        let origin = origin_in(bytes);
+        match (&origin, &*self.exact, self.any) {
+            (None, _, true) => self.cors_for(Some(b"*")),
+            (None, [only], false) => self.cors_for(Some(only.as_bytes())),
+            _ => self.cors_for(origin),
+        }
+    }
+
+    fn cors_for(&self, origin: Option<&[u8]>) -> Cors {
+        if self.is_empty() {
             return Cors::default();
         }
-        let allow = match request.header("origin") {
+        let allow = match origin {
             None => Allow::Nobody,
             Some(origin) => match self.listed(origin) {
                 Some(origin) => Allow::Exact(origin.clone()),
                 None if self.any => match str::from_utf8(origin) {
-                    Ok(origin) => Allow::Any(origin.into()),
-                    Err(_) => Allow::Nobody,
+                    Ok(origin) if is_value(origin) => Allow::Any(origin.into()),
+                    _ => Allow::Nobody,
                 },
                 None => Allow::Nobody,
             },
         };
         Cors {
             allow,
-            preflight: is_preflight(request),
+            preflight: false,
             vary: true,
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.exact.is_empty() && !self.any
     }
 
     fn listed(&self, origin: &[u8]) -> Option<&Arc<str>> {
         self.exact.iter().find(|listed| listed.as_bytes() == origin)
     }
+}
+
+/// The value of the first `Origin` line in what begins like a head: nothing else about it needs to be right.
+fn origin_in(bytes: &[u8]) -> Option<&[u8]> {
+    let lines = bytes.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii_end);
+    let mut fields = lines.skip(1).take_while(|line| !line.is_empty());
+    fields.find_map(|line| {
+        let (name, value) = line.split_at_checked(b"origin:".len())?;
+        name.eq_ignore_ascii_case(b"origin:").then(|| value.trim_ascii())
+    })
+}
+
+/// May this stand in a header of ours? What was no request has not been looked at.
+fn is_value(text: &str) -> bool {
+    !text.bytes().any(|byte| byte.is_ascii_control())
 }
 
 /// Whether this is a browser asking beforehand whether a page may send a request (Fetch, 4.8).
@@ -91,9 +156,9 @@ pub fn is_preflight(request: &Request<'_>) -> bool {
 
 /// Whether a request may open a WebSocket, or act with what a browser adds by itself (cookies, network position).
 ///
-/// Without `Origin` it does not come from a browser and is allowed. A page of our own host is allowed: the scheme is
-/// ignored, because a front web server may have ended TLS, and with it the scheme's own ports 80 and 443. Any other
-/// origin must be listed; `*` lists them all.
+/// Without `Origin` it does not come from a browser and is allowed. A page of our own host is allowed: whether by `http` or
+/// `https` is ignored, because a front web server may have ended TLS, and with it the scheme's own ports 80 and 443. Any
+/// other origin must be listed; `*` lists them all.
 pub fn origin_allowed(origins: &Origins, host: Option<&[u8]>, origin: Option<&[u8]>) -> bool {
     let Some(origin) = origin else {
         return true;
@@ -189,11 +254,15 @@ fn normalise(origin: &str) -> Option<String> {
 }
 
 fn is_same_host(host: &[u8], origin: &[u8]) -> bool {
-    let Some(scheme) = memchr::memmem::find(origin, b"://") else {
+    let Some(separator) = memchr::memmem::find(origin, b"://") else {
         return false; // `null`, or nothing a browser sends
     };
+    let scheme = &origin[..separator];
+    if !scheme.eq_ignore_ascii_case(b"http") && !scheme.eq_ignore_ascii_case(b"https") {
+        return false; // an app's own pages, or nothing a browser sends
+    }
     let (host, host_port) = split_port(host);
-    let (origin, origin_port) = split_port(&origin[scheme + 3..]);
+    let (origin, origin_port) = split_port(&origin[separator + 3..]);
     let plain = |port: Option<&str>| match port {
         None | Some("80" | "443" | "") => None,
         Some(port) => Some(port.to_owned()),
@@ -244,6 +313,57 @@ mod tests {
             .filter(|line| !line.is_empty())
             .map(str::to_owned)
             .collect()
+    }
+
+    #[test]
+    fn whose_page_it_is_is_seen_in_what_is_no_request() {
+        for (head, origin) in [
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nORIGIN:\thttps://b \r\nX: ",
+                Some("https://b"),
+            ),
+            ("POST / HTTP/9\nOrigin: null\n\n", Some("null")),
+            (
+                "POST / HTTP/1.1\r\nOrigin : a\r\nOrigins: b\r\nOrigin: c\r\nOrigin: d",
+                Some("c"),
+            ),
+            ("Origin: a\r\nHost: a", None),
+            ("POST / HTTP/1.1\r\nHost: a\r\n\r\nOrigin: in-the-body\r\n", None),
+            ("", None),
+        ] {
+            assert_eq!(origin_in(head.as_bytes()), origin.map(str::as_bytes), "{head}");
+        }
+        let allow =
+            |list: &[&str], head: &str| Origins::new(list).unwrap().cors_of_head(head.as_bytes()).allow;
+        let unseen = "GET /long HTT";
+        assert_eq!(allow(&[], unseen), Allow::Nobody);
+        assert_eq!(allow(&["*"], unseen), Allow::Any("*".into()));
+        assert_eq!(allow(&["https://b"], unseen), Allow::Exact("https://b".into()));
+        assert_eq!(allow(&["https://b", "https://c"], unseen), Allow::Nobody);
+        let seen = "GET / HTTP/1.1\r\nOrigin: https://d\r\n";
+        assert_eq!(allow(&["https://b"], seen), Allow::Nobody);
+        assert_eq!(allow(&["*", "https://d"], seen), Allow::Exact("https://d".into()));
+        let split = "GET / HTTP/1.1\r\nOrigin: https://d\rSet-Cookie: a=b\r\n";
+        assert_eq!(
+            allow(&["*"], split),
+            Allow::Nobody,
+            "nothing of it becomes a line of ours"
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_a_line_of_ours(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            let head = [b"GET / HTTP/1.1\r\nOrigin: ", &bytes[..]].concat();
+            let mut out = Vec::new();
+            Origins::new(["*"]).unwrap().cors_of_head(&head).write(Head::new(&mut out, Terms::CLOSE, 400)).no_body();
+            let text = String::from_utf8(out).unwrap();
+            let known = ["HTTP/1.1 ", "Vary: ", "Access-Control-", "Connection: ", "Content-Length: ", "Date: "];
+            let lines = text.split("\r\n").filter(|line| !line.is_empty());
+            for line in lines {
+                assert!(known.iter().any(|own| line.starts_with(own)) && !line.contains(['\r', '\n']), "{line:?}");
+            }
+        }
     }
 
     #[test]
@@ -315,12 +435,24 @@ mod tests {
             Origins::new([
                 "*",
                 "null",
+                "file://",
                 "https://[::1]:8443",
                 "chrome-extension://abc",
                 "http://localhost"
             ])
             .is_ok()
         );
+    }
+
+    #[test]
+    fn an_international_origin_is_told_its_ascii_form() {
+        let told = |entry: &str| Origins::new([entry]).unwrap_err().to_string();
+        assert!(told("https://müller.example:8443").ends_with("write https://xn--mller-kva.example:8443"));
+        assert!(told("https://mu\u{308}ller.example").contains("location.origin"));
+        assert!(told("https://müller.example/").contains("location.origin"));
+        assert!(told("müller.example").contains("a scheme and a host"));
+        // Which then is taken.
+        assert!(Origins::new(["https://xn--mller-kva.example:8443"]).is_ok());
     }
 
     #[test]
@@ -346,6 +478,19 @@ mod tests {
         assert!(!own("a.example", "null"));
         assert!(!own("", "https://"));
         assert!(!own("a.example", ""));
+        for scheme in [
+            "",
+            " ",
+            "x",
+            "file",
+            "https ",
+            "capacitor",
+            "chrome-extension",
+            "http:",
+        ] {
+            assert!(!own("a.example", &format!("{scheme}://a.example")), "{scheme}");
+        }
+        assert!(own("a.example", "HTTP://a.example"));
     }
 
     #[test]

@@ -65,11 +65,6 @@ impl<'a> Problem<'a> {
     }
 }
 
-/// Appends a problem after which the connection is closed.
-pub fn problem(status: u16, code: &'static str, detail: &str, out: &mut Vec<u8>) {
-    Problem::new(status, code, detail).answer(Terms::CLOSE, &Cors::default(), out);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

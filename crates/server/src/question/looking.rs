@@ -7,7 +7,7 @@ use cometserver_core::action::Action;
 use cometserver_core::broker::BrokerError;
 use cometserver_core::fanout::Begin;
 use cometserver_core::grant::Grant;
-use cometserver_core::hub::{Answer, ChannelSummary, Delete, History, HistoryQuery, Start};
+use cometserver_core::hub::{Answer, ChannelSummary, Delete, HISTORY_LIMIT, History, HistoryQuery, Start};
 use cometserver_core::namespace::{Durability, Namespace};
 use cometserver_core::publication::{Body, Kind, Payload, Publication};
 
@@ -82,7 +82,7 @@ pub fn ask(
         Endpoint::History => {
             let name = named(Action::History)?;
             let since = since(api::text(parameters, "since"), asker)?;
-            let limit = limit(parameters, 0)?;
+            let limit = limit(parameters, HISTORY_LIMIT)?;
             let reverse = api::flag(parameters, "reverse");
             Ok(history(
                 name,

@@ -106,7 +106,7 @@ pub(super) fn bind_all(
             bound.push((door, listener));
         }
     }
-    check_proxied(config, &bound)?;
+    check_proxied(config, bound.iter().map(|(door, _)| door)).map_err(StartError::Config)?;
     Ok(bound)
 }
 
@@ -127,14 +127,18 @@ pub(super) fn door(
     }
 }
 
-/// Refuses a name in `public.proxied` that is no listener's: all visitors of the one that was meant would count as one.
-fn check_proxied(config: &Config, bound: &[(Door, Listener)]) -> Result<(), StartError> {
+/// Refuses a name in `public.proxied` that is no listener's: all visitors of the one that was meant would count as one. Some of
+/// the doors that are bound may have been inherited.
+pub(super) fn check_proxied<'a>(
+    config: &Config,
+    bound: impl Iterator<Item = &'a Door> + Clone,
+) -> Result<(), String> {
     let is_there = |address: &SocketAddr| {
         let inherited = DoorAddress::Tcp(*address);
         config.public.listen.contains(address)
             || bound
-                .iter()
-                .any(|(door, _)| door.role == Role::Public && door.address == inherited)
+                .clone()
+                .any(|door| door.role == Role::Public && door.address == inherited)
     };
     match config
         .public
@@ -143,9 +147,9 @@ fn check_proxied(config: &Config, bound: &[(Door, Listener)]) -> Result<(), Star
         .find(|address| !is_there(address))
     {
         None => Ok(()),
-        Some(address) => Err(StartError::Config(format!(
+        Some(address) => Err(format!(
             "public.proxied \"{address}\": no public listener has this address: write it as in public.listen"
-        ))),
+        )),
     }
 }
 

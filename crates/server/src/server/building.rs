@@ -11,25 +11,46 @@ use cometserver_core::quota::Parts;
 
 use crate::access::Access;
 use crate::config::{self, Config};
-use crate::shared::{self, Settings};
+use crate::listener::Door;
+use crate::shared::{self, Reloaded, Settings};
 
-use super::{Reload, StartError, opening};
+use super::{Reload, StartError, binding, opening};
 
-/// Reads the configuration again, and puts in force what can be without a restart. A bad one changes nothing.
+/// Reads the configuration again, and puts in force what can be without a restart. A bad one changes nothing. What cannot
+/// stays as it runs, so that the next reload is compared with that, not with a file that nobody has put in force.
 pub(super) fn reload_with(read: Option<Reload>) -> shared::Reload {
     Box::new(move |shared| {
-        let Some(read) = &read else { return Ok(Vec::new()) };
+        let Some(read) = &read else {
+            return Ok(Reloaded::default());
+        };
         let loaded = read().map_err(|error| error.to_string())?;
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        let restart = shared.settings().config.needs_restart(&loaded.config);
-        let namespaces = namespaces(&loaded.config)?;
-        let settings = settings(loaded.config)?;
+        check(&loaded.config, &shared.doors)?;
+        let running = shared.settings();
+        let (config, needs_restart) = running.config.followed_by(loaded.config, shared.hub.has_store());
+        let namespaces = namespaces(&config)?;
+        let access = running
+            .access
+            .followed_by(&config)
+            .map_err(|error| error.to_string())?;
+        let ended = running.access.ended_by(&access);
         shared.hub.set_namespaces(namespaces);
-        shared.set_settings(settings);
-        Ok(restart)
+        shared.set_settings(Settings { config, access });
+        Ok(Reloaded { needs_restart, ended })
     })
+}
+
+/// What only a server that starts would find: what the settings mean together, and what origins and patterns have to be.
+/// `bound`: doors that are open already.
+///
+/// # Errors
+/// The first mistake found, with the setting and the way out.
+pub fn check(config: &Config, bound: &[Door]) -> Result<(), String> {
+    Access::new(config).map_err(|error| error.to_string())?;
+    namespaces(config)?;
+    binding::check_proxied(config, bound.iter())
 }
 
 pub(super) fn settings(config: Config) -> Result<Settings, String> {

@@ -14,6 +14,9 @@ use crate::listener::Listener;
 /// How often it is looked: cleaners come once a day, and who finds no socket tries again for some seconds.
 const LOOKED_EVERY: Duration = Duration::from_secs(5);
 
+/// How often it is said, at most, how many connections were ended at `limits.memory`.
+const ENDED_EVERY: Duration = Duration::from_secs(60);
+
 /// A socket that this server made.
 #[derive(Debug)]
 pub(super) struct Made {
@@ -82,6 +85,8 @@ pub(super) struct Healing {
     looked: Instant,
     /// What could not be put right, so that it is said once.
     said: Option<String>,
+    /// When it was last said that connections were ended at the ceiling.
+    ended: Option<Instant>,
 }
 
 impl Healing {
@@ -89,6 +94,7 @@ impl Healing {
         Self {
             looked: now,
             said: None,
+            ended: None,
         }
     }
 
@@ -102,6 +108,7 @@ impl Server {
     /// Looks whether everything is where it belongs, and puts there again what can be.
     pub(super) fn heal(&mut self) {
         self.healing.looked = Instant::now();
+        self.tell_ended();
         if self.draining_until.is_some() {
             return;
         }
@@ -115,6 +122,22 @@ impl Server {
             tracing::error!("{trouble}");
         }
         self.healing.said = trouble.err();
+    }
+
+    /// Says how many connections were ended at the ceiling: each has a line of its own only where that is asked for.
+    fn tell_ended(&mut self) {
+        let now = self.healing.looked;
+        if self.healing.ended.is_some_and(|at| now < at + ENDED_EVERY) {
+            return;
+        }
+        let connections = self.shared.memory.take_ended();
+        if connections > 0 {
+            self.healing.ended = Some(now);
+            tracing::warn!(
+                connections,
+                "connections were ended, as visitors make the server hold more than limits.memory allows"
+            );
+        }
     }
 
     /// Is the folder there?

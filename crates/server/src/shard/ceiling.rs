@@ -97,6 +97,7 @@ impl Shard {
     /// Ends a connection that holds much: its client is told why, if anything can be said in between.
     fn give_way(&mut self, slot: usize) {
         self.metrics().drops.of(DropReason::Memory).add(1);
+        self.shared.memory.note_ended();
         let id = self.id_of(slot);
         let connection = &mut self.connections[slot];
         tracing::debug!(

@@ -54,6 +54,19 @@ impl Shard {
         self.finish(slot);
     }
 
+    /// Other settings hold: ends what was opened with a key or token secret that is gone. Is it?
+    pub(super) fn end_if_disowned(&mut self, slot: usize) -> bool {
+        let State::Reading(subscriber) = &self.connections[slot].state else {
+            return false;
+        };
+        let is_upheld = self.settings.access.upholds(&subscriber.grant);
+        if !is_upheld {
+            self.metrics().drops.of(DropReason::Expired).add(1);
+            self.end(slot, 0, code::POLICY, "key or token secret removed");
+        }
+        !is_upheld
+    }
+
     /// Other namespaces hold: ends what listens to a channel that it may not listen to any more, or sees members that it
     /// may not see. Patterns show what is public now, and no more, by themselves.
     pub(super) fn end_if_disallowed(&mut self, slot: usize) {
@@ -89,6 +102,7 @@ impl Shard {
             return;
         };
         connection.share = Share::default();
+        self.settings.access.closed(&subscriber.grant);
         if let Some(member) = &subscriber.member
             && !subscriber.joined.is_empty()
         {

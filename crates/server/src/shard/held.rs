@@ -51,7 +51,7 @@ impl Shard {
             _ => None,
         };
         self.authorize(&wish, &grant)?;
-        wish.begin = self.begin_of_wish(&wish, &grant)?;
+        wish.beginning.begin = self.begin_of_wish(&wish, &grant)?;
         let payer = self.payer(slot, &grant);
         for channel in &wish.channels {
             self.shared.static_files.follow(&channel.name, payer);
@@ -197,6 +197,7 @@ impl Shard {
                 is_known: own.is_some(),
             });
         }
+        self.settings.access.opened(&subscriber.grant);
         self.connections[slot].state = State::Reading(Box::new(subscriber));
         self.count_as(slot, transport(endpoint));
         if let Some((held_as, holder)) = held_as {

@@ -21,7 +21,7 @@ const EARLIEST: &str = "`earliest` needs a token or key that allows `history` he
 impl Shard {
     /// Where a request may begin: all that it listens to begins at one place.
     pub(super) fn begin_of_wish(&self, wish: &Wish, grant: &Grant) -> Result<Begin, Refused> {
-        let mut begin = wish.begin;
+        let mut begin = wish.beginning.begin;
         for channel in &wish.channels {
             begin = self.begin_in_channel(begin, &channel.name, grant)?;
         }

@@ -22,7 +22,8 @@ impl Shard {
         let token = command
             .token
             .as_deref()
-            .ok_or_else(|| Refused::bad("`token` is missing"))?;
+            .ok_or_else(|| Refused::bad("`token` is missing"))?
+            .trim_ascii();
         let grant = self
             .settings
             .access
@@ -34,8 +35,8 @@ impl Shard {
             open.extend_from_slice(b",\"user\":");
             native::json_string(user, &mut open);
         }
-        if let Some(expires) = grant.expires {
-            open.extend_from_slice(format!(",\"expires\":{}", expires / 1000).as_bytes());
+        if let Some(expires) = grant.expires_by_token() {
+            open.extend_from_slice(format!(",\"expires\":{expires}").as_bytes());
         }
         if let Some(subscriber) = self.connections[slot].subscriber() {
             if subscriber.grant.user != grant.user {
@@ -43,6 +44,9 @@ impl Shard {
                 subscriber.member = None;
             }
             let is_sites = grant.is_sites();
+            let access = &self.settings.access;
+            access.opened(&grant);
+            access.closed(&subscriber.grant);
             subscriber.grant = grant;
             self.show_key(slot, is_sites);
         }

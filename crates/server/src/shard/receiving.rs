@@ -228,7 +228,7 @@ impl Shard {
         let body = limits.message_size.saturating_mul(WRAPPING).saturating_add(ROOM);
         Limits {
             head: limits.head,
-            headers: 64,
+            headers: http::HEADERS,
             body,
         }
     }
@@ -271,7 +271,8 @@ impl Shard {
                     break;
                 }
                 Err(reject) => {
-                    reject.answer(&mut out);
+                    let origins = self.settings.access.origins(self.role(slot));
+                    reject.answer(&origins.cors_of_head(&bytes[at..]), &mut out);
                     if let Some(refusal) = Refusal::from_code(reject.code) {
                         self.metrics().refused.of(refusal).add(1);
                     }

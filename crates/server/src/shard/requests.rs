@@ -4,7 +4,7 @@ use cometserver_core::ChannelName;
 use cometserver_core::grant::Grant;
 
 use super::Shard;
-use crate::access;
+use crate::access::{self, Denied};
 use crate::api::{self, Answer, Refused};
 use crate::connection::{Sent, State};
 use crate::endpoint::{Endpoint, NoEndpoint};
@@ -13,6 +13,26 @@ use crate::http::response::{Head, Terms};
 use crate::http::{self, Request, query};
 use crate::listener::{DoorAddress, Role};
 use crate::question;
+
+/// Refuses a body that would have to be decoded first.
+fn refuse_encoded(request: &Request<'_>) -> Result<(), Refused> {
+    let mut codings = request.headers_all("content-encoding");
+    match codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")) {
+        true => Ok(()),
+        false => Err(Refused::new(
+            415,
+            "bad_request",
+            "a body with Content-Encoding is not read here: send it as it is",
+        )),
+    }
+}
+
+/// Does a browser say that a page of another site makes this request?
+fn is_of_another_site(request: &Request<'_>) -> bool {
+    request
+        .headers_all("sec-fetch-site")
+        .any(|value| value.eq_ignore_ascii_case(b"cross-site"))
+}
 
 /// A request's parameters, decoded.
 pub(super) type Parameters<'a> = [api::Pair<'a>];
@@ -65,6 +85,14 @@ impl Shard {
             Some(path) if !base.is_empty() => path,
             _ => request.path,
         };
+        if request.method == http::Method::Options && matches!(path, "/" | "*") {
+            // Of the server as a whole: so proxies ask whether it is there.
+            cors.write(Head::new(out, terms, 204))
+                .header("Allow", "GET, HEAD, POST, DELETE, OPTIONS")
+                .no_body();
+            return Ok(());
+        }
+        refuse_encoded(request)?;
         let endpoint = Endpoint::find(path, request.method, self.shared.demo).map_err(|none| match none {
             NoEndpoint::NotFound => Refused::not_found("there is nothing at this path: see /openapi.json"),
             NoEndpoint::Methods(methods) => Refused {
@@ -154,6 +182,12 @@ impl Shard {
                 "origin_refused",
                 "nobody is asked for a key here, so this door answers only to its address or to `localhost`",
             )),
+            // What a page of another site loads as a picture or a script has no origin, but is asked for all the same.
+            _ if door.role == Role::Backend && is_tcp && is_of_another_site(request) => Err(Refused::new(
+                403,
+                "origin_refused",
+                "a page of another site asks here, where nobody is asked for a key: let it come in at a public door",
+            )),
             _ => Ok(()),
         }
     }
@@ -202,9 +236,12 @@ impl Shard {
             }
             Role::Public => {
                 let shown = access::credential(request);
-                let token = api::text(parameters, "token").filter(|token| !token.is_empty());
-                let grant = match (shown, token) {
-                    (None, Some(token)) => access.grant_by_token(token, self.wall),
+                let token = api::bytes(parameters, "token").map(<[u8]>::trim_ascii);
+                let grant = match (shown, token.filter(|token| !token.is_empty())) {
+                    (None, Some(token)) => match str::from_utf8(token) {
+                        Ok(token) => access.grant_by_token(token, self.wall),
+                        Err(_) => Err(Denied::Invalid("`token` is no JWT: its bytes are no text".into())),
+                    },
                     _ => access.grant(shown, self.wall),
                 };
                 grant.map_err(|denied| Refused::new(401, denied.code(), denied.to_string()))?

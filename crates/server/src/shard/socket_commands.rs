@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use cometserver_core::action::Action;
-use cometserver_core::hub::HistoryQuery;
+use cometserver_core::hub::{HISTORY_LIMIT, HistoryQuery};
 use cometserver_core::protocol::native::command::{self, Command};
 use cometserver_core::protocol::native::{self};
 use cometserver_core::publication::Payload;
@@ -171,7 +171,8 @@ impl Shard {
         };
         let id: Option<Box<str>> = command.id.map(|id| id.get().into());
         let id = id.as_deref();
-        let done = match command.kind {
+        let kind = command.kind.clone();
+        let done = match &*kind {
             "subscribe" => match self.subscription(slot, &command) {
                 Ok(listing) => return self.go_through(slot, listing, out),
                 Err(refused) => Err(refused),
@@ -403,7 +404,7 @@ impl Shard {
         let since = question::since(command.since.as_deref(), &self.asker(slot))?;
         let query = HistoryQuery {
             since,
-            limit: command.limit.unwrap_or(0),
+            limit: command.limit.unwrap_or(HISTORY_LIMIT),
             reverse: command.reverse == Some(true),
         };
         let progress = question::history(name, query, &self.asker(slot));

@@ -62,7 +62,9 @@ impl Shard {
         };
         let (channels, _) = self.fanout.counts(subscriber.reader);
         self.turn.charge_each(channels / SUBSCRIPTIONS);
-        self.end_if_disallowed(slot);
+        if !self.end_if_disowned(slot) {
+            self.end_if_disallowed(slot);
+        }
     }
 
     /// The server goes away: it is told when to come back.

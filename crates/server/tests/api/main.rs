@@ -6,6 +6,7 @@ mod api_support;
 mod asking;
 mod history;
 mod looking;
+mod odd;
 mod publishing;
 mod websocket;
 

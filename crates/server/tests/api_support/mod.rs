@@ -108,14 +108,15 @@ impl TestServer {
             ("shutdown.drain".into(), "2s".into()),
         ];
         all.extend(flags.iter().map(|(key, value)| ((*key).into(), (*value).into())));
-        let loaded = Config::load(Sources {
+        let sources = Sources {
             file: Some(file),
             env: Vec::new(),
             flags: all,
-        })
-        .unwrap_or_else(|error| panic!("{error}"));
+        };
+        let loaded = Config::load(sources.clone()).unwrap_or_else(|error| panic!("{error}"));
         let options = Options {
             embedded: true,
+            reload: Some(Box::new(move || Config::load(sources.clone()))),
             ..Options::default()
         };
         let server = Server::start(loaded.config, options).unwrap();
@@ -127,6 +128,12 @@ impl TestServer {
             thread: Some(thread),
             folder,
         }
+    }
+
+    /// Reads another configuration file; returns what the server says of it.
+    pub(crate) fn reload(&self, toml: &str) -> Value {
+        std::fs::write(self.folder.path().join("comet.toml"), toml).unwrap();
+        self.backend().post("/v1/admin/reload", "").json()
     }
 
     /// A connection to the socket of the site's own code.

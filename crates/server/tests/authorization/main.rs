@@ -8,6 +8,7 @@ mod history;
 mod keys;
 mod namespaces;
 mod origins;
+mod removed;
 mod secrets;
 mod tokens;
 

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cometserver_core::action::Action;
-use cometserver_core::token::{self, Claims};
+use cometserver_core::token::{self, Claims, LEEWAY};
 use serde_json::{Value, json};
 
 use crate::api_support::{
@@ -145,7 +145,7 @@ fn a_token_that_is_not_good_is_told_why_on_every_transport() {
         .map(|(a, b)| (a.to_owned(), b.to_owned()))
         .unwrap();
     let expired = Claims {
-        exp: Some(now_seconds() - 1),
+        exp: Some(now_seconds() - LEEWAY - 1),
         ..good.clone()
     };
     let early = Claims {
@@ -246,7 +246,7 @@ fn a_token_ends_what_it_opened_on_every_transport() {
     let server = TestServer::start(GUARDED);
     let until = now_seconds() + 2;
     let token = Claims {
-        exp: Some(until),
+        exp: Some(until - LEEWAY),
         ..claims(Some("alice"), &["a"], &[], &[Action::Subscribe])
     };
     let client = || with_token(&server, &token);
@@ -279,7 +279,7 @@ fn a_websocket_goes_on_under_a_new_token() {
     let server = TestServer::start(GUARDED);
     let until = now_seconds() + 2;
     let short = Claims {
-        exp: Some(until),
+        exp: Some(until - LEEWAY),
         ..claims(Some("alice"), &["a"], &[], &[Action::Subscribe])
     };
     let open = || -> WebSocket {
@@ -321,4 +321,40 @@ fn a_websocket_goes_on_under_a_new_token() {
     assert_eq!(renewed.next_of("publication")["data"], "still here");
     let published = renewed.ask(&json!({"type": "publish", "id": 2, "channel": "b", "data": 1}));
     assert_eq!(published["type"], "published");
+}
+
+#[test]
+fn a_user_may_be_a_number_and_a_time_in_milliseconds_is_asked_about() {
+    let server = TestServer::start(GUARDED);
+    // Made by others: `{"sub":42,"comet":…}` and `{"sub":"anna","exp":1800000000000,"comet":…}`, for channel `a`.
+    let number = concat!(
+        "eyJhbGciOiJIUzI1NiJ9.",
+        "eyJzdWIiOjQyLCJjb21ldCI6eyJjaGFubmVscyI6WyJhIl0sImFjdGlvbnMi",
+        "Olsic3Vic2NyaWJlIiwicHVibGlzaCIsImhpc3RvcnkiXX19",
+        ".JSVGxv-SBCmwMo9B5gk04C2TYY85roW26LVh9fXcMZ0"
+    );
+    let milliseconds = concat!(
+        "eyJhbGciOiJIUzI1NiJ9.",
+        "eyJzdWIiOiJhbm5hIiwiZXhwIjoxODAwMDAwMDAwMDAwLCJjb21ldCI6eyJj",
+        "aGFubmVscyI6WyJhIl0sImFjdGlvbnMiOlsic3Vic2NyaWJlIiwicHVibGlzaCIsImhpc3RvcnkiXX19",
+        ".JHD5TV8lf4einVHrCqwj7KXsou_sInF-ZSwcwAdA3Qk"
+    );
+    let mut client = server.public().bearing(number);
+    assert_eq!(client.post("/v1/publish?channel=a", "1").status, 200);
+    assert_eq!(
+        client.get("/v1/history?channel=a").json()["publications"][0]["user"],
+        "42"
+    );
+    let answer = server.public().bearing(milliseconds).get("/v1/poll?channel=a");
+    assert_eq!(answer.problem_naming(401, "milliseconds?"), "unauthorized");
+    // Clocks differ: a minute more is given, and the answer names the token's own time.
+    let late = Claims {
+        exp: Some(now_seconds() - LEEWAY + 30),
+        ..claims(Some("anna"), &["a"], &[], &[Action::Subscribe])
+    };
+    let answer = with_token(&server, &late).get("/v1/poll?channel=a&wait_ms=0");
+    assert_eq!(answer.status, 200);
+    let mut socket = server.public().websocket("/v1/ws");
+    let answer = socket.ask(&json!({"type": "authorize", "id": 1, "token": signed(&late)}));
+    assert_eq!(answer["expires"], json!(late.exp));
 }

@@ -1,6 +1,6 @@
 //! No limit can be passed, and what is exactly at a limit is taken.
 
-use cometserver::http::{Limits, Parse, Progress, parse};
+use cometserver::http::{HEADERS, Limits, Parse, Progress, parse};
 
 use crate::read;
 
@@ -86,11 +86,17 @@ fn what_surrounds_chunks_is_bounded() {
     );
     assert_eq!(status(&chunked(&"1".repeat(300)), &limits), 400);
     assert_eq!(
-        status(&chunked(&format!("0\r\n{}\r\n", "A: b\r\n".repeat(64))), &limits),
+        status(
+            &chunked(&format!("0\r\n{}\r\n", "A: b\r\n".repeat(HEADERS))),
+            &limits
+        ),
         200
     );
     assert_eq!(
-        status(&chunked(&format!("0\r\n{}\r\n", "A: b\r\n".repeat(65))), &limits),
+        status(
+            &chunked(&format!("0\r\n{}\r\n", "A: b\r\n".repeat(HEADERS + 1))),
+            &limits
+        ),
         431
     );
     assert_eq!(

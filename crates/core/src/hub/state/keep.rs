@@ -279,8 +279,11 @@ impl State {
             patterns: None,
         });
         let places: Places = places.collect();
-        let Some(first) = places.first() else { return };
-        let scope = (first.channel.name.clone(), key.key);
+        // As it was claimed: under the first of its channels by name.
+        let Some(first) = places.iter().map(|place| &place.channel.name).min() else {
+            return;
+        };
+        let scope = (first.clone(), key.key);
         let receipt = Receipt {
             places,
             at: key.at,

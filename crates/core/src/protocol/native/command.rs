@@ -287,8 +287,8 @@ pub fn check_channels(count: usize, limits: &Limits) -> Result<(), RequestError>
 #[derive(Debug, Deserialize)]
 pub struct Command<'a> {
     /// What to do.
-    #[serde(rename = "type")]
-    pub kind: &'a str,
+    #[serde(borrow, rename = "type")]
+    pub kind: Cow<'a, str>,
     /// Given back in the answer: a number or a string.
     #[serde(borrow, default)]
     pub id: Option<&'a RawValue>,
@@ -347,7 +347,7 @@ pub struct Command<'a> {
 }
 
 impl<'a> Command<'a> {
-    /// Reads a command. A `type` with escapes in it is none of ours.
+    /// Reads a command.
     ///
     /// # Errors
     /// [`RequestError::Json`].
