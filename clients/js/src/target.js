@@ -1,6 +1,6 @@
 /** What is listened to, as one string, a key: `c:` and a channel, or `p:` and a pattern. */
 
-export const keyOf = ({ channel, pattern }) => (pattern === undefined ? "c:" + channel : "p:" + pattern);
+export const keyOf = ({ channel, pattern }) => (pattern == null ? "c:" + channel : "p:" + pattern);
 
 /** The target that a key stands for. */
 export const targetOf = (key) => ({ [key[0] === "c" ? "channel" : "pattern"]: key.slice(2) });

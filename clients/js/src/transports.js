@@ -2,6 +2,7 @@
 
 import { ANSWER_MS } from "./door.js";
 import { FILES_MS, makeFiles } from "./files.js";
+import { objectOf } from "./reading.js";
 
 /** A stream is asked for a second sign of life after this: a path may pass the first bytes with the head and keep the rest. */
 export const PREAMBLE_MS = 1_000;
@@ -20,7 +21,7 @@ export async function websocket(line, signal) {
   await new Promise((over) => {
     socket.onclose = over;
     socket.onmessage = ({ data }) => {
-      const object = JSON.parse(data);
+      const object = objectOf(data);
       // Who is only sent away has not been let in.
       if (object.type !== "reconnect") line._sign(1, object.heartbeat_ms);
       line._received(object, object.cursor);
@@ -38,7 +39,7 @@ export async function sse(line, signal) {
   const utf8 = new TextDecoder();
   const last = {};
   let rest = "";
-  let data = "";
+  let beat;
   for (;;) {
     const { done, value } = await reader.read();
     if (done || signal.aborted) return;
@@ -48,17 +49,19 @@ export async function sse(line, signal) {
     for (const text of lines) {
       const [, field, value] = /^(\w*):? ?([^]*)/.exec(text);
       last[field] = value;
-      if (field === "data") data += value;
       if (field === "retry") line._retry = +value;
       if (text) continue;
-      if (data || last.id) {
+      const { data, id } = last;
+      if (data || id) {
         hasBlocks = true;
-        line._received(data ? JSON.parse(data) : {}, last.id);
+        const object = data ? objectOf(data) : {};
+        beat = object.heartbeat_ms ?? last.heartbeat_ms ?? beat;
+        line._received(object, id);
         if (signal.aborted) return;
       }
-      data = last.id = "";
+      last.data = last.id = "";
     }
-    if (hasBlocks) line._sign(2, last.heartbeat_ms);
+    if (hasBlocks) line._sign(2, beat);
   }
 }
 
