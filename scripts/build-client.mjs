@@ -13,11 +13,40 @@ const { minify } = createRequire(new URL("../tests/browser/package.json", import
 const FOLDER = new URL("../clients/js/", import.meta.url);
 const FIRST = "comet.js";
 
+/**
+ * The names between the modules, which begin with `_`, by the kind of object that has them: within a kind each gets a letter of its own, and
+ * kinds share letters, which makes the files much smaller. A name that is missing here gets one that nothing else has.
+ */
+const KINDS = [
+  "_ask _address _tell _json _url _close _token", // door
+  "_subscribers _known _wants _take _begin _refuse _lag _activate _listen _cursor", // page
+  "_key _presence _start _retained _isReady _queue _matches _isOld _show _forget _again _run _isAnnounced", // subscriber
+  "_update _join _leave _renewed _wake _setState _state", // tabs
+  "_wants _heard", // what tabs know of another tab
+  "_begin _want _wake _authorize _close _live", // link
+  "_objects _live _refused _failed _state", // what a link tells
+  "_door _options _asked _query _wake _rest _watch _sign _received _turn _say _after _retry", // what a link gives to a transport
+  "_transport _recall _remember _stepDown _stay", // ladder
+  "_isQuiet _heard", // files
+].map((names) => names.split(" "));
+/** The letters, in the order that makes the files smallest. */
+const LETTERS = "toiheu_anmCfDRlspcSwdyTv";
+
+/** What terser calls a name cache: the short name of each that is in `KINDS`, those that are used most first. */
+function shortNames(code) {
+  const count = (name) => code.split(name).length;
+  const short = {};
+  for (const name of [...new Set(KINDS.flat())].sort((one, other) => count(other) - count(one))) {
+    const taken = KINDS.filter((kind) => kind.includes(name)).flatMap((kind) => kind.map((other) => short[`$${other}`]));
+    short[`$${name}`] = [...LETTERS].find((letter) => !taken.includes(letter));
+  }
+  return { props: { props: short } };
+}
+
 const SMALL = {
   ecma: 2022,
   // What makes the files smaller after gzip, which is not always what makes them shorter.
   compress: { passes: 3, unsafe_arrows: true, unsafe_methods: true, pure_getters: true, reduce_funcs: false, conditionals: false },
-  // Names that begin so are those between the modules.
   mangle: { properties: { regex: /^_/ } },
 };
 
@@ -50,7 +79,9 @@ export async function build() {
   const about = `/*! CometServer ${version} */\n`;
   const module = `${code}\n\nexport { ${exported} };\n`;
   const plain = `(() => {\n${code}\nObject.assign(window, { ${exported} });\n})();`;
-  const small = async (text, more) => `${about}${(await minify(text, { ...SMALL, ...more })).code}\n`;
+  // One word for what is declared, where nobody reads it.
+  const small = async (text, more) =>
+    `${about}${(await minify(text.replace(/\bconst (?=[\w{[])/g, "let "), { ...SMALL, nameCache: shortNames(text), ...more })).code}\n`;
   return {
     "comet.js": `${about}// Made from clients/js/src by scripts/build-client.mjs: to change it, change that.\n\n${module}`,
     "comet.min.js": await small(module, { module: true }),

@@ -23,8 +23,11 @@ export type Target = string | { channel: string } | { pattern: string };
 export type Transport = "websocket" | "sse" | "poll" | "interval";
 
 export interface Options {
-  /** A token (JWT), or what gives one: asked at the beginning, before it ends, and once when the server refuses it. */
-  token?: string | (() => string | undefined | Promise<string | undefined>);
+  /**
+   * A token (JWT), or what gives one: asked at the beginning, before it ends, and once when the server refuses it. No token
+   * is `undefined` or `null`; anything else that is none is an `error` event of code `no_token`.
+   */
+  token?: string | (() => string | null | undefined | Promise<string | null | undefined>);
   /** Where first subscriptions begin: the cursor that the page was made with, `now` (default) or `earliest`. */
   cursor?: string;
   /** Keep the cursor in this storage, and go on there on the next page, if `cursor` does not say where. */
@@ -72,6 +75,16 @@ export interface State {
   leading: boolean;
   /** While waiting: for how long. */
   retry_ms?: number;
+  /** Since the third time in a row, until it is live: what answers for the server. */
+  blocked?: Blocked;
+}
+
+/** Something else than the server answers: a firewall, a login page, a web server whose files are being uploaded. */
+export interface Blocked {
+  /** The server's address, as the page gave it. */
+  url: string;
+  status: number;
+  message: string;
 }
 
 /** Publications after the cursor are gone: what is still kept follows. Fetch your own state again if it matters. */
@@ -94,8 +107,13 @@ export interface Events {
   presence: Presence;
   /** It has everything from where it began, and what comes from now on. */
   subscribed: { channel?: string; pattern?: string };
-  /** With `channel` or `pattern`: that one is refused and has been dropped. Without: all wait; it is tried again later. */
-  error: CometError & { channel?: string; pattern?: string };
+  /**
+   * With `offset` and the code `illegible`: that publication cannot be read and was stepped over. Else with `channel` or
+   * `pattern`: that one is refused and has been dropped. Without: all wait; it is tried again later.
+   */
+  error: CometError & { channel?: string; pattern?: string; offset?: number };
+  /** For the third time in a row something else answered for the server. It is tried again all the same. */
+  blocked: Blocked;
 }
 
 export interface PublishOptions {
@@ -134,10 +152,12 @@ export interface Members {
   truncated?: true;
 }
 
-/** An answer that is no success. Without `status` there was no answer. */
+/** An answer that is no success. Without `status` there was no answer, without `code` it was not the server's. */
 export class CometError extends Error {
   readonly status?: number;
   readonly code?: string;
+  /** The server's address, where something else answered. */
+  readonly url?: string;
   readonly retry_ms?: number;
 }
 
@@ -161,6 +181,11 @@ export class Comet {
     options?: { since?: string; limit?: number; reverse?: boolean },
   ): Promise<History<T>>;
   presence(channel: string, options?: { limit?: number }): Promise<Members>;
+  /**
+   * Loads the page anew: for a gap. Not twice for the cursor that the page was made with, not more than three times a
+   * minute, and not where the browser cannot remember that: then it returns `false`, and the page shows what there is.
+   */
+  reload(): boolean;
   /** Ends everything. A page that is left need not call it. */
   close(): void;
 }

@@ -1,11 +1,49 @@
 /*! CometServer 0.1.0 */
 // Made from clients/js/src by scripts/build-client.mjs: to change it, change that.
 
+/** Reads what the server says, and steps over a publication that cannot be read: what comes after it can. */
+
+/** Undefined, if it is no JSON. */
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {}
+}
+
+/** One object. Of one that cannot be read its head can be, before the payload, and the cursor behind that. */
+const objectOf = (text) =>
+  parsed(text) ?? {
+    ...parsed(text.split(',"data":')[0] + "}"),
+    type: "illegible",
+    cursor: /"cursor":"([^"]*)"}$/.exec(text)?.[1],
+  };
+
+/** An answer; its list is read one by one, if it cannot be read as a whole. */
+function answerOf(text) {
+  const answer = parsed(text);
+  if (answer) return answer;
+  const start = text.indexOf("[") + 1;
+  const end = text.lastIndexOf("],");
+  const parts = text.slice(start, end).split(/,(?={"type":")/);
+  const publications = [];
+  while (parts[0]) {
+    let one;
+    let taken = 0;
+    // A payload may have in it what parts two of them.
+    while (!one && parts[taken]) one = parsed(parts.slice(0, ++taken).join());
+    publications.push(one ?? objectOf(parts[0]));
+    parts.splice(0, one ? taken : 1);
+  }
+  return { ...parsed(text.slice(0, start) + text.slice(end)), publications };
+}
+
 /** Small words that several parts use. */
 
 /** The first wait after a loss and the longest one. The wait is any part of it (full jitter), and it doubles. */
 const BACKOFF_MS = 500;
 const BACKOFF_MAX_MS = 30_000;
+/** The longest where something else than our server answers, which may last. */
+const BLOCKED_MAX_MS = 300_000;
 /** About the longest that a browser's timer can wait, which is 2^31 ms. */
 const TIMER_MAX_MS = 2_000_000_000;
 
@@ -28,29 +66,42 @@ const jittered = (times, base = BACKOFF_MS, max = BACKOFF_MAX_MS) => Math.random
 function stored(storage, key, value) {
   try {
     const store = window[storage];
-    return value === undefined ? store.getItem(key) : value === null ? store.removeItem(key) : store.setItem(key, value);
+    return value === undefined ? store[key] : value === null ? delete store[key] : (store[key] = value);
   } catch {
     // As if it were empty.
   }
 }
 
-/** What an answer that is not a success says: a problem document, or only a status from something in between. */
+/** What an answer that is not a success says: a problem document of our server, or a page of something in between. */
 
+/** `code` of what the page's callback did instead of giving a token. */
+const NO_TOKEN = "no_token";
+
+/** Without `code` it is no word of our server. */
 class CometError extends Error {
-  constructor({ status, code, detail, message, retry_ms }) {
-    super(detail ?? message ?? `status ${status}`);
-    Object.assign(this, { name: "CometError", status, code, retry_ms });
+  constructor({ detail, message, ...more }) {
+    super(detail ?? message);
+    Object.assign(this, { name: "CometError" }, more);
   }
 }
 
-async function problemOf(response) {
-  const said = await response.json().catch(() => ({}));
-  const after = parseFloat(response.headers.get("Retry-After"));
-  return new CometError({ ...said, status: response.status, retry_ms: after >= 0 ? after * 1000 : undefined });
+/** What a response with this text says. Many have a `code`; nobody else has a `type` made of it as our server has. */
+function problemOf({ status, headers }, text, url) {
+  const said = parsed(text);
+  const isOurs = said?.type === "about:blank#" + said?.code;
+  return new CometError({
+    ...(isOurs ? said : { status, url, message: `${url}: ${status} of something else` }),
+    retry_ms: Math.min(/^\d+/.exec(headers.get("Retry-After")) * 1000, BLOCKED_MAX_MS) || undefined,
+  });
 }
 
+const isRefusal = ({ status }) => status < 500 && !/408|425|429/.test(status);
+
+/** Something else than our server answered, as a firewall, a login page or a site that is being uploaded does. */
+const isForeign = (problem) => !problem.code && isRefusal(problem);
+
 /** Trying the same again later can help. */
-const passes = ({ status }) => !(status < 500) || [408, 425, 429].includes(status);
+const passes = (problem) => !problem.code || !isRefusal(problem);
 
 /** Waits as long as the server says, or by itself longer and longer. */
 const patiently = ({ retry_ms }, times) => sleep(retry_ms ?? jittered(times));
@@ -59,6 +110,8 @@ const patiently = ({ retry_ms }, times) => sleep(retry_ms ?? jittered(times));
 
 /** How long a plain request may take. */
 const ANSWER_MS = 15_000;
+/** The first wait for the page's callback to give a token after all; it grows to `BLOCKED_MAX_MS`. */
+const TOKEN_MS = 5_000;
 
 /** The claims of a token, to be compared only: neither is its signature checked nor are its letters decoded. */
 function claims(token) {
@@ -70,21 +123,23 @@ function claims(token) {
 }
 
 /**
- * `source` is a token, or the page's callback that gives one; `renewed(token)` is called when it gave another than before.
+ * `source` is a token, or the page's callback that gives one; `renewed(token)` is called when it gave another than before,
+ * `emit` with each event.
  *
  * As everywhere here, names that begin with `_` are those between the modules; the small files have shorter ones.
  */
-function makeDoor(url, source, renewed) {
+function makeDoor(url, source, renewed, emit) {
   // `?` in it: the path goes where the address ends, for a script that takes it as a parameter.
   url = new URL(url, location.href).href.replace(/\/$/, "");
   let token = typeof source === "function" ? undefined : source;
   let asking;
   let renewAt = Infinity;
+  let failures = 0;
   let timer;
 
   /** Headers that show a token, if there is one. */
   const bearer = (token) => (token ? { Authorization: `Bearer ${token}` } : {});
-  const address = (path, query) => `${url}/v1/${path}${url.includes("?") ? "&" : "?"}${new URLSearchParams(query)}`;
+  const address = (path, query) => `${url}/v1/${path}` + (url.includes("?") ? "&" : "?") + new URLSearchParams(query);
 
   /** The token to show. One that was `refused`, or ends soon, is replaced by the page's callback, if it has one. */
   async function current(refused) {
@@ -101,7 +156,20 @@ function makeDoor(url, source, renewed) {
 
   async function renew() {
     const old = token;
-    token = (await source()) ?? "";
+    try {
+      // Undefined or null for a visitor without a token. Many an address answers with a page instead.
+      const text = (await source())?.trim();
+      // The letters of a JWT, or of the word "undefined".
+      if (!/^[\w.-]+$/.test(text)) throw text.slice(0, 20);
+      token = text ?? "";
+      failures = 0;
+    } catch (error) {
+      const retry_ms = TOKEN_MS + jittered(failures++, TOKEN_MS, BLOCKED_MAX_MS);
+      renewAt = Date.now() + retry_ms;
+      const problem = new CometError({ code: NO_TOKEN, message: `no token: ${error}`, retry_ms });
+      emit("error", problem);
+      throw problem;
+    }
     const { exp, iat = Date.now() / 1000 } = claims(token);
     // By the token's own length of life where it tells, since this clock may be wrong; then only a refusal renews it.
     const life = (exp - iat) * 1000;
@@ -123,17 +191,26 @@ function makeDoor(url, source, renewed) {
     for (let refused; ; ) {
       const shown = await current(refused);
       const headers = { ...init.headers, ...bearer(shown) };
-      const response = await fetch(address(path, query), { cache: "no-store", ...init, headers });
-      if (response.ok) return response;
-      const problem = await problemOf(response);
-      const isRenewable = (problem.status === 401 || problem.status === 403) && !init.asIs;
+      const send = (redirect) => fetch(address(path, query), { cache: "no-store", redirect, ...init, headers });
+      let response = await send("manual");
+      // Of one to another site nothing can be read but that it is one.
+      if (!response.status) response = await send("follow").catch(() => response);
+      if (response.ok && (path !== "sse" || /event-stream/.test(response.headers.get("Content-Type")))) return response;
+      const problem = problemOf(response, await response.text(), url);
+      const isRenewable = problem.code && /40[13]/.test(problem.status) && !init.asIs;
       if (!isRenewable || refused !== undefined || (await current(shown)) === shown) throw problem;
       refused = shown;
     }
   }
 
   /** The answer of a plain request, which may not take for ever. */
-  const json = async (path, query, init) => (await ask(path, query, { signal: within(ANSWER_MS), ...init })).json();
+  async function json(path, query, init) {
+    const response = await ask(path, query, { signal: within(ANSWER_MS), ...init });
+    const text = await response.text();
+    const answer = answerOf(text);
+    if (answer?.cursor || answer?.channels) return answer;
+    throw problemOf(response, text, url);
+  }
 
   /** Says something of a session: outlives the page, which may have no time to wait for an answer, nor for another token. */
   function tell(path, session, method) {
@@ -150,10 +227,13 @@ function makeDoor(url, source, renewed) {
 
 /** What is listened to, as one string, a key: `c:` and a channel, or `p:` and a pattern. */
 
-const keyOf = ({ channel, pattern }) => (pattern === undefined ? "c:" + channel : "p:" + pattern);
+const keyOf = ({ channel, pattern }) => (pattern == null ? "c:" + channel : "p:" + pattern);
 
 /** The target that a key stands for. */
 const targetOf = (key) => ({ [key[0] === "c" ? "channel" : "pattern"]: key.slice(2) });
+
+/** A cursor that no server knows: for whom the own one is none. A gap is told, and then what may be seen of the past. */
+const NOWHERE = "AQAAAAAAAAAAAAA";
 
 /** Query parameters that listen to all of a map from key to kind of presence, from a cursor on, and more of them. */
 const listening = (wanted, cursor, retained, ...more) => [
@@ -223,7 +303,11 @@ function makePage(door, own, updated, emit, moved) {
   function dispatch(object, to) {
     const concerned = to.filter((one) => subscribers.has(one) && one._matches(object));
     if (!concerned.length) return;
-    if (object.type === "publication") {
+    if (object.type === "illegible") {
+      if (concerned.filter((one) => one._show(object)).length) {
+        emit("error", new CometError({ ...object, code: object.type, message: "cannot be read" }));
+      }
+    } else if (object.type === "publication") {
       // What is in several channels may come once for each of them.
       if (object.several ? own.has(object.id) : own.delete(object.id)) return;
       for (const one of concerned) one._show(object);
@@ -302,9 +386,8 @@ function makePage(door, own, updated, emit, moved) {
       try {
         answer = await door._json("poll", listening(keys, start, retained, ["wait_ms", 0], ["limit", LOT]));
       } catch (problem) {
-        if (problem.code === "bad_cursor" && start !== "earliest") {
-          for (const one of group) one._start = "earliest";
-          for (const [key] of keys) dispatch({ type: "gap", ...targetOf(key) }, group);
+        if (problem.code === "bad_cursor" && start !== NOWHERE) {
+          for (const one of group) one._start = NOWHERE;
         } else if (passes(problem)) {
           await patiently(problem, tries++);
         } else if (keys.size > 1) {
@@ -347,7 +430,7 @@ function makePage(door, own, updated, emit, moved) {
     const refused = [...subscribers].filter((one) => one._key === key);
     for (const one of refused) subscribers.delete(one);
     updated();
-    if (refused.length) emit("error", Object.assign(new CometError(problem), targetOf(key)));
+    if (refused.length) emit("error", new CometError({ ...problem, ...targetOf(key) }));
   }
 
   return {
@@ -360,6 +443,7 @@ function makePage(door, own, updated, emit, moved) {
     /** The link has missed what this page had not seen. */
     _lag() {
       for (const one of subscribers) fallBack(one, 1);
+      activate();
     },
     _activate: activate,
     _listen(keys) {
@@ -399,21 +483,25 @@ function makeSubscriber(key, handler, start, retained, presence) {
     return offset <= newest && time <= at;
   }
 
-  /** Shows a publication, unless it was shown before: paths may overlap where one takes over from another. */
+  /**
+   * Shows a publication, unless it was shown before: paths may overlap where one takes over from another. Is it new? One
+   * that cannot be read only counts.
+   */
   function show(publication) {
-    if (isOld(publication)) return;
-    const { channel, offset, time } = publication;
+    if (isOld(publication)) return false;
+    const { type, channel, offset, time } = publication;
     seen.delete(channel);
     seen.set(channel, [offset, time]);
     if (seen.size > SEEN) seen.delete(seen.keys().next().value);
     try {
-      handler(publication);
+      if (type === "publication") handler(publication);
     } catch (error) {
       // A fault of one handler is not the others'.
       setTimeout(() => {
         throw error;
       });
     }
+    return true;
   }
 
   return {
@@ -421,7 +509,6 @@ function makeSubscriber(key, handler, start, retained, presence) {
     _presence: presence,
     _start: start,
     _retained: retained,
-    _isReady: false,
     _queue: [],
     _matches: matches,
     _isOld: isOld,
@@ -500,12 +587,15 @@ const MOST_TURNS = 60;
 async function read(folder, asked, signal) {
   const files = [...asked].map(async ([key, presence]) => {
     if (presence || key[0] === "p" || asked.size > MOST_FILES) throw key;
-    const bytes = new TextEncoder().encode(key.slice(2));
-    const name = btoa(String.fromCharCode(...bytes)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=/g, "");
+    // The bytes of its UTF-8, each as a character.
+    const bytes = unescape(encodeURIComponent(key.slice(2)));
+    const name = btoa(bytes).replace(/\+/g, "-").replace(/\//g, "_").replace(/=/g, "");
     // The browser asks with the `ETag` that it has.
     const response = await fetch(`${folder}${name}.comet.json`, { cache: "no-cache", signal });
-    if (!response.ok) throw response;
-    return response.text();
+    const text = await response.text();
+    // A page that something else answers is no word of how far a channel is.
+    if (!response.ok || !JSON.parse(text).epoch) throw text;
+    return text;
   });
   return Promise.all(files).then(String, () => {});
 }
@@ -558,7 +648,7 @@ async function websocket(line, signal) {
   await new Promise((over) => {
     socket.onclose = over;
     socket.onmessage = ({ data }) => {
-      const object = JSON.parse(data);
+      const object = objectOf(data);
       // Who is only sent away has not been let in.
       if (object.type !== "reconnect") line._sign(1, object.heartbeat_ms);
       line._received(object, object.cursor);
@@ -590,7 +680,7 @@ async function sse(line, signal) {
       if (field === "data") data += value;
       if (field === "retry") line._retry = +value;
       if (text || !data) continue;
-      const object = JSON.parse(data);
+      const object = objectOf(data);
       hasBlocks = true;
       beat ??= object.heartbeat_ms;
       line._received(object, last.id);
@@ -647,6 +737,8 @@ const SILENT_BEATS = 3;
 /** After a refusal, which a new try alone will hardly change. */
 const REFUSED_MS = 60_000;
 const REFUSED_MAX_MS = 600_000;
+/** So many times in a row something else than our server answered, and the page is told that it is blocked. */
+const BLOCKED_TIMES = 3;
 
 /**
  * `hear` is told: `_objects(list, cursor)`, `_live()`, `_refused(key, problem)`, `_failed(problem)`, `_state(state)`.
@@ -673,6 +765,8 @@ function makeLink(door, options, hear) {
   let isDoubted = false;
   let losses = 0;
   let refusals = 0;
+  let blocks = 0;
+  let blocked;
   let deaths = 0;
   let turnedAway = 0;
   let silent = SILENT_MS;
@@ -765,7 +859,7 @@ function makeLink(door, options, hear) {
   }
 
   function tell(state, more) {
-    hear._state({ state, transport: ladder._transport(), ...more });
+    hear._state({ state, transport: ladder._transport(), blocked, ...more });
   }
 
   /** Waits, if nothing wakes it; nothing but the end does where the wait is imposed. */
@@ -807,7 +901,8 @@ function makeLink(door, options, hear) {
     watch();
     line._say = undefined;
     if (isClosed || isReopening) return 0;
-    if (problem.status < 500 || problem.retry_ms !== undefined) return refused(problem);
+    if (isForeign(problem)) return suspect(transport, undefined, problem);
+    if (problem.status < 500 || problem.retry_ms) return judge(problem);
 
     const isOld = Date.now() - began > HEALTHY_MS;
     if (isOld && isProved) losses = deaths = 0;
@@ -819,17 +914,17 @@ function makeLink(door, options, hear) {
     return suspect(transport, after);
   }
 
-  /** Is it this transport, or the whole path? A plain request tells, and brings what is new. */
-  async function suspect(transport, after) {
-    if (transport === "interval") return backOff();
+  /** Is it this transport, or the whole path? A plain request tells, and brings what is new. `problem`: what it had itself. */
+  async function suspect(transport, after, problem = {}) {
+    if (transport === "interval") return judge(problem);
     const began = Date.now();
+    const before = blocks;
     try {
       watch(ANSWER_MS);
       const { retry_ms } = await turn(0, (abort = new AbortController()).signal);
       if (retry_ms) return impose(retry_ms);
-    } catch (problem) {
-      if (isClosed || isReopening) return 0;
-      return problem.status ? refused(problem) : backOff();
+    } catch (general) {
+      return isClosed || isReopening ? 0 : judge(general);
     } finally {
       watch();
     }
@@ -845,7 +940,24 @@ function makeLink(door, options, hear) {
       }
     }
     deaths = turnedAway = 0;
-    return stepDown() ? after && impose(after) : backOff();
+    // That a plain request passes does not count for this transport.
+    blocks = before;
+    return stepDown() ? after && impose(after) : judge(problem);
+  }
+
+  /** How long to wait where there is no answer, or not the one that is wanted. */
+  function judge(problem) {
+    if (isForeign(problem)) return block(problem);
+    // The page was told so, and may have one sooner.
+    if (problem.code === NO_TOKEN) return problem.retry_ms;
+    return problem.status ? refused(problem) : backOff();
+  }
+
+  /** Something else answers for our server: that says nothing of what is wanted, and may end at any time. */
+  function block({ message, url, status }) {
+    if (!blocks++) console.warn("CometServer:", message);
+    if (blocks >= BLOCKED_TIMES) blocked = { url, status, message };
+    return 1 + jittered(blocks, BACKOFF_MS, BLOCKED_MAX_MS);
   }
 
   function stepDown() {
@@ -865,13 +977,12 @@ function makeLink(door, options, hear) {
 
   /** The server said no. Waiting may help; one channel may be at fault; else it is a matter for the page. */
   async function refused(problem) {
-    if (problem.code === "bad_cursor" && cursor !== "earliest") {
-      cursor = "earliest";
-      hear._objects([...asked.keys()].map((key) => ({ type: "gap", ...targetOf(key) })));
+    if (problem.code === "bad_cursor" && cursor !== NOWHERE) {
+      cursor = NOWHERE;
       return 0;
     }
     if (/40[45]|501/.test(problem.status) && stepDown()) return 0;
-    if (passes(problem)) return problem.retry_ms === undefined ? backOff() : impose(problem.retry_ms);
+    if (passes(problem)) return problem.retry_ms ? impose(problem.retry_ms) : backOff();
     // What is wrong with a token is wrong for all channels; without one some are public and some are not.
     const isGeneral = problem.status === 401 && (await door._token().catch(() => "none"));
     if (!isGeneral && (await dropRefused())) return 0;
@@ -929,6 +1040,8 @@ function makeLink(door, options, hear) {
     cursor = at;
     if (isOpened) return;
     isOpened = true;
+    blocks = 0;
+    blocked = undefined;
     live = new Map(asked);
     hear._live();
     tell("live");
@@ -961,7 +1074,7 @@ function makeLink(door, options, hear) {
 
   /** One poll. */
   async function turn(wait, signal) {
-    const answer = await (await door._ask("poll", query(asked, ["wait_ms", wait]), { signal })).json();
+    const answer = await door._json("poll", query(asked, ["wait_ms", wait]), { signal });
     if (signal.aborted) return answer;
     lastSign = Date.now();
     hear._objects(answer.publications, answer.cursor);
@@ -999,13 +1112,17 @@ function makeTabs(door, options, page, emit) {
   let campaign;
   let release;
   let state = { state: "idle" };
+  /** Ends the wait for a token. */
+  let wakeUp;
   let isUpdating = false;
 
   const present = () => ({ ...state, leading: !!link });
 
   function setState(next) {
+    const { blocked } = state;
     state = next;
     emit("state", present());
+    if (next.blocked && !blocked) emit("blocked", next.blocked);
   }
 
   /** What is wanted has changed. All that changes in one turn of the page goes together. */
@@ -1033,20 +1150,19 @@ function makeTabs(door, options, page, emit) {
 
   async function join() {
     const own = (joining = {});
-    for (let tries = 0; ; tries++) {
-      try {
-        name = await shareName();
-        break;
-      } catch (problem) {
-        emit("error", problem);
-        await sleep(jittered(tries) + BACKOFF_MS);
-        if (joining !== own) return;
-      }
+    try {
+      name = await shareName();
+    } catch ({ retry_ms }) {
+      setState({ state: "waiting", retry_ms });
+      await new Promise((over) => setTimeout((wakeUp = over), retry_ms));
+      return joining === own && join();
     }
     if (joining !== own) return;
     if (!name) return lead();
     channel = new BroadcastChannel(name);
     channel.onmessage = ({ data }) => heard(data);
+    // What cannot be taken up here is fetched.
+    channel.onmessageerror = page._lag;
     ticker = setInterval(tick, TAB_MS);
     run();
     announce();
@@ -1099,8 +1215,16 @@ function makeTabs(door, options, page, emit) {
     const told = (hear) => (...said) => link === own && hear(...said);
     const own = makeLink(door, options, {
       _objects: told((list, cursor) => {
-        post({ type: "objects", lots: ++lots, list, cursor });
+        lots++;
+        let isSent;
+        try {
+          post({ type: "objects", lots, list, cursor });
+          isSent = true;
+        } catch {
+          // Too deep to be handed on: each tab fetches it by itself.
+        }
         page._take(list, cursor);
+        if (!isSent) report();
       }),
       _live: told(() => {
         report();
@@ -1223,6 +1347,7 @@ function makeTabs(door, options, page, emit) {
   function wake(isOnline) {
     if (link) link._wake(isOnline);
     else if (!isOnline) announce();
+    wakeUp?.();
   }
 
   return { _update: update, _join: join, _leave: leave, _renewed: renewed, _wake: wake, _setState: setState, _state: present };
@@ -1233,11 +1358,14 @@ function makeTabs(door, options, page, emit) {
  *
  * In reading order: `comet` (what a page uses), `page` and `subscriber` (what it has seen, once and in order), `tabs` (who
  * has the connection), `link` and `ladder` (one connection, the best that works), `transports`, `files`, `door` (asks the
- * server), `problem`, `target`, `words`. The wire is docs/protocol.md.
+ * server), `problem`, `reading`, `target`, `words`. The wire is docs/protocol.md.
  */
 
 /** How often a publication is tried, under one idempotency key. */
 const PUBLISH_TRIES = 6;
+/** So many reloads are remembered, and no more happen within a minute. */
+const RELOADS = 3;
+const RELOADS_MS = 60_000;
 
 /** A server, as a page sees it. */
 class Comet {
@@ -1258,8 +1386,8 @@ class Comet {
       // As with every event, what a listener throws is reported, and harms nobody else.
       this.#bus.dispatchEvent(new CustomEvent(type, { detail }));
     };
-    const door = (this.#door = makeDoor(url, token, (token) => this.#tabs._renewed(token)));
-    const storage = persist === "local" ? "localStorage" : "sessionStorage";
+    const door = (this.#door = makeDoor(url, token, (token) => this.#tabs._renewed(token), emit));
+    const storage = `${persist}Storage`;
     const memory = `cometserver ${door._url} cursor`;
     this.#first = cursor || (persist && stored(storage, memory)) || "now";
     const updated = () => this.#tabs._update();
@@ -1314,7 +1442,8 @@ class Comet {
       try {
         return await this.#door._json("publish", [], { method: "POST", body: JSON.stringify(message), headers });
       } catch (problem) {
-        if (tries >= PUBLISH_TRIES || !passes(problem)) throw problem;
+        // What is too large for something in between stays so.
+        if (tries >= PUBLISH_TRIES || !passes(problem) || problem.status === 413) throw problem;
         await patiently(problem, tries);
       }
     }
@@ -1326,6 +1455,23 @@ class Comet {
 
   presence(channel, options) {
     return this.#get("presence", channel, options);
+  }
+
+  /**
+   * Loads the page anew, which has lost something; does it? Not again with the same cursor, as a page from a cache has it:
+   * then what there is has to do.
+   */
+  reload() {
+    const memory = "cometserver reloads";
+    const now = Date.now();
+    const cursor = this.#first === "now" ? now : this.#first;
+    // Times and cursors, the newest first.
+    const done = (stored("sessionStorage", memory) ?? "").split(" ");
+    const isDone = done.includes(cursor) || now - done[2 * RELOADS - 2] < RELOADS_MS;
+    // Who cannot remember it would do it for ever.
+    if (isDone || !stored("sessionStorage", memory, [now, cursor, ...done].slice(0, 2 * RELOADS).join(" "))) return false;
+    location.reload();
+    return true;
   }
 
   close() {

@@ -59,6 +59,31 @@ final class CometServerPlugin
         add_action('comet_publish', [self::class, 'publish'], 10, 3);
         add_action('rest_api_init', [self::class, 'routes']);
         add_action('wp_footer', [self::class, 'script']);
+        add_action('template_redirect', [self::class, 'forbidCaches']);
+    }
+
+    /**
+     * A page that will have a cursor is of one moment: browsers and proxies are not to keep it. What the site's owner lets
+     * keep pages inside WordPress is not asked: there a page catches up from when it was made.
+     *
+     * Called before anything of a page is sent, so it looks for the shortcode in what the page is about to show.
+     */
+    public static function forbidCaches(): void
+    {
+        global $wp_query;
+        foreach (isset($wp_query->posts) ? (array) $wp_query->posts : [] as $post) {
+            if (isset($post->post_content) && has_shortcode((string) $post->post_content, 'comet')) {
+                self::noStore();
+                return;
+            }
+        }
+    }
+
+    private static function noStore(): void
+    {
+        if (!headers_sent()) {
+            header('Cache-Control: no-store');
+        }
     }
 
     /**
@@ -219,6 +244,8 @@ JS;
         if (self::$cursor === null) {
             $answer = self::ask('GET', '/v1/now');
             self::$cursor = (string) ($answer['cursor'] ?? '');
+            // Of a shortcode in a widget or a template nobody knew before.
+            self::noStore();
         }
         return self::$cursor;
     }

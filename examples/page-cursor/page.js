@@ -10,11 +10,23 @@ events.onopen = () => say("Live over SSE");
 events.onerror = () =>
   say(events.readyState === EventSource.CLOSED ? "The server refuses this page." : "The server does not answer, trying again …");
 
+/** A page that comes from a cache has its cursor of long ago again, and loading it anew would never end: once for each cursor. */
+function reloadOnce() {
+  const { cursor } = lines.dataset;
+  try {
+    if (sessionStorage.getItem("reloaded at") === cursor) return;
+    sessionStorage.setItem("reloaded at", cursor);
+  } catch {
+    return; // What cannot be remembered would be done again and again.
+  }
+  location.reload();
+}
+
 events.onmessage = (event) => {
   const message = JSON.parse(event.data);
   if (message.type === "gap") {
     // The server no longer has everything since then: what the page shows has to be rendered anew.
-    location.reload();
+    reloadOnce();
     return;
   }
   if (message.type !== "publication") return;

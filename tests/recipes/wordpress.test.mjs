@@ -71,6 +71,9 @@ test("WordPress", async (t) => {
   await t.test("an open page shows what the site's own code publishes", async (t) => {
     const page = await visit(t);
     assert.equal(await page.locator(".board").textContent(), "Nothing yet");
+    const answer = await page.reload();
+    assert.match(await answer.text(), /data-comet-cursor="[^"]+"/);
+    assert.match(answer.headers()["cache-control"], /no-store/);
     await rest("/wp/v2/posts", { status: "publish", title: "Ümläut & more", content: "x" });
     await shows(page, ["New: Ümläut & more"]);
     await site.publish("Q&A", "<b>text</b>");

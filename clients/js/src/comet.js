@@ -3,7 +3,7 @@
  *
  * In reading order: `comet` (what a page uses), `page` and `subscriber` (what it has seen, once and in order), `tabs` (who
  * has the connection), `link` and `ladder` (one connection, the best that works), `transports`, `files`, `door` (asks the
- * server), `problem`, `target`, `words`. The wire is docs/protocol.md.
+ * server), `problem`, `reading`, `target`, `words`. The wire is docs/protocol.md.
  */
 
 import { makeDoor } from "./door.js";
@@ -16,6 +16,9 @@ import { random, stored } from "./words.js";
 
 /** How often a publication is tried, under one idempotency key. */
 const PUBLISH_TRIES = 6;
+/** So many reloads are remembered, and no more happen within a minute. */
+const RELOADS = 3;
+const RELOADS_MS = 60_000;
 
 /** A server, as a page sees it. */
 export class Comet {
@@ -36,8 +39,8 @@ export class Comet {
       // As with every event, what a listener throws is reported, and harms nobody else.
       this.#bus.dispatchEvent(new CustomEvent(type, { detail }));
     };
-    const door = (this.#door = makeDoor(url, token, (token) => this.#tabs._renewed(token)));
-    const storage = persist === "local" ? "localStorage" : "sessionStorage";
+    const door = (this.#door = makeDoor(url, token, (token) => this.#tabs._renewed(token), emit));
+    const storage = `${persist}Storage`;
     const memory = `cometserver ${door._url} cursor`;
     this.#first = cursor || (persist && stored(storage, memory)) || "now";
     const updated = () => this.#tabs._update();
@@ -92,7 +95,8 @@ export class Comet {
       try {
         return await this.#door._json("publish", [], { method: "POST", body: JSON.stringify(message), headers });
       } catch (problem) {
-        if (tries >= PUBLISH_TRIES || !passes(problem)) throw problem;
+        // What is too large for something in between stays so.
+        if (tries >= PUBLISH_TRIES || !passes(problem) || problem.status === 413) throw problem;
         await patiently(problem, tries);
       }
     }
@@ -104,6 +108,23 @@ export class Comet {
 
   presence(channel, options) {
     return this.#get("presence", channel, options);
+  }
+
+  /**
+   * Loads the page anew, which has lost something; does it? Not again with the same cursor, as a page from a cache has it:
+   * then what there is has to do.
+   */
+  reload() {
+    const memory = "cometserver reloads";
+    const now = Date.now();
+    const cursor = this.#first === "now" ? now : this.#first;
+    // Times and cursors, the newest first.
+    const done = (stored("sessionStorage", memory) ?? "").split(" ");
+    const isDone = done.includes(cursor) || now - done[2 * RELOADS - 2] < RELOADS_MS;
+    // Who cannot remember it would do it for ever.
+    if (isDone || !stored("sessionStorage", memory, [now, cursor, ...done].slice(0, 2 * RELOADS).join(" "))) return false;
+    location.reload();
+    return true;
   }
 
   close() {

@@ -15,12 +15,15 @@ const MOST_TURNS = 60;
 async function read(folder, asked, signal) {
   const files = [...asked].map(async ([key, presence]) => {
     if (presence || key[0] === "p" || asked.size > MOST_FILES) throw key;
-    const bytes = new TextEncoder().encode(key.slice(2));
-    const name = btoa(String.fromCharCode(...bytes)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=/g, "");
+    // The bytes of its UTF-8, each as a character.
+    const bytes = unescape(encodeURIComponent(key.slice(2)));
+    const name = btoa(bytes).replace(/\+/g, "-").replace(/\//g, "_").replace(/=/g, "");
     // The browser asks with the `ETag` that it has.
     const response = await fetch(`${folder}${name}.comet.json`, { cache: "no-cache", signal });
-    if (!response.ok) throw response;
-    return response.text();
+    const text = await response.text();
+    // A page that something else answers is no word of how far a channel is.
+    if (!response.ok || !JSON.parse(text).epoch) throw text;
+    return text;
   });
   return Promise.all(files).then(String, () => {});
 }

@@ -2,10 +2,10 @@
 
 import { ANSWER_MS } from "./door.js";
 import { makeLadder } from "./ladder.js";
-import { passes } from "./problem.js";
-import { keyOf, listening, targetOf } from "./target.js";
+import { NO_TOKEN, isForeign, passes } from "./problem.js";
+import { NOWHERE, keyOf, listening } from "./target.js";
 import { PREAMBLE_MS, interval, poll, sse, websocket } from "./transports.js";
-import { BACKOFF_MAX_MS, TIMER_MAX_MS, jittered, random } from "./words.js";
+import { BACKOFF_MAX_MS, BACKOFF_MS, BLOCKED_MAX_MS, TIMER_MAX_MS, jittered, random } from "./words.js";
 
 /** The transports, best first. */
 const BY_NAME = { websocket, sse, poll, interval };
@@ -21,6 +21,8 @@ const SILENT_BEATS = 3;
 /** After a refusal, which a new try alone will hardly change. */
 const REFUSED_MS = 60_000;
 const REFUSED_MAX_MS = 600_000;
+/** So many times in a row something else than our server answered, and the page is told that it is blocked. */
+const BLOCKED_TIMES = 3;
 
 /**
  * `hear` is told: `_objects(list, cursor)`, `_live()`, `_refused(key, problem)`, `_failed(problem)`, `_state(state)`.
@@ -47,6 +49,8 @@ export function makeLink(door, options, hear) {
   let isDoubted = false;
   let losses = 0;
   let refusals = 0;
+  let blocks = 0;
+  let blocked;
   let deaths = 0;
   let turnedAway = 0;
   let silent = SILENT_MS;
@@ -139,7 +143,7 @@ export function makeLink(door, options, hear) {
   }
 
   function tell(state, more) {
-    hear._state({ state, transport: ladder._transport(), ...more });
+    hear._state({ state, transport: ladder._transport(), blocked, ...more });
   }
 
   /** Waits, if nothing wakes it; nothing but the end does where the wait is imposed. */
@@ -181,7 +185,8 @@ export function makeLink(door, options, hear) {
     watch();
     line._say = undefined;
     if (isClosed || isReopening) return 0;
-    if (problem.status < 500 || problem.retry_ms !== undefined) return refused(problem);
+    if (isForeign(problem)) return suspect(transport, undefined, problem);
+    if (problem.status < 500 || problem.retry_ms) return judge(problem);
 
     const isOld = Date.now() - began > HEALTHY_MS;
     if (isOld && isProved) losses = deaths = 0;
@@ -193,17 +198,17 @@ export function makeLink(door, options, hear) {
     return suspect(transport, after);
   }
 
-  /** Is it this transport, or the whole path? A plain request tells, and brings what is new. */
-  async function suspect(transport, after) {
-    if (transport === "interval") return backOff();
+  /** Is it this transport, or the whole path? A plain request tells, and brings what is new. `problem`: what it had itself. */
+  async function suspect(transport, after, problem = {}) {
+    if (transport === "interval") return judge(problem);
     const began = Date.now();
+    const before = blocks;
     try {
       watch(ANSWER_MS);
       const { retry_ms } = await turn(0, (abort = new AbortController()).signal);
       if (retry_ms) return impose(retry_ms);
-    } catch (problem) {
-      if (isClosed || isReopening) return 0;
-      return problem.status ? refused(problem) : backOff();
+    } catch (general) {
+      return isClosed || isReopening ? 0 : judge(general);
     } finally {
       watch();
     }
@@ -219,7 +224,24 @@ export function makeLink(door, options, hear) {
       }
     }
     deaths = turnedAway = 0;
-    return stepDown() ? after && impose(after) : backOff();
+    // That a plain request passes does not count for this transport.
+    blocks = before;
+    return stepDown() ? after && impose(after) : judge(problem);
+  }
+
+  /** How long to wait where there is no answer, or not the one that is wanted. */
+  function judge(problem) {
+    if (isForeign(problem)) return block(problem);
+    // The page was told so, and may have one sooner.
+    if (problem.code === NO_TOKEN) return problem.retry_ms;
+    return problem.status ? refused(problem) : backOff();
+  }
+
+  /** Something else answers for our server: that says nothing of what is wanted, and may end at any time. */
+  function block({ message, url, status }) {
+    if (!blocks++) console.warn("CometServer:", message);
+    if (blocks >= BLOCKED_TIMES) blocked = { url, status, message };
+    return 1 + jittered(blocks, BACKOFF_MS, BLOCKED_MAX_MS);
   }
 
   function stepDown() {
@@ -239,13 +261,12 @@ export function makeLink(door, options, hear) {
 
   /** The server said no. Waiting may help; one channel may be at fault; else it is a matter for the page. */
   async function refused(problem) {
-    if (problem.code === "bad_cursor" && cursor !== "earliest") {
-      cursor = "earliest";
-      hear._objects([...asked.keys()].map((key) => ({ type: "gap", ...targetOf(key) })));
+    if (problem.code === "bad_cursor" && cursor !== NOWHERE) {
+      cursor = NOWHERE;
       return 0;
     }
     if (/40[45]|501/.test(problem.status) && stepDown()) return 0;
-    if (passes(problem)) return problem.retry_ms === undefined ? backOff() : impose(problem.retry_ms);
+    if (passes(problem)) return problem.retry_ms ? impose(problem.retry_ms) : backOff();
     // What is wrong with a token is wrong for all channels; without one some are public and some are not.
     const isGeneral = problem.status === 401 && (await door._token().catch(() => "none"));
     if (!isGeneral && (await dropRefused())) return 0;
@@ -303,6 +324,8 @@ export function makeLink(door, options, hear) {
     cursor = at;
     if (isOpened) return;
     isOpened = true;
+    blocks = 0;
+    blocked = undefined;
     live = new Map(asked);
     hear._live();
     tell("live");
@@ -335,7 +358,7 @@ export function makeLink(door, options, hear) {
 
   /** One poll. */
   async function turn(wait, signal) {
-    const answer = await (await door._ask("poll", query(asked, ["wait_ms", wait]), { signal })).json();
+    const answer = await door._json("poll", query(asked, ["wait_ms", wait]), { signal });
     if (signal.aborted) return answer;
     lastSign = Date.now();
     hear._objects(answer.publications, answer.cursor);

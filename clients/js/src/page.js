@@ -1,7 +1,7 @@
 /** What one page listens to, how far it has seen it, and how it catches up with what the others have. */
 
 import { CometError, passes, patiently } from "./problem.js";
-import { addWant, listening, targetOf } from "./target.js";
+import { NOWHERE, addWant, listening, targetOf } from "./target.js";
 import { sleep } from "./words.js";
 
 /** So many publications are fetched at once. */
@@ -48,7 +48,11 @@ export function makePage(door, own, updated, emit, moved) {
   function dispatch(object, to) {
     const concerned = to.filter((one) => subscribers.has(one) && one._matches(object));
     if (!concerned.length) return;
-    if (object.type === "publication") {
+    if (object.type === "illegible") {
+      if (concerned.filter((one) => one._show(object)).length) {
+        emit("error", new CometError({ ...object, code: object.type, message: "cannot be read" }));
+      }
+    } else if (object.type === "publication") {
       // What is in several channels may come once for each of them.
       if (object.several ? own.has(object.id) : own.delete(object.id)) return;
       for (const one of concerned) one._show(object);
@@ -127,9 +131,8 @@ export function makePage(door, own, updated, emit, moved) {
       try {
         answer = await door._json("poll", listening(keys, start, retained, ["wait_ms", 0], ["limit", LOT]));
       } catch (problem) {
-        if (problem.code === "bad_cursor" && start !== "earliest") {
-          for (const one of group) one._start = "earliest";
-          for (const [key] of keys) dispatch({ type: "gap", ...targetOf(key) }, group);
+        if (problem.code === "bad_cursor" && start !== NOWHERE) {
+          for (const one of group) one._start = NOWHERE;
         } else if (passes(problem)) {
           await patiently(problem, tries++);
         } else if (keys.size > 1) {
@@ -172,7 +175,7 @@ export function makePage(door, own, updated, emit, moved) {
     const refused = [...subscribers].filter((one) => one._key === key);
     for (const one of refused) subscribers.delete(one);
     updated();
-    if (refused.length) emit("error", Object.assign(new CometError(problem), targetOf(key)));
+    if (refused.length) emit("error", new CometError({ ...problem, ...targetOf(key) }));
   }
 
   return {
@@ -185,6 +188,7 @@ export function makePage(door, own, updated, emit, moved) {
     /** The link has missed what this page had not seen. */
     _lag() {
       for (const one of subscribers) fallBack(one, 1);
+      activate();
     },
     _activate: activate,
     _listen(keys) {

@@ -1,22 +1,36 @@
-/** What an answer that is not a success says: a problem document, or only a status from something in between. */
+/** What an answer that is not a success says: a problem document of our server, or a page of something in between. */
 
-import { jittered, sleep } from "./words.js";
+import { parsed } from "./reading.js";
+import { BLOCKED_MAX_MS, jittered, sleep } from "./words.js";
 
+/** `code` of what the page's callback did instead of giving a token. */
+export const NO_TOKEN = "no_token";
+
+/** Without `code` it is no word of our server. */
 export class CometError extends Error {
-  constructor({ status, code, detail, message, retry_ms }) {
-    super(detail ?? message ?? `status ${status}`);
-    Object.assign(this, { name: "CometError", status, code, retry_ms });
+  constructor({ detail, message, ...more }) {
+    super(detail ?? message);
+    Object.assign(this, { name: "CometError" }, more);
   }
 }
 
-export async function problemOf(response) {
-  const said = await response.json().catch(() => ({}));
-  const after = parseFloat(response.headers.get("Retry-After"));
-  return new CometError({ ...said, status: response.status, retry_ms: after >= 0 ? after * 1000 : undefined });
+/** What a response with this text says. Many have a `code`; nobody else has a `type` made of it as our server has. */
+export function problemOf({ status, headers }, text, url) {
+  const said = parsed(text);
+  const isOurs = said?.type === "about:blank#" + said?.code;
+  return new CometError({
+    ...(isOurs ? said : { status, url, message: `${url}: ${status} of something else` }),
+    retry_ms: Math.min(/^\d+/.exec(headers.get("Retry-After")) * 1000, BLOCKED_MAX_MS) || undefined,
+  });
 }
 
+const isRefusal = ({ status }) => status < 500 && !/408|425|429/.test(status);
+
+/** Something else than our server answered, as a firewall, a login page or a site that is being uploaded does. */
+export const isForeign = (problem) => !problem.code && isRefusal(problem);
+
 /** Trying the same again later can help. */
-export const passes = ({ status }) => !(status < 500) || [408, 425, 429].includes(status);
+export const passes = (problem) => !problem.code || !isRefusal(problem);
 
 /** Waits as long as the server says, or by itself longer and longer. */
 export const patiently = ({ retry_ms }, times) => sleep(retry_ms ?? jittered(times));

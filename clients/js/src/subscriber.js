@@ -24,21 +24,25 @@ export function makeSubscriber(key, handler, start, retained, presence) {
     return offset <= newest && time <= at;
   }
 
-  /** Shows a publication, unless it was shown before: paths may overlap where one takes over from another. */
+  /**
+   * Shows a publication, unless it was shown before: paths may overlap where one takes over from another. Is it new? One
+   * that cannot be read only counts.
+   */
   function show(publication) {
-    if (isOld(publication)) return;
-    const { channel, offset, time } = publication;
+    if (isOld(publication)) return false;
+    const { type, channel, offset, time } = publication;
     seen.delete(channel);
     seen.set(channel, [offset, time]);
     if (seen.size > SEEN) seen.delete(seen.keys().next().value);
     try {
-      handler(publication);
+      if (type === "publication") handler(publication);
     } catch (error) {
       // A fault of one handler is not the others'.
       setTimeout(() => {
         throw error;
       });
     }
+    return true;
   }
 
   return {
@@ -46,7 +50,6 @@ export function makeSubscriber(key, handler, start, retained, presence) {
     _presence: presence,
     _start: start,
     _retained: retained,
-    _isReady: false,
     _queue: [],
     _matches: matches,
     _isOld: isOld,

@@ -3,7 +3,7 @@
 import { claims } from "./door.js";
 import { makeLink } from "./link.js";
 import { addWant } from "./target.js";
-import { BACKOFF_MS, jittered, random, sleep } from "./words.js";
+import { random } from "./words.js";
 
 /** How often a tab tells what it wants, after which silence it is forgotten, and how soon it wants an answer. */
 const TAB_MS = 30_000;
@@ -30,13 +30,17 @@ export function makeTabs(door, options, page, emit) {
   let campaign;
   let release;
   let state = { state: "idle" };
+  /** Ends the wait for a token. */
+  let wakeUp;
   let isUpdating = false;
 
   const present = () => ({ ...state, leading: !!link });
 
   function setState(next) {
+    const { blocked } = state;
     state = next;
     emit("state", present());
+    if (next.blocked && !blocked) emit("blocked", next.blocked);
   }
 
   /** What is wanted has changed. All that changes in one turn of the page goes together. */
@@ -64,20 +68,19 @@ export function makeTabs(door, options, page, emit) {
 
   async function join() {
     const own = (joining = {});
-    for (let tries = 0; ; tries++) {
-      try {
-        name = await shareName();
-        break;
-      } catch (problem) {
-        emit("error", problem);
-        await sleep(jittered(tries) + BACKOFF_MS);
-        if (joining !== own) return;
-      }
+    try {
+      name = await shareName();
+    } catch ({ retry_ms }) {
+      setState({ state: "waiting", retry_ms });
+      await new Promise((over) => setTimeout((wakeUp = over), retry_ms));
+      return joining === own && join();
     }
     if (joining !== own) return;
     if (!name) return lead();
     channel = new BroadcastChannel(name);
     channel.onmessage = ({ data }) => heard(data);
+    // What cannot be taken up here is fetched.
+    channel.onmessageerror = page._lag;
     ticker = setInterval(tick, TAB_MS);
     run();
     announce();
@@ -130,8 +133,16 @@ export function makeTabs(door, options, page, emit) {
     const told = (hear) => (...said) => link === own && hear(...said);
     const own = makeLink(door, options, {
       _objects: told((list, cursor) => {
-        post({ type: "objects", lots: ++lots, list, cursor });
+        lots++;
+        let isSent;
+        try {
+          post({ type: "objects", lots, list, cursor });
+          isSent = true;
+        } catch {
+          // Too deep to be handed on: each tab fetches it by itself.
+        }
         page._take(list, cursor);
+        if (!isSent) report();
       }),
       _live: told(() => {
         report();
@@ -254,6 +265,7 @@ export function makeTabs(door, options, page, emit) {
   function wake(isOnline) {
     if (link) link._wake(isOnline);
     else if (!isOnline) announce();
+    wakeUp?.();
   }
 
   return { _update: update, _join: join, _leave: leave, _renewed: renewed, _wake: wake, _setState: setState, _state: present };

@@ -1,9 +1,12 @@
 /** What is listened to, as one string, a key: `c:` and a channel, or `p:` and a pattern. */
 
-export const keyOf = ({ channel, pattern }) => (pattern === undefined ? "c:" + channel : "p:" + pattern);
+export const keyOf = ({ channel, pattern }) => (pattern == null ? "c:" + channel : "p:" + pattern);
 
 /** The target that a key stands for. */
 export const targetOf = (key) => ({ [key[0] === "c" ? "channel" : "pattern"]: key.slice(2) });
+
+/** A cursor that no server knows: for whom the own one is none. A gap is told, and then what may be seen of the past. */
+export const NOWHERE = "AQAAAAAAAAAAAAA";
 
 /** Query parameters that listen to all of a map from key to kind of presence, from a cursor on, and more of them. */
 export const listening = (wanted, cursor, retained, ...more) => [

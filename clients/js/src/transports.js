@@ -2,6 +2,7 @@
 
 import { ANSWER_MS } from "./door.js";
 import { FILES_MS, makeFiles } from "./files.js";
+import { objectOf } from "./reading.js";
 
 /** A stream is asked for a second sign of life after this: a path may pass the first bytes with the head and keep the rest. */
 export const PREAMBLE_MS = 1_000;
@@ -20,7 +21,7 @@ export async function websocket(line, signal) {
   await new Promise((over) => {
     socket.onclose = over;
     socket.onmessage = ({ data }) => {
-      const object = JSON.parse(data);
+      const object = objectOf(data);
       // Who is only sent away has not been let in.
       if (object.type !== "reconnect") line._sign(1, object.heartbeat_ms);
       line._received(object, object.cursor);
@@ -52,7 +53,7 @@ export async function sse(line, signal) {
       if (field === "data") data += value;
       if (field === "retry") line._retry = +value;
       if (text || !data) continue;
-      const object = JSON.parse(data);
+      const object = objectOf(data);
       hasBlocks = true;
       beat ??= object.heartbeat_ms;
       line._received(object, last.id);

@@ -3,6 +3,8 @@
 /** The first wait after a loss and the longest one. The wait is any part of it (full jitter), and it doubles. */
 export const BACKOFF_MS = 500;
 export const BACKOFF_MAX_MS = 30_000;
+/** The longest where something else than our server answers, which may last. */
+export const BLOCKED_MAX_MS = 300_000;
 /** About the longest that a browser's timer can wait, which is 2^31 ms. */
 export const TIMER_MAX_MS = 2_000_000_000;
 
@@ -25,7 +27,7 @@ export const jittered = (times, base = BACKOFF_MS, max = BACKOFF_MAX_MS) => Math
 export function stored(storage, key, value) {
   try {
     const store = window[storage];
-    return value === undefined ? store.getItem(key) : value === null ? store.removeItem(key) : store.setItem(key, value);
+    return value === undefined ? store[key] : value === null ? delete store[key] : (store[key] = value);
   } catch {
     // As if it were empty.
   }

@@ -221,11 +221,18 @@ final class Client
     /**
      * The cursor of now: put it into a page that shows how things stand, and its browser starts from there.
      *
+     * The page is of this moment, so it is sent with `Cache-Control: no-store`, if its headers are not sent yet.
+     *
      * @throws CometException
      */
     public function now(): string
     {
-        return (string) ($this->json($this->call('GET', '/v1/now'))['cursor'] ?? '');
+        $cursor = (string) ($this->json($this->call('GET', '/v1/now'))['cursor'] ?? '');
+        // Either may be among a host's disable_functions.
+        if (function_exists('headers_sent') && function_exists('header') && !headers_sent()) {
+            header('Cache-Control: no-store');
+        }
+        return $cursor;
     }
 
     /**

@@ -71,10 +71,10 @@ export function listen(page, subscriptions = CHANNEL, options = {}) {
       globalThis.events = [];
       if (options.token === "callback") options.token = () => globalThis.giveToken();
       globalThis.comet = new Comet(options.url ?? location.origin, options);
-      for (const type of ["state", "gap", "error", "presence", "subscribed"]) {
+      for (const type of ["state", "gap", "error", "presence", "subscribed", "blocked"]) {
         globalThis.comet.on(type, (detail) => {
-          const { status, code, channel, pattern } = detail;
-          globalThis.events.push(type === "error" ? { on: type, status, code, channel, pattern } : { ...detail, on: type });
+          const { status, code, channel, pattern, offset, message } = detail;
+          globalThis.events.push(type === "error" ? { on: type, status, code, channel, pattern, offset, message } : { ...detail, on: type });
         });
       }
       globalThis.subscriptions = list.map(([target, options]) =>

@@ -29,6 +29,10 @@ export class Site {
   websockets = "pass";
   /** How streams pass: `pass`; `hold` (nothing until they end); `opening` (the first bytes, the rest when they end). */
   streams = "pass";
+  /** What answers in place of our server, to everything under /v1/: `{status, headers, body}`; undefined: nobody. */
+  foreign;
+  /** What becomes of the server's bytes on their way to a page, as latin1 text of the same length. */
+  spoil = (text) => text;
   /** Milliseconds after which an answer that has not begun is cut off, as impatient proxies do; 0: never. */
   impatience = 0;
   /** Requests that match wait until `go`. */
@@ -146,6 +150,10 @@ export class Site {
   }
 
   #passOn(request, response) {
+    if (this.foreign) {
+      const { status = 200, headers, body } = this.foreign;
+      return response.writeHead(status, headers).end(body);
+    }
     const { hostname, port } = new URL(this.target);
     const on = send({ hostname, port, path: request.url, method: request.method, headers: request.headers });
     on.on("error", () => (response.headersSent ? response.destroy() : response.writeHead(502).end()));
@@ -157,7 +165,8 @@ export class Site {
       let passed = !isStream || this.streams === "pass" ? Infinity : this.streams === "opening" ? 1 : 0;
       const begin = () => response.headersSent || response.writeHead(answer.statusCode, answer.headers);
       if (passed) begin();
-      answer.on("data", (bytes) => {
+      answer.on("data", (sent) => {
+        const bytes = this.#spoiled(sent);
         if (passed-- <= 0) return held.push(bytes);
         response.write(bytes);
         if (isStream) this.streamed++;
@@ -176,8 +185,17 @@ export class Site {
     request.pipe(on);
   }
 
+  #spoiled(bytes) {
+    return Buffer.from(this.spoil(bytes.toString("latin1")), "latin1");
+  }
+
   #upgrade(request, socket, head) {
     this.#came(request);
+    if (this.foreign) {
+      const { status = 200, headers = {}, body = "" } = this.foreign;
+      const lines = Object.entries({ ...headers, "Content-Length": Buffer.byteLength(body), Connection: "close" });
+      return socket.end([`HTTP/1.1 ${status} Foreign`, ...lines.map((line) => line.join(": ")), "", body].join("\r\n"));
+    }
     if (this.websockets === "swallow") return;
     if (this.websockets === "refuse") return socket.end("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     const { hostname, port } = new URL(this.target);
@@ -186,7 +204,9 @@ export class Site {
     for (let at = 0; at < request.rawHeaders.length; at += 2) lines.push(request.rawHeaders.slice(at, at + 2).join(": "));
     server.write(lines.join("\r\n") + "\r\n\r\n");
     server.write(head);
-    server.pipe(socket).pipe(server);
+    server.on("data", (bytes) => socket.write(this.#spoiled(bytes)));
+    server.on("end", () => socket.end());
+    socket.pipe(server);
     for (const [one, other] of [[server, socket], [socket, server]]) {
       one.on("error", () => one.destroy());
       one.on("close", () => other.destroy());

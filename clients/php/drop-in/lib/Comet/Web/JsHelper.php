@@ -40,10 +40,15 @@ class JsHelper
     private static function cursor()
     {
         try {
-            return Hub::shared()->now();
+            $cursor = Hub::shared()->now();
         } catch (\RuntimeException $fault) {
             return '';
         }
+        // From a cache the page would begin long ago. Either function may be among a host's disable_functions.
+        if (function_exists('headers_sent') && function_exists('header') && !headers_sent()) {
+            header('Cache-Control: no-store');
+        }
+        return $cursor;
     }
 
     /** The script's address, if the web server can serve it: as configured, else by where this folder is. */
