@@ -183,6 +183,21 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_table_grows_a_part_at_a_time() {
+        let mut names = Names::default();
+        for n in 0..10_000 {
+            let before = names.filled().1;
+            names.insert(&ChannelName::new(format!("channel {n}")).unwrap(), n);
+            let grown = names.filled().1 - before;
+            assert!(
+                grown <= FIRST || grown <= 4 * names.len / SHELVES,
+                "{grown} at {n}"
+            );
+        }
+        assert_eq!(names.filled().0, 10_000);
+    }
+
     proptest! {
             #[test]
             fn names_are_found_as_in_a_map(steps in proptest::collection::vec((any::<bool>(), 0u32..60), 0..400)) {

@@ -388,6 +388,34 @@ fn a_flood_of_keys_makes_the_server_forget_the_floods_own() {
 }
 
 #[test]
+fn long_keys_and_those_of_many_channels_use_up_a_part_as_several_do() {
+    let flood = |message: &dyn Fn(u64) -> Message| {
+        let hub = Arc::new(Hub::new(small()));
+        for n in 0..2_000 {
+            publish_message(&hub, message(n), 10);
+        }
+        assert!(
+            hub.stats().visitors.keys.taken <= 500,
+            "{:?}",
+            hub.stats().visitors
+        );
+        hub.stats().keys
+    };
+    let short = flood(&|n| keyed("guests", &n.to_string(), visitor(n % 100)));
+    let long = flood(&|n| keyed("guests", &format!("{n} {}", "k".repeat(1_000)), visitor(n % 100)));
+    assert_eq!(
+        (short, long),
+        (500, 125),
+        "three quarters of a kilobyte are three keys"
+    );
+    let many = flood(&|n| Message {
+        channels: (0..100).map(|at| name(&format!("guests {at}"))).collect(),
+        ..keyed("guests", &n.to_string(), visitor(n % 100))
+    });
+    assert!(many < short / 4, "{many}");
+}
+
+#[test]
 fn visitors_who_may_publish_take_their_part_of_the_channels() {
     let guests = Namespace {
         anonymous_publish: true,

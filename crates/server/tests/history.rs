@@ -145,3 +145,25 @@ fn a_forgotten_history_is_gone_and_those_behind_are_told() {
         "offsets go on"
     );
 }
+
+#[test]
+fn an_answer_about_history_counts_as_work_however_it_is_asked_for() {
+    type Way = fn(&TestServer) -> Value;
+    let by_request: Way = |server| server.get("/v1/history?channel=news");
+    let by_command: Way = |server| {
+        server
+            .websocket("")
+            .ask(json!({"type": "history", "id": 1, "channel": "news"}))
+    };
+    for ask in [by_request, by_command] {
+        let server = TestServer::start();
+        let steps = || server.metric("cometserver_turn_longest_steps", "");
+        for _ in 0..20 {
+            server.publish("news", "x".repeat(10 << 10));
+        }
+        assert!(steps() < 40.0, "{}", steps());
+        let answer = ask(&server);
+        assert_eq!(answer["publications"].as_array().unwrap().len(), 20);
+        assert!(steps() >= 50.0, "a step for four kilobytes: {}", steps());
+    }
+}

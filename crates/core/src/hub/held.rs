@@ -108,3 +108,74 @@ impl Drop for Held<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::hub::{Options, Read, ReadLimits, Selection};
+    use crate::namespace::{Bounds, Durability, Namespace, Namespaces};
+    use crate::pattern::Pattern;
+    use crate::position::Position;
+    use crate::publication::Message;
+
+    const KEPT: usize = 3_000;
+
+    /// A hub that keeps so much, and a pattern that is listened to and matches none of it.
+    fn world() -> (Hub, u32) {
+        let hub = Hub::new(Options {
+            namespaces: Namespaces::uniform(Namespace {
+                history: Bounds {
+                    count: KEPT,
+                    ..Bounds::default()
+                },
+                durability: Durability::Memory,
+                ..Namespace::default()
+            }),
+            ..Options::default()
+        });
+        let name = ChannelName::new("a").unwrap();
+        for _ in 0..KEPT {
+            let message = Message::text(name.clone(), "x");
+            hub.publish(message, 10, &mut || panic!("memory does not wait"))
+                .unwrap();
+        }
+        let pattern = Arc::new(Pattern::new("a**b", 100).unwrap());
+        let (id, _) = hub.listen_pattern(0, &pattern).unwrap();
+        (hub, id)
+    }
+
+    /// Pages until everything was looked at.
+    fn pages(hub: &Hub, pattern: u32) -> usize {
+        let limits = ReadLimits {
+            items: 100,
+            bytes: 1 << 20,
+        };
+        let patterns = [(pattern, false)];
+        let selection = Selection {
+            channels: &[],
+            patterns: &patterns,
+        };
+        let mut from = Position::default();
+        for page in 1..=KEPT {
+            match hub.read(&selection, from, hub.now(), limits, &mut Vec::new()) {
+                Read::Page { more: false, .. } => return page,
+                Read::Page { reached, .. } => from = reached,
+                Read::Cold(_) => panic!("nothing is stored"),
+            }
+        }
+        panic!("it never comes to the end");
+    }
+
+    #[test]
+    fn a_reading_gives_the_lock_back_early_while_somebody_waits_and_comes_to_the_end_all_the_same() {
+        let (hub, pattern) = world();
+        let calm = pages(&hub, pattern);
+        assert_eq!(hub.readings_that_gave_way(), 0);
+        hub.waiting.fetch_add(1, Ordering::Relaxed);
+        let wanted = pages(&hub, pattern);
+        assert!(wanted >= 8 * calm && wanted < KEPT / 4, "{calm}, {wanted}");
+        assert_eq!(hub.readings_that_gave_way(), wanted as u64 - 1);
+    }
+}
