@@ -190,10 +190,7 @@ mod tests {
             let before = names.filled().1;
             names.insert(&ChannelName::new(format!("channel {n}")).unwrap(), n);
             let grown = names.filled().1 - before;
-            assert!(
-                grown <= FIRST || grown <= 4 * names.len / SHELVES,
-                "{grown} at {n}"
-            );
+            assert!(grown <= FIRST || grown <= names.len / 8, "{grown} at {n}");
         }
         assert_eq!(names.filled().0, 10_000);
     }

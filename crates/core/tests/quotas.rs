@@ -387,6 +387,9 @@ fn a_flood_of_keys_makes_the_server_forget_the_floods_own() {
     assert!(hub.stats().keys <= 1_001);
 }
 
+/// More than a key weighs here whose message is in a hundred channels: that is known when it is published.
+const HEAVY: usize = 20;
+
 #[test]
 fn long_keys_and_those_of_many_channels_use_up_a_part_as_several_do() {
     let flood = |message: &dyn Fn(u64) -> Message| {
@@ -395,7 +398,7 @@ fn long_keys_and_those_of_many_channels_use_up_a_part_as_several_do() {
             publish_message(&hub, message(n), 10);
         }
         assert!(
-            hub.stats().visitors.keys.taken <= 500,
+            hub.stats().visitors.keys.taken <= 500 + HEAVY,
             "{:?}",
             hub.stats().visitors
         );
@@ -403,11 +406,7 @@ fn long_keys_and_those_of_many_channels_use_up_a_part_as_several_do() {
     };
     let short = flood(&|n| keyed("guests", &n.to_string(), visitor(n % 100)));
     let long = flood(&|n| keyed("guests", &format!("{n} {}", "k".repeat(1_000)), visitor(n % 100)));
-    assert_eq!(
-        (short, long),
-        (500, 125),
-        "three quarters of a kilobyte are three keys"
-    );
+    assert_eq!((short, long), (500, 100), "a kilobyte weighs four keys more");
     let many = flood(&|n| Message {
         channels: (0..100).map(|at| name(&format!("guests {at}"))).collect(),
         ..keyed("guests", &n.to_string(), visitor(n % 100))
