@@ -16,8 +16,8 @@ final class Needs
         'abs', 'array_filter', 'array_flip', 'array_intersect_key', 'array_map', 'array_shift', 'array_values', 'base64_decode',
         'base64_encode', 'bin2hex', 'ceil', 'class_exists', 'count', 'dirname', 'explode', 'fclose', 'feof', 'file_exists',
         'file_get_contents', 'fread', 'fwrite', 'hash_hmac', 'hexdec', 'http_build_query', 'implode', 'in_array', 'is_array', 'is_file',
-        'is_string', 'json_decode', 'json_encode', 'max', 'md5', 'microtime', 'min', 'parse_url', 'preg_match', 'preg_replace',
-        'random_bytes', 'rtrim', 'sprintf', 'stream_select', 'stream_set_blocking', 'stripos', 'strlen', 'strncmp', 'strpos',
+        'is_string', 'json_decode', 'json_encode', 'json_last_error', 'json_last_error_msg', 'max', 'md5', 'microtime', 'min', 'parse_url', 'preg_match', 'preg_replace',
+        'random_bytes', 'rtrim', 'sprintf', 'strcspn', 'stream_select', 'stream_set_blocking', 'stripos', 'strlen', 'strncmp', 'strpos', 'strspn',
         'strtolower', 'strtr', 'substr', 'time', 'trim',
     ];
 

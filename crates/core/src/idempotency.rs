@@ -207,6 +207,8 @@ pub struct Keys {
     part: Part,
     /// Keys of visitors that were forgotten before their time.
     early: u64,
+    /// Keys that were forgotten to make room, since that was asked for last.
+    work: usize,
 }
 
 impl Keys {
@@ -225,6 +227,7 @@ impl Keys {
             limit,
             part,
             early: 0,
+            work: 0,
         }
     }
 
@@ -357,6 +360,7 @@ impl Keys {
             };
             self.remove(&scope);
             self.early += 1;
+            self.work += 1;
         }
     }
 
@@ -467,6 +471,11 @@ impl Keys {
     pub fn deadline(&self) -> Option<Time> {
         let (_, (since, _)) = self.settled.first_key_value()?;
         Some(since.saturating_add(self.window))
+    }
+
+    /// How many keys were forgotten to make room since this was asked for last: that is work.
+    pub fn take_work(&mut self) -> usize {
+        std::mem::take(&mut self.work)
     }
 
     /// How many of them visitors use, and how many of theirs were forgotten before their time.

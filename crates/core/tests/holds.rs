@@ -437,3 +437,28 @@ fn the_values_of_many_long_names_are_looked_up_in_short_holds() {
         assert!(hub.longest_hold().steps >= 8 * 1024 / 64);
     }
 }
+
+#[test]
+fn what_is_in_many_channels_grows_old_a_piece_at_a_time() {
+    let mut short = namespace(1_000, Durability::Memory);
+    short.history.age = 4_000;
+    let hub = Arc::new(Hub::new(Options {
+        namespaces: Namespaces::uniform(short),
+        window: 3_000,
+        ..options()
+    }));
+    let channels: Vec<ChannelName> = (0..900).map(|n| name(&format!("many/{n}"))).collect();
+    let publish_in_all = |now: u64| {
+        let mut message = Message::text(channels[0].clone(), "x");
+        message.channels = channels.iter().cloned().collect();
+        publish_message(&hub, message, now);
+    };
+    (0..60).for_each(|n| publish_in_all(10 + n));
+    tick(&hub, 3_500);
+    // Out of the window, and too old: all of it is let go by whoever comes next.
+    publish_in_all(10_000);
+    tick(&hub, 20_000);
+    assert_eq!(hub.stats().publications, 0, "all of it is too old");
+    let longest = hub.longest_hold().steps;
+    assert!(longest < LONGEST, "{longest}");
+}

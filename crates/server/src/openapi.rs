@@ -136,7 +136,7 @@ mod tests {
             .map(|p| &p["name"])
             .collect();
         let wanted = first_cells(section("Transports"));
-        assert_eq!(wanted.len(), 15);
+        assert_eq!(wanted.len(), 17);
         for name in wanted {
             assert!(names.iter().any(|known| *known == name), "{name}");
         }

@@ -198,7 +198,7 @@ fn a_stopped_server_is_status_three_and_stopping_it_again_is_fine() {
     }
     let ran = home.run(["stop"]);
     assert_eq!(ran.code, 0);
-    assert_eq!(ran.stdout, "already stopped: not running\n");
+    assert!(ran.stdout.starts_with("already stopped: "), "{ran:?}");
     assert!(!home.0.path().join("data").exists(), "looking changes nothing");
 }
 

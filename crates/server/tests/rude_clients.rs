@@ -282,11 +282,11 @@ fn too_many_headers_are_refused() {
     let _server = home.serve(&[]);
     let headers = |number: usize| "X: y\r\n".repeat(number);
     assert_eq!(
-        http(home.connect(), "GET", "/health/live", &headers(61), "").status,
+        http(home.connect(), "GET", "/health/live", &headers(97), "").status,
         200
     );
     assert_eq!(
-        http(home.connect(), "GET", "/health/live", &headers(65), "").status,
+        http(home.connect(), "GET", "/health/live", &headers(98), "").status,
         431
     );
     others_are_served(&home);

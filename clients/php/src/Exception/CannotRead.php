@@ -6,6 +6,11 @@ namespace CometServer\Exception;
 
 use CometServer\Unreadable;
 
+// Asked for by its address, there is nobody to load what it extends: then nothing is shown.
+if (!class_exists(CometException::class)) {
+    return;
+}
+
 /** There is a value, and PHP cannot read it. Publishing another one in its place, or deleting it, helps. */
 final class CannotRead extends CometException
 {

@@ -20,6 +20,9 @@ pub(super) const HOLD_WHILE_WANTED: usize = HOLD / 16;
 /// To look up a name of so many bytes may be long.
 const LONG: usize = 1024;
 
+/// What a lock that is held is.
+const HELD: &str = "the lock is held until this is dropped";
+
 /// What was done in the longest hold of the hub's lock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hold {
@@ -31,7 +34,10 @@ pub struct Hold {
 
 /// The lock, held.
 pub(super) struct Held<'a> {
-    state: MutexGuard<'a, State>,
+    /// Until it is dropped.
+    state: Option<MutexGuard<'a, State>>,
+    /// The thread was panicking already when it took the lock.
+    was_panicking: bool,
     /// How to ask for the thread's processor time, and what that was, if this hold is measured.
     began: Option<(fn() -> u64, u64)>,
 }
@@ -48,7 +54,11 @@ impl Hub {
             state
         });
         state.steps = 0;
-        Held { state, began: None }
+        Held {
+            state: Some(state),
+            was_panicking: std::thread::panicking(),
+            began: None,
+        }
     }
 
     /// The same for an operation that may be long: its processor time is measured, and whoever waits has the lock next.
@@ -83,28 +93,31 @@ impl Deref for Held<'_> {
     type Target = State;
 
     fn deref(&self) -> &State {
-        &self.state
+        self.state.as_ref().expect(HELD)
     }
 }
 
 impl DerefMut for Held<'_> {
     fn deref_mut(&mut self) -> &mut State {
-        &mut self.state
+        self.state.as_mut().expect(HELD)
     }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.state.tell_patterns();
-        self.state.is_broken |= std::thread::panicking();
-        if self.state.steps > self.state.longest.steps {
-            self.state.longest.steps = self.state.steps;
+        let Some(mut state) = self.state.take() else {
+            return;
+        };
+        state.tell_patterns();
+        state.is_broken |= !self.was_panicking && std::thread::panicking();
+        if state.steps > state.longest.steps {
+            state.longest.steps = state.steps;
         }
         if let Some((clock, began)) = self.began {
             let took = clock().saturating_sub(began);
-            self.state.longest.nanoseconds = self.state.longest.nanoseconds.max(took);
+            state.longest.nanoseconds = state.longest.nanoseconds.max(took);
             // Whoever had it for long often comes back for more, and would have it again before those are awake who wait.
-            MutexGuard::bump(&mut self.state);
+            MutexGuard::unlock_fair(state);
         }
     }
 }

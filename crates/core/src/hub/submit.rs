@@ -50,6 +50,9 @@ struct Answers {
     deleting: Option<(ChannelId, Delete)>,
 }
 
+/// Steps of a key that is forgotten to make room: it is looked for in several trees.
+const KEY: usize = 4;
+
 impl Hub {
     /// Forgets something of a channel. The answer is how many publications are gone, a retained value included; of a durable
     /// channel that is for the store to say, and gone they are when it does.
@@ -186,7 +189,9 @@ impl State {
         now: Time,
         later: &mut dyn FnMut() -> Completion,
     ) -> Option<Result<Published, PublishError>> {
-        Some(match self.keys.claim(claim, payer, now) {
+        let known = self.keys.claim(claim, payer, now);
+        self.steps += KEY * self.keys.take_work();
+        Some(match known {
             Known::New => return None,
             Known::Done(receipt) => Ok(Published::Visible(receipt)),
             Known::Remembered(position, places) => {

@@ -133,9 +133,10 @@ fn nothing_to_stop(settings: &Settings) -> Outcome {
     match Held::of_server(settings) {
         Held::By(holder) => stop_by_lock(&settings.load()?.config, holder.as_ref()),
         Held::Free | Held::Unknown => {
-            super::print(b"already stopped: not running\n")?;
+            // All is well: scripts take what is on standard error for a failure.
             let client = settings.client()?;
-            super::note(&format!("comet: nobody listens at {}", client.address()));
+            let text = format!("already stopped: nobody listens at {}\n", client.address());
+            super::print(text.as_bytes())?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -62,7 +62,9 @@ impl Shard {
         let is_upheld = self.settings.access.upholds(&subscriber.grant);
         if !is_upheld {
             self.metrics().drops.of(DropReason::Expired).add(1);
-            self.end(slot, 0, code::POLICY, "key or token secret removed");
+            // They are many, and all will ask the site for another token.
+            let after = self.retry_after();
+            self.end(slot, after, code::POLICY, "key or token secret removed");
         }
         !is_upheld
     }

@@ -21,7 +21,7 @@ pub(super) const PUMPS: usize = 64;
 
 /// Readers that are behind and busy rest for so long when they were in the way of others who wanted the hub: so these find it
 /// free most of the time, even where the system takes the processor from whoever holds it.
-const REST: Duration = Duration::from_millis(8);
+const REST: Duration = Duration::from_millis(4);
 
 impl Shard {
     /// Tells live readers of what became visible, and flushes each that is concerned. One round: what is left is for the

@@ -75,9 +75,14 @@ impl State {
         Some(next.time.saturating_add(self.options.window))
     }
 
-    /// Trims a channel to its bounds. Is it within them now? If not, it goes on where things grow old.
+    /// Trims a channel to its bounds, as far as this hold of the lock goes. Is it within them now? If not, it goes on where things
+    /// grow old.
     pub(in crate::hub) fn settle(&mut self, id: ChannelId, now: Time) -> bool {
         for _ in 0..SETTLED {
+            // One publication may be in a thousand channels each of which has much to let go.
+            if !self.has_time() {
+                break;
+            }
             let Some(entry) = self.channel_mut(id) else {
                 return true;
             };
