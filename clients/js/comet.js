@@ -666,7 +666,6 @@ async function sse(line, signal) {
   const utf8 = new TextDecoder();
   const last = {};
   let rest = "";
-  let data = "";
   let beat;
   for (;;) {
     const { done, value } = await reader.read();
@@ -677,15 +676,15 @@ async function sse(line, signal) {
     for (const text of lines) {
       const [, field, value] = /^(\w*):? ?([^]*)/.exec(text);
       last[field] = value;
-      if (field === "data") data += value;
       if (field === "retry") line._retry = +value;
-      if (text || !data) continue;
-      const object = objectOf(data);
+      // Ours are one line each.
+      if (text || !last.data) continue;
+      const object = objectOf(last.data);
       hasBlocks = true;
       beat ??= object.heartbeat_ms;
       line._received(object, last.id);
       if (signal.aborted) return;
-      data = last.id = "";
+      last.data = last.id = "";
     }
     if (hasBlocks) line._sign(2, beat);
   }
@@ -1153,6 +1152,7 @@ function makeTabs(door, options, page, emit) {
     try {
       name = await shareName();
     } catch ({ retry_ms }) {
+      if (joining !== own) return;
       setState({ state: "waiting", retry_ms });
       await new Promise((over) => setTimeout((wakeUp = over), retry_ms));
       return joining === own && join();

@@ -12,6 +12,7 @@ declare(strict_types=1);
         'CometServer\Exception\ConnectionLost' => 'Exception/ConnectionLost',
         'CometServer\Exception\Refused' => 'Exception/Refused',
         'CometServer\Exception\Conflict' => 'Exception/Conflict',
+        'CometServer\Exception\Lacking' => 'Exception/Lacking',
         'CometServer\Exception\NotAllowed' => 'Exception/NotAllowed',
         'CometServer\Exception\NotFound' => 'Exception/NotFound',
         'CometServer\Exception\TimedOut' => 'Exception/TimedOut',

@@ -10,12 +10,15 @@ events.onopen = () => say("Live over SSE");
 events.onerror = () =>
   say(events.readyState === EventSource.CLOSED ? "The server refuses this page." : "The server does not answer, trying again …");
 
-/** A page that comes from a cache has its cursor of long ago again, and loading it anew would never end: once for each cursor. */
+/** A page that comes from a cache has its cursor of long ago again, and loading it anew would never end: once for each cursor,
+ * and three times a minute if several caches have several. */
 function reloadOnce() {
   const { cursor } = lines.dataset;
   try {
-    if (sessionStorage.getItem("reloaded at") === cursor) return;
-    sessionStorage.setItem("reloaded at", cursor);
+    const past = JSON.parse(sessionStorage.getItem("reloads") || "[]");
+    const recent = past.filter(({ at }) => at > Date.now() - 60_000);
+    if (recent.length >= 3 || past.some((one) => one.cursor === cursor)) return;
+    sessionStorage.setItem("reloads", JSON.stringify([...past, { cursor, at: Date.now() }].slice(-20)));
   } catch {
     return; // What cannot be remembered would be done again and again.
   }

@@ -71,6 +71,7 @@ export function makeTabs(door, options, page, emit) {
     try {
       name = await shareName();
     } catch ({ retry_ms }) {
+      if (joining !== own) return;
       setState({ state: "waiting", retry_ms });
       await new Promise((over) => setTimeout((wakeUp = over), retry_ms));
       return joining === own && join();

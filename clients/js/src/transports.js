@@ -39,7 +39,6 @@ export async function sse(line, signal) {
   const utf8 = new TextDecoder();
   const last = {};
   let rest = "";
-  let data = "";
   let beat;
   for (;;) {
     const { done, value } = await reader.read();
@@ -50,15 +49,15 @@ export async function sse(line, signal) {
     for (const text of lines) {
       const [, field, value] = /^(\w*):? ?([^]*)/.exec(text);
       last[field] = value;
-      if (field === "data") data += value;
       if (field === "retry") line._retry = +value;
-      if (text || !data) continue;
-      const object = objectOf(data);
+      // Ours are one line each.
+      if (text || !last.data) continue;
+      const object = objectOf(last.data);
       hasBlocks = true;
       beat ??= object.heartbeat_ms;
       line._received(object, last.id);
       if (signal.aborted) return;
-      data = last.id = "";
+      last.data = last.id = "";
     }
     if (hasBlocks) line._sign(2, beat);
   }

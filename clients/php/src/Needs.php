@@ -5,6 +5,7 @@ declare(strict_types=1);
 namespace CometServer;
 
 use CometServer\Exception\CometException;
+use CometServer\Exception\Lacking;
 
 /**
  * What the client needs of PHP: functions, which hosts may forbid with `disable_functions`. It is asked for once, before anything
@@ -44,8 +45,6 @@ final class Needs
     /** The exception for a function that is missing. */
     public static function lacking(string $name): CometException
     {
-        $message = "PHP has no function $name() here: take it out of disable_functions in php.ini, or ask your host to";
-        return new class ($message) extends CometException {
-        };
+        return new Lacking("PHP has no function $name() here: take it out of disable_functions in php.ini, or ask your host to");
     }
 }

@@ -219,3 +219,28 @@ fn the_example_that_measures_a_server_by_its_address_runs_on_a_guarded_one() {
     let output = run(&format!("comet bench --load publish --url {url}"));
     assert!(text(&output.stderr).contains("--publish-at unix:"), "{output:?}");
 }
+
+#[test]
+fn a_history_is_printed_whole_though_one_answer_does_not_hold_it() {
+    let home = tempfile::tempdir().unwrap();
+    let server = TestServer::start(GUARDED);
+    let message = "x".repeat(10_000);
+    for _ in 0..60 {
+        server.backend().post("/v1/publish?channel=news", &message);
+    }
+    let socket = server.addresses.backend.to_str().unwrap().to_owned();
+    let history = |more: &[&str]| {
+        let args = [&["history", "news", "--json", "--socket", &socket], more].concat();
+        let output = comet(home.path(), args).output().unwrap();
+        let told = text(&output.stderr).to_owned();
+        (text(&output.stdout).lines().count(), told)
+    };
+    assert_eq!(history(&[]), (60, String::new()));
+    assert_eq!(history(&["--limit", "50"]), (50, String::new()));
+    let (newest, told) = history(&["--reverse"]);
+    assert!(
+        newest < 60 && told.contains("without --reverse"),
+        "{newest} {told}"
+    );
+    assert_eq!(history(&["--reverse", "--limit", "3"]), (3, String::new()));
+}

@@ -18,7 +18,7 @@ comet bench
 comet bench --transport ws --subscribers 10000 --payload 4KiB
 comet bench --rate 20 --duration 30s --url http://127.0.0.1:8080 \\
   --publish-at unix:/var/lib/cometserver/comet.sock \\
-  --token \"$(comet token create --pattern 'bench-*')\"
+  --token \"$(comet token create --config FILE --pattern 'bench-*')\"
 comet bench --load idle --subscribers 5000 --json";
 
 const LOADS: [(&str, Load); 4] = [

@@ -188,6 +188,13 @@ pub(super) fn silent(holder: Option<&Holder>) -> Failure {
 
 /// Lets the server read its configuration again.
 pub(super) fn reload(settings: &Settings) -> Outcome {
+    let own = settings.own();
+    if !own.is_empty() {
+        return Err(Failure::usage(format!(
+            "the server reads its own file again, and would go on without {}: write it into that file",
+            own.join(", ")
+        )));
+    }
     let asked = settings
         .client()?
         .call("POST", &Path::new("/v1/admin/reload"), None);

@@ -140,7 +140,7 @@ pub(super) struct History {
     /// Begin after this cursor
     #[arg(long, value_name = "CURSOR")]
     since: Option<String>,
-    /// Print at most so many
+    /// Print at most so many [default: 100]
     #[arg(long, value_name = "N")]
     limit: Option<u32>,
     /// The newest first
@@ -157,42 +157,77 @@ struct Kept<'a> {
     publications: Vec<&'a RawValue>,
     #[serde(default)]
     gap: bool,
+    cursor: String,
 }
 
+/// How many messages are printed if nobody says, and how many the server gives at once.
+const LIMIT: usize = 100;
+const MOST: usize = 1_000;
+
+/// An answer of fewer bytes holds all that was asked for.
+const FULL: usize = 64 << 10;
+
 impl History {
+    /// An answer holds so many bytes only: it is asked for page by page. Newest first there is one page, since no cursor goes back.
     pub(super) fn run(self, settings: &Settings) -> Outcome {
-        let path = Path::new("/v1/history")
-            .with("channel", name(&self.channel)?)
-            .with_some("since", self.since.as_ref())
-            .with_some("limit", self.limit.map(|limit| limit.to_string()))
-            .with_some("reverse", self.reverse.then_some("1"));
-        let answer = settings.client()?.get(&path)?;
-        let kept: Kept<'_> = parsed(&answer.body)?;
-        if kept.gap {
-            let paint = Paint::for_stderr();
-            let text = "comet: something between the cursor and the first of these is no longer kept";
-            let _ = writeln!(std::io::stderr(), "{}", paint.yellow(text));
-        }
-        let paint = Paint::for_stdout();
+        let client = settings.client()?;
+        let mut left = self.limit.map_or(LIMIT, |limit| limit as usize);
+        let mut since = self.since.clone();
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-        for publication in kept.publications {
-            let shown: Publication<'_> = parsed(publication.get().as_bytes())?;
-            if !self.json {
-                writeln!(out, "{}", line(&shown, paint))?;
-                continue;
+        loop {
+            let path = Path::new("/v1/history")
+                .with("channel", name(&self.channel)?)
+                .with_some("since", since.as_ref())
+                .with("limit", left.min(MOST).to_string())
+                .with_some("reverse", self.reverse.then_some("1"));
+            let answer = client.get(&path)?;
+            let kept: Kept<'_> = parsed(&answer.body)?;
+            if kept.gap {
+                warn("something between the cursor and the first of these is no longer kept");
             }
-            // Whoever reads this through a pipe is to be spared what no JSON reader takes; an older server took it.
-            match serde_json::from_str::<Value>(publication.get()) {
-                Ok(_) => writeln!(out, "{}", publication.get())?,
-                Err(error) => show::stepped_over(
-                    &format!("{} #{}", shown.channel, shown.offset),
-                    &error.to_string(),
-                ),
+            let came = kept.publications.len();
+            // Of a short answer nothing was left out for want of room.
+            let may_be_more = came > 0 && (came == left.min(MOST) || answer.body.len() >= FULL);
+            for publication in kept.publications {
+                self.print(publication, &mut out)?;
             }
+            left -= came.min(left);
+            if !may_be_more || left == 0 {
+                break;
+            }
+            if self.reverse {
+                warn(
+                    "there may be older ones, which one answer has no room for: read them without --reverse",
+                );
+                break;
+            }
+            since = Some(kept.cursor);
         }
         out.flush()?;
         Ok(ExitCode::SUCCESS)
     }
+
+    fn print(&self, publication: &RawValue, out: &mut impl Write) -> Result<(), Failure> {
+        let shown: Publication<'_> = parsed(publication.get().as_bytes())?;
+        if !self.json {
+            writeln!(out, "{}", line(&shown, Paint::for_stdout()))?;
+            return Ok(());
+        }
+        // Whoever reads this through a pipe is to be spared what no JSON reader takes; an older server took it.
+        match serde_json::from_str::<Value>(publication.get()) {
+            Ok(_) => writeln!(out, "{}", publication.get())?,
+            Err(error) => show::stepped_over(
+                &format!("{} #{}", shown.channel, shown.offset),
+                &error.to_string(),
+            ),
+        }
+        Ok(())
+    }
+}
+
+fn warn(text: &str) {
+    let text = format!("comet: {text}");
+    let _ = writeln!(std::io::stderr(), "{}", Paint::for_stderr().yellow(&text));
 }
 
 /// A publication on one line, for people.

@@ -231,6 +231,20 @@ impl Shard {
 
 /// A wish in milliseconds, not below `least`; 0: none.
 fn milliseconds(parameters: &Parameters<'_>, name: &str, least: u64) -> Result<u32, Refused> {
+    // Whoever is refused for a number that is out of every range, such as an EventSource, would give up for ever.
+    let text = api::text(parameters, name).unwrap_or_default();
+    let (is_negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text),
+    };
+    if text.is_empty() {
+        return Ok(0);
+    }
+    let is_whole = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if is_whole && (is_negative || digits.parse::<u64>().is_err()) {
+        let nearest = if is_negative { least } else { u64::MAX };
+        return Ok(u32::try_from(nearest).unwrap_or(u32::MAX));
+    }
     let wish = api::number(parameters, name)?;
     Ok(wish.map_or(0, |wish| u32::try_from(wish.max(least)).unwrap_or(u32::MAX)))
 }

@@ -352,6 +352,9 @@ impl<'a> Command<'a> {
     /// # Errors
     /// [`RequestError::Json`].
     pub fn parse(text: &'a str) -> Result<Self, RequestError> {
+        if !text.trim_ascii_start().starts_with('{') {
+            return Err(RequestError::Bad("a command is an object"));
+        }
         let command: Self = serde_json::from_str(text)?;
         if let Some(id) = command.id
             && (id.get().len() > 64

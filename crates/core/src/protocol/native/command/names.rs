@@ -101,7 +101,13 @@ pub(super) fn tags(raw: &RawValue) -> Result<BTreeMap<String, String>, RequestEr
 
         fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             let mut tags = BTreeMap::new();
-            while let Some((name, value)) = map.next_entry()? {
+            while let Some((name, value)) = map.next_entry::<String, String>()? {
+                // It is a key of an object that is shown to all: see `json::check`.
+                if name.starts_with('\0') {
+                    return Err(de::Error::custom(
+                        "a tag's name begins with U+0000, which some readers of JSON refuse",
+                    ));
+                }
                 self.exceeded = tags.insert(name, value).is_none() && tags.len() > MAX_TAGS;
                 if self.exceeded {
                     return Err(de::Error::custom("too many tags"));
