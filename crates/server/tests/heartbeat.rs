@@ -121,6 +121,9 @@ fn the_heartbeat_that_is_told_is_the_one_that_comes_and_has_bounds() {
         ("&heartbeat_ms=999", 1_000),
         ("&heartbeat_ms=600001", 600_000),
         ("&heartbeat_ms=18446744073709551615", 600_000),
+        ("&heartbeat_ms=18446744073709551616", 600_000),
+        ("&heartbeat_ms=-1", 1_000),
+        ("&heartbeat_ms=", 600_000),
     ] {
         for channel in ["quiet", "kept"] {
             let query = format!("channel={channel}{asked}");
@@ -145,7 +148,7 @@ fn the_heartbeat_that_is_told_is_the_one_that_comes_and_has_bounds() {
             }
         }
     }
-    for wrong in ["soon", "", "-1", "1.5", "18446744073709551616"] {
+    for wrong in ["soon", "1.5", "-", "--1"] {
         for path in ["/v1/sse", "/v1/stream"] {
             let target = format!("{path}?channel=quiet&heartbeat_ms={wrong}");
             let answer = server.request(Door::Tcp, "GET", &target, "");

@@ -200,6 +200,7 @@ fn the_example_that_measures_a_server_by_its_address_runs_on_a_guarded_one() {
             "/var/lib/cometserver/comet.sock",
             server.addresses.backend.to_str().unwrap(),
         )
+        .replace("FILE", file.to_str().unwrap())
         .replace("30s", "1s");
     let program = Path::new(env!("CARGO_BIN_EXE_comet")).parent().unwrap();
     let run = |line: &str| {

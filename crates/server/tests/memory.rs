@@ -147,7 +147,9 @@ fn whatever_visitors_do_not_finish_stays_below_the_ceiling_and_the_largest_gives
 /// Sends bodies that are never whole, each much smaller than the largest may be, until one more connection was ended.
 fn fill_up(server: &TestServer) -> Vec<Http> {
     let (before, mut all) = (ended(server), Vec::new());
+    let limit = server.metric("cometserver_memory_limit_bytes", "");
     while ended(server) == before {
+        let counted = held(server);
         let mut http = server.place(Door::Tcp).connect();
         pour(
             &mut http,
@@ -156,6 +158,11 @@ fn fill_up(server: &TestServer) -> Vec<Http> {
         pour(&mut http, &vec![b' '; 299_999]);
         all.push(http);
         assert!(all.len() < 100);
+        // Where it goes over the ceiling somebody is ended: another one before that would have one more ended.
+        server.until("it is counted", || {
+            let now = held(server);
+            ended(server) != before || now > counted && (now as f64) <= limit
+        });
     }
     all
 }
