@@ -4,8 +4,13 @@ declare(strict_types=1);
 
 namespace CometServer\Exception;
 
-// Asked for by its address, there is nobody to load what it extends: then nothing is shown.
-if (!class_exists(CometException::class)) {
+// Asked for by its address, there is nobody to load what it extends: then nothing is shown. Even the function that tells may lack.
+try {
+    $isLoaded = class_exists(CometException::class);
+} catch (\Error $lacking) {
+    $isLoaded = true;
+}
+if (!$isLoaded) {
     return;
 }
 
