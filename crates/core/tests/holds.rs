@@ -450,7 +450,7 @@ fn what_is_in_many_channels_grows_old_a_piece_at_a_time() {
     let channels: Vec<ChannelName> = (0..900).map(|n| name(&format!("many/{n}"))).collect();
     let publish_in_all = |now: u64| {
         let mut message = Message::text(channels[0].clone(), "x");
-        message.channels = channels.iter().cloned().collect();
+        message.channels = channels.to_vec();
         publish_message(&hub, message, now);
     };
     (0..60).for_each(|n| publish_in_all(10 + n));
