@@ -396,7 +396,6 @@ fn limits_on_subscriptions_hold_for_commands_too() {
 #[test]
 fn an_answer_names_the_command_that_brought_it_about_and_no_older_one() {
     let server = TestServer::start();
-    let mut socket = server.websocket("");
     // Several commands in one piece: the first subscription is over before it has caught up.
     let mut piece = Vec::new();
     for command in [
@@ -406,8 +405,26 @@ fn an_answer_names_the_command_that_brought_it_about_and_no_older_one() {
     ] {
         piece.extend_from_slice(&support::websocket::masked(1, command.to_string().as_bytes()));
     }
-    socket.http.send(&piece);
-    assert_eq!(socket.expect("unsubscribed")["id"], 6);
-    assert_eq!(socket.expect("subscribed")["id"], 7);
-    assert_eq!(socket.settle(), Vec::<Value>::new());
+    let answers = || {
+        let mut socket = server.websocket("");
+        socket.http.send(&piece);
+        let mut answers = Vec::new();
+        while answers.last() != Some(&(json!("subscribed"), json!(7))) {
+            let object = socket.next();
+            if object["type"] != "cursor" {
+                answers.push((object["type"].clone(), object["id"].clone()));
+            }
+        }
+        assert_eq!(socket.settle(), Vec::<Value>::new());
+        answers
+    };
+    let (first, second, third) = (
+        (json!("subscribed"), json!(5)),
+        (json!("unsubscribed"), json!(6)),
+        (json!("subscribed"), json!(7)),
+    );
+    // On a busy machine the server's turn may end in between: then the first has caught up, and says so.
+    let in_turns = [first, second.clone(), third.clone()];
+    let at_once = (0..100).map(|_| answers()).find(|answers| *answers != in_turns);
+    assert_eq!(at_once, Some(vec![second, third]));
 }
