@@ -216,7 +216,7 @@ fn heartbeats_repeat_the_cursor_and_are_no_messages() {
 fn every_block_has_data_and_ends_with_its_cursor_whatever_it_says() {
     let server = TestServer::start_with(GUARDED, &[("held.heartbeat", "1s")]);
     let anna = signed(&Claims {
-        exp: Some(now_seconds() + 4),
+        exp: Some(now_seconds() + 4 - cometserver_core::token::LEEWAY),
         ..claims(
             Some("anna"),
             &["room/a"],
