@@ -37,7 +37,7 @@ if ($user !== null) {
 $part = static fn (string $text): string => rtrim(strtr(base64_encode($text), '+/', '-_'), '=');
 $claims = [
     'exp' => time() + LASTS,
-    'comet' => ['channels' => $channels, 'patterns' => $patterns, 'actions' => ['subscribe', 'history']],
+    'comet' => ['channels' => $channels, 'patterns' => $patterns, 'actions' => ['subscribe']],
 ];
 if ($user !== null) {
     $claims['sub'] = $user;

@@ -166,7 +166,7 @@ export class Site {
   /** A visitor's token. */
   token(rights) {
     const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
-    const claims = { sub: "anna", exp: Math.floor(Date.now() / 1000) + 3600, comet: { actions: ["subscribe", "history"], ...rights } };
+    const claims = { sub: "anna", exp: Math.floor(Date.now() / 1000) + 3600, comet: { actions: ["subscribe"], ...rights } };
     const text = `${part({ alg: "HS256", typ: "JWT" })}.${part(claims)}`;
     return `${text}.${createHmac("sha256", this.tokensKey).update(text).digest("base64url")}`;
   }
